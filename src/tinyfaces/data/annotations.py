@@ -1,0 +1,323 @@
+"""Readers of face annotations: COCO detection files and the official WIDER FACE ground truth. Free of torch."""
+
+import gzip
+import json
+import math
+import zlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, UnidentifiedImageError
+
+_ROTATED_ORIENTATIONS = (5, 6, 7, 8)
+_EXIF_ORIENTATION = 0x0112
+_INVALID_COLUMN = 7
+
+
+class AnnotationError(ValueError):
+    """An annotation file, or an image that it lists, cannot be used; the message is one line that names the file."""
+
+
+@dataclass(frozen=True)
+class AnnotatedImage:
+    """One photo and its faces.
+
+    path: the image file; width, height: its size in pixels.
+    boxes: (N, 4) float32, xyxy in pixels of the stored image.
+    ignore: (N,) bool, true where a box is neither a face to find nor background.
+    scores: (N,) float32 in 0-1, how sure the annotation is (1 where the file does not say).
+    """
+
+    path: Path
+    width: int
+    height: int
+    boxes: npt.NDArray[np.float32]
+    ignore: npt.NDArray[np.bool_]
+    scores: npt.NDArray[np.float32]
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+
+@dataclass(frozen=True)
+class WiderRecord:
+    """One image of a WIDER FACE ground truth file.
+
+    event, name: its folder and its file name without the ending.
+    boxes: (N, 4) float64, x y w h in pixels as the file gives them; invalid: (N,) bool, the file's own flag.
+    """
+
+    event: str
+    name: str
+    boxes: npt.NDArray[np.float64]
+    invalid: npt.NDArray[np.bool_]
+
+
+def read_coco(annotations: str | Path, images: str | Path) -> list[AnnotatedImage]:
+    """Read a COCO detection file (json or json.gz) whose `file_name`s are relative to the folder `images`.
+
+    `bbox` is x y w h in pixels. A box with `ignore` or `iscrowd` set, or with a side <= 0, is to be ignored; `score` is
+    optional. Of several categories only the one named "face" is read. Images keep the file's order, those without
+    boxes included. Raises AnnotationError when the file is malformed or an image is missing.
+    """
+    source, folder = Path(annotations), Path(images)
+    content = _read_json(source)
+    image_entries = _list_of_objects(content, "images", source)
+    box_entries = _only_faces(content, _list_of_objects(content, "annotations", source), source)
+
+    number_of_image: dict[Any, int] = {}
+    for entry in image_entries:
+        for field in ("id", "file_name", "width", "height"):
+            if field not in entry:
+                raise AnnotationError(f"{source}: an image has no '{field}'")
+        if not isinstance(entry["id"], int | str):
+            raise AnnotationError(f"{source}: an image's id is neither a number nor a text")
+        if entry["id"] in number_of_image:
+            raise AnnotationError(f"{source}: two images have the id {entry['id']}")
+        number_of_image[entry["id"]] = len(number_of_image)
+    for entry in box_entries:
+        image = entry.get("image_id")
+        if not isinstance(image, int | str) or image not in number_of_image:
+            raise AnnotationError(f"{source}: annotation {entry.get('id')} belongs to no image (image_id {image})")
+
+    owner = np.array([number_of_image[entry["image_id"]] for entry in box_entries], dtype=np.int64)
+    xywh = _boxes_of_entries(box_entries, source)
+    scores = _column(box_entries, "score", 1.0, source)
+    ignore = (_column(box_entries, "ignore", 0, source) != 0) | (_column(box_entries, "iscrowd", 0, source) != 0)
+    ignore |= (xywh[:, 2:] <= 0).any(axis=1)
+    order = np.argsort(owner, kind="stable")
+    ends = np.searchsorted(owner[order], np.arange(len(image_entries) + 1))
+
+    annotated = []
+    for number, entry in enumerate(image_entries):
+        path = folder / str(entry["file_name"])
+        if not path.is_file():
+            raise AnnotationError(f"{path}: no such image (listed in {source})")
+        mine = order[ends[number] : ends[number + 1]]
+        width, height = (_image_side(entry, side, source) for side in ("width", "height"))
+        annotated.append(
+            AnnotatedImage(path, width, height, _to_xyxy(xywh[mine]), ignore[mine], scores[mine].astype(np.float32))
+        )
+    return annotated
+
+
+def read_wider(ground_truth: str | Path, images: str | Path, split: str = "train") -> list[AnnotatedImage]:
+    """Read the official WIDER FACE boxes of a split ("train" or "val").
+
+    `ground_truth` is the folder `wider_face_split`, or one of its txt or mat files (mat needs scipy). `images` is the
+    folder that holds the events' folders, or WIDER_<split>, or its parent. Boxes flagged invalid or with a side <= 0
+    are to be ignored. Image sizes are read from the images' headers. Raises AnnotationError when the file is malformed
+    or an image is missing or unreadable.
+    """
+    source = _wider_file(Path(ground_truth), split)
+    records = read_wider_mat(source) if source.suffix == ".mat" else read_wider_txt(source)
+    if not records:
+        raise AnnotationError(f"{source}: lists no images")
+    folder = find_wider_images(Path(images), split, records[0].event)
+    annotated = []
+    for record in records:
+        path = folder / record.event / f"{record.name}.jpg"
+        width, height = _size_of_image(path, source)
+        ignore = record.invalid | (record.boxes[:, 2:] <= 0).any(axis=1)
+        annotated.append(
+            AnnotatedImage(
+                path, width, height, _to_xyxy(record.boxes), ignore, np.ones(len(record.boxes), dtype=np.float32)
+            )
+        )
+    return annotated
+
+
+def read_wider_txt(path: Path) -> list[WiderRecord]:
+    """Read `wider_face_<split>_bbx_gt.txt`: image name, count, then `x y w h blur expression illumination invalid ...`.
+
+    An image without faces may have, as in the official file, one line of zeros. Raises AnnotationError.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise AnnotationError(f"{path}: cannot be read ({_reason(error)})") from error
+    lines = [(number, line.strip()) for number, line in enumerate(text.splitlines(), start=1) if line.strip()]
+    records = []
+    at = 0
+    while at < len(lines):
+        number, name = lines[at]
+        event, slash, file_name = name.rpartition("/")
+        if not slash:
+            raise AnnotationError(f"{path}, line {number}: expected <event>/<image>, found '{name[:60]}'")
+        if at + 1 == len(lines) or not lines[at + 1][1].isdecimal():
+            raise AnnotationError(f"{path}, line {number}: no number of faces after '{name[:60]}'")
+        count = int(lines[at + 1][1])
+        at += 2
+        if at + count > len(lines):
+            raise AnnotationError(f"{path}: ends before the {count} faces of '{name[:60]}'")
+        rows = [_wider_row(path, *line) for line in lines[at : at + count]]
+        at += count
+        if count == 0 and at < len(lines) and set(lines[at][1].split()) == {"0"}:
+            at += 1
+        boxes = np.array([row[:4] for row in rows], dtype=np.float64).reshape(-1, 4)
+        invalid = np.array([len(row) > _INVALID_COLUMN and row[_INVALID_COLUMN] != 0 for row in rows], dtype=bool)
+        records.append(WiderRecord(event, Path(file_name).stem, boxes, invalid))
+    return records
+
+
+def read_wider_mat(path: Path) -> list[WiderRecord]:
+    """Read `wider_face_<split>.mat`; images in the file's order. Raises AnnotationError, also when scipy is missing."""
+    fields = read_mat(path, ("event_list", "file_list", "face_bbx_list", "invalid_label_list"))
+    records = []
+    try:
+        for event, names, boxes, flags in zip(*(cells(fields[name]) for name in fields), strict=True):
+            for name, box, flag in zip(cells(names), cells(boxes), cells(flags), strict=True):
+                box = np.asarray(box, dtype=np.float64).reshape(-1, 4)
+                invalid = np.asarray(flag).reshape(-1) != 0
+                if len(invalid) != len(box):
+                    raise ValueError(f"{_text(name)} has {len(box)} boxes and {len(invalid)} flags")
+                records.append(WiderRecord(_text(event), _text(name), box, invalid))
+    except (ValueError, TypeError, IndexError) as error:
+        raise AnnotationError(f"{path}: not a WIDER FACE ground truth file ({_reason(error)})") from error
+    return records
+
+
+def read_mat(path: Path, names: Iterable[str]) -> dict[str, npt.NDArray[Any]]:
+    """Read the named variables of a MATLAB file, in that order. Raises AnnotationError."""
+    try:
+        from scipy.io import loadmat
+    except ImportError as error:
+        raise AnnotationError(f"{path}: reading .mat files needs scipy: pip install 'tinyfaces[evaluate]'") from error
+    wanted = tuple(names)
+    try:
+        content = loadmat(path, variable_names=wanted)
+    except Exception as error:  # scipy lets nearly any exception out of a damaged file
+        raise AnnotationError(f"{path}: cannot be read as a MATLAB file ({_reason(error)})") from error
+    for name in wanted:
+        if name not in content:
+            raise AnnotationError(f"{path}: has no variable '{name}'")
+    return {name: content[name] for name in wanted}
+
+
+def cells(array: npt.NDArray[Any]) -> list[Any]:
+    """The contents of a MATLAB cell array. Raises TypeError when it is something else."""
+    if array.dtype != object:
+        raise TypeError("expected a cell array")
+    return list(array.reshape(-1))
+
+
+def find_wider_images(images: Path, split: str, event: str) -> Path:
+    """The folder of the events' folders, given it, WIDER_<split> or its parent. Raises AnnotationError."""
+    for candidate in (images, images / "images", images / f"WIDER_{split}" / "images"):
+        if (candidate / event).is_dir():
+            return candidate
+    raise AnnotationError(f"{images}: holds no folder '{event}' of WIDER FACE {split} images")
+
+
+def _text(array: Any) -> str:
+    while isinstance(array, np.ndarray):
+        array = array.reshape(-1)[0]
+    return str(array)
+
+
+def _wider_row(path: Path, number: int, line: str) -> list[float]:
+    try:
+        row = [float(word) for word in line.split()]
+    except ValueError:
+        row = []
+    if len(row) < 4 or not all(map(math.isfinite, row)):
+        raise AnnotationError(f"{path}, line {number}: expected a face's 'x y w h ...', found '{line[:60]}'")
+    return row
+
+
+def _wider_file(ground_truth: Path, split: str) -> Path:
+    if not ground_truth.is_dir():
+        if not ground_truth.is_file():
+            raise AnnotationError(f"{ground_truth}: no such file or folder")
+        return ground_truth
+    candidates = [ground_truth / f"wider_face_{split}_bbx_gt.txt", ground_truth / f"wider_face_{split}.mat"]
+    for candidate in candidates:
+        if candidate.is_file():
+            return candidate
+    raise AnnotationError(f"{ground_truth}: holds neither {candidates[0].name} nor {candidates[1].name}")
+
+
+def _size_of_image(path: Path, source: Path) -> tuple[int, int]:
+    try:
+        with Image.open(path) as image:
+            width, height = image.size
+            rotated = image.getexif().get(_EXIF_ORIENTATION) in _ROTATED_ORIENTATIONS
+    except FileNotFoundError as error:
+        raise AnnotationError(f"{path}: no such image (listed in {source})") from error
+    except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+        raise AnnotationError(f"{path}: cannot be read as an image (listed in {source})") from error
+    return (height, width) if rotated else (width, height)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        raw = path.read_bytes()
+        content = json.loads(gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw)
+    except (OSError, EOFError, zlib.error) as error:
+        raise AnnotationError(f"{path}: cannot be read ({_reason(error)})") from error
+    except (ValueError, RecursionError) as error:
+        raise AnnotationError(f"{path}: not valid JSON ({_reason(error)})") from error
+    if not isinstance(content, dict):
+        raise AnnotationError(f"{path}: not a COCO detection file (no object at its top)")
+    return content
+
+
+def _list_of_objects(content: dict[str, Any], field: str, path: Path) -> list[dict[str, Any]]:
+    entries = content.get(field)
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        raise AnnotationError(f"{path}: not a COCO detection file (no list of objects '{field}')")
+    return entries
+
+
+def _only_faces(content: dict[str, Any], entries: list[dict[str, Any]], path: Path) -> list[dict[str, Any]]:
+    categories = _list_of_objects(content, "categories", path) if "categories" in content else []
+    if len(categories) < 2:
+        return entries
+    faces = [category.get("id") for category in categories if str(category.get("name")).lower() == "face"]
+    if not faces:
+        raise AnnotationError(f"{path}: has {len(categories)} categories, none of them named 'face'")
+    return [entry for entry in entries if entry.get("category_id") in faces]
+
+
+def _boxes_of_entries(entries: list[dict[str, Any]], path: Path) -> npt.NDArray[np.float64]:
+    boxes = np.empty((len(entries), 4), dtype=np.float64)
+    for number, entry in enumerate(entries):
+        try:
+            x, y, width, height = entry["bbox"]
+            boxes[number] = float(x), float(y), float(width), float(height)
+        except (KeyError, TypeError, ValueError) as error:
+            raise AnnotationError(f"{path}: annotation {entry.get('id')} has no 'bbox' of 4 numbers") from error
+    wrong = np.flatnonzero(~np.isfinite(boxes).all(axis=1))
+    if len(wrong):
+        raise AnnotationError(f"{path}: annotation {entries[wrong[0]].get('id')} has a 'bbox' that is not finite")
+    return boxes
+
+
+def _column(entries: list[dict[str, Any]], field: str, default: float, path: Path) -> npt.NDArray[np.float64]:
+    try:
+        values = np.array([float(entry.get(field, default)) for entry in entries], dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise AnnotationError(f"{path}: an annotation's '{field}' is not a number") from error
+    if not np.isfinite(values).all():
+        raise AnnotationError(f"{path}: an annotation's '{field}' is not finite")
+    return values
+
+
+def _image_side(entry: dict[str, Any], side: str, path: Path) -> int:
+    value = entry[side]
+    if not isinstance(value, int) or value <= 0:
+        raise AnnotationError(f"{path}: image {entry['id']} has the {side} {value!r}")
+    return value
+
+
+def _to_xyxy(xywh: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
+    return np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1).astype(np.float32)
+
+
+def _reason(error: Exception) -> str:
+    text = (error.strerror if isinstance(error, OSError) and error.strerror else str(error)) or type(error).__name__
+    return " ".join(text.split())

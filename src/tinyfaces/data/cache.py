@@ -1,0 +1,80 @@
+"""Photos decoded once into one memory-mapped file, so that no training step waits for a decoder."""
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from rich.progress import track
+
+from tinyfaces.data.annotations import AnnotatedImage, AnnotationError
+from tinyfaces.images import read_image
+
+
+@dataclass(frozen=True)
+class ImageCache:
+    """Random access to decoded photos.
+
+    pixels: one flat uint8 memory map; image i starts at offsets[i] and is heights[i] x widths[i] x 3, RGB.
+    """
+
+    pixels: npt.NDArray[np.uint8]
+    offsets: npt.NDArray[np.int64]
+    heights: npt.NDArray[np.int64]
+    widths: npt.NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.offsets)
+
+    def __getitem__(self, index: int) -> npt.NDArray[np.uint8]:
+        height, width, start = int(self.heights[index]), int(self.widths[index]), int(self.offsets[index])
+        return self.pixels[start : start + height * width * 3].reshape(height, width, 3)
+
+
+def open_cache(images: Sequence[AnnotatedImage], folder: Path, workers: int | None = None) -> ImageCache:
+    """Open the cache of `images` in `folder`, decoding them into it first if it isn't there yet.
+
+    The file's name is a digest of the images' paths, sizes in bytes and times, so changed photos make a new cache. It is
+    written under another name and renamed when complete. Raises AnnotationError where a photo's size isn't the one that
+    its annotation states, ImageError where one cannot be decoded.
+    """
+    heights = np.array([image.height for image in images], np.int64)
+    widths = np.array([image.width for image in images], np.int64)
+    sizes = heights * widths * 3
+    offsets = np.concatenate([[0], np.cumsum(sizes)])
+    target = folder / f"{_digest(images)}.rgb"
+    if not target.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        partial = target.with_suffix(f".partial{os.getpid()}")
+        try:
+            with partial.open("wb") as file:
+                file.truncate(int(offsets[-1]))
+            pixels = np.memmap(partial, np.uint8, "r+")
+            with ProcessPoolExecutor(workers) as pool:
+                decoded = pool.map(_decode, images, chunksize=8)
+                for index, photo in enumerate(track(decoded, "decoding photos", total=len(images))):
+                    pixels[offsets[index] : offsets[index + 1]] = photo.reshape(-1)
+            pixels.flush()
+            partial.replace(target)
+        finally:
+            partial.unlink(missing_ok=True)
+    return ImageCache(np.memmap(target, np.uint8, "r"), offsets[:-1], heights, widths)
+
+
+def _decode(image: AnnotatedImage) -> npt.NDArray[np.uint8]:
+    photo = read_image(image.path)
+    if photo.shape[:2] != (image.height, image.width):
+        raise AnnotationError(
+            f"{image.path}: is {photo.shape[1]}x{photo.shape[0]}, its annotation says {image.width}x{image.height}"
+        )
+    return photo
+
+
+def _digest(images: Sequence[AnnotatedImage]) -> str:
+    facts = [(str(image.path.resolve()), image.path.stat().st_size, image.path.stat().st_mtime_ns) for image in images]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]

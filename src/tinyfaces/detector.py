@@ -1,0 +1,352 @@
+"""The public door: `Detector` takes images of any size and gives the faces in them."""
+
+import math
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any, Literal, TypeAlias, overload
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from tinyfaces.faces import Faces
+from tinyfaces.geometry import areas, nms, share_within, tiles
+from tinyfaces.images import ImageError, ImageSource, Pixels, read_image
+from tinyfaces.proposals import NMS_OVERLAP, find_faces
+from tinyfaces.runtime import ModelError, load_session
+from tinyfaces.weights import models
+
+Scale: TypeAlias = float | Literal["auto"]
+ImageList: TypeAlias = list[Any] | tuple[ImageSource, ...]
+
+LARGEST_SCALE = 16.0
+AUTO_PIXELS = 2_000_000
+AUTO_LARGEST_SCALE = 2.0
+
+TILED_ABOVE_PIXELS = 4_000_000
+TILE_SIDE = 1280
+TILE_OVERLAP = 128
+FRAME_PIXELS = 2_000_000
+
+_OWN_MODEL_THRESHOLD = 0.3
+_MULTIPLE = 32
+_BATCH_PIXELS = 4_000_000
+_WINDOW_PIXELS = 8_000_000
+_STRIP_PIXELS = 4_000_000
+_CUT_MARGIN = 0.05
+_FRAGMENT_SHARE = 0.7
+_FRAGMENT_SMALLEST = 1 / 16
+_FRAGMENT_HOST_SCORE = 0.5
+
+
+class Detector:
+    """Finds faces in images.
+
+    model: the name of a shipped model (`tinyfaces.weights.models()`), or the path of an ONNX file of one's own.
+    threshold: the score from which a detection counts as a face; the model's own recommendation if None.
+    scale: by how much images are enlarged (above 1) or reduced (below 1) before the network sees them: twice the scale
+        finds faces half as large and takes four times as long. "auto" enlarges images of less than 2 megapixels to
+        that size, at most twofold, and leaves larger ones as they are.
+    device: "cpu" or "cuda". backend: "onnxruntime" or "openvino". threads: all processors if None.
+    bfloat16: let openvino compute in bfloat16 where the processor has it.
+
+    Images of more than 4 megapixels, after scaling, are searched in overlapping tiles, and once more as a whole,
+    reduced, for the faces that are too large for the overlap. Memory does not grow with them beyond their own pixels.
+
+    Raises ModelError where the model, the backend or the device is missing, ValueError for a threshold outside 0-1 or
+    a scale outside 0-16.
+    """
+
+    def __init__(
+        self,
+        model: str | os.PathLike[str] = "accurate",
+        *,
+        threshold: float | None = None,
+        scale: Scale = 1.0,
+        device: str = "cpu",
+        backend: str = "onnxruntime",
+        threads: int | None = None,
+        bfloat16: bool = False,
+    ) -> None:
+        path, own_threshold = _find_model(model)
+        self.threshold = _checked_threshold(own_threshold if threshold is None else threshold)
+        self.scale = _checked_scale(scale)
+        self._session = load_session(path, backend=backend, device=device, threads=threads, bfloat16=bfloat16)
+
+    @overload
+    def detect(self, image: ImageSource, *, threshold: float | None = None, scale: Scale | None = None) -> Faces: ...
+
+    @overload
+    def detect(
+        self, image: ImageList, *, threshold: float | None = None, scale: Scale | None = None
+    ) -> list[Faces]: ...
+
+    def detect(
+        self,
+        image: ImageSource | ImageList,
+        *,
+        threshold: float | None = None,
+        scale: Scale | None = None,
+    ) -> Faces | list[Faces]:
+        """The faces in an image, or in each of a list of images, in their order; of each, highest score first.
+
+        image: a path, a PIL image, or an array HxWx3 uint8 in RGB order (see `read_image`); or a list of these.
+        threshold, scale: instead of the detector's own.
+
+        Boxes are in pixels of the upright image. Raises ImageError where an image cannot be read; use `stream` to go
+        on with the others.
+        """
+        images = image if isinstance(image, list | tuple) else [image]
+        found = []
+        for result in self.stream(images, threshold=threshold, scale=scale):
+            if isinstance(result, ImageError):
+                raise result
+            found.append(result)
+        return found if images is image else found[0]
+
+    def stream(
+        self, images: Iterable[ImageSource], *, threshold: float | None = None, scale: Scale | None = None
+    ) -> Iterator[Faces | ImageError]:
+        """The faces in each of any number of images, in their order, read some megapixels ahead.
+
+        An image that cannot be read gives its ImageError in the place of its faces, and the rest goes on.
+        """
+        return self._stream(
+            images,
+            _checked_threshold(self.threshold if threshold is None else threshold),
+            _checked_scale(self.scale if scale is None else scale),
+        )
+
+    def _stream(self, sources: Iterable[ImageSource], threshold: float, scale: Scale) -> Iterator[Faces | ImageError]:
+        window: list[Pixels | ImageError] = []
+        held = 0
+        for source in sources:
+            try:
+                pixels = read_image(source)
+            except ImageError as error:
+                window.append(error)
+                continue
+            window.append(pixels)
+            height, width = pixels.shape[:2]
+            held += max(1, _factor(scale, width, height)) ** 2 * width * height
+            if held >= _WINDOW_PIXELS:
+                yield from self._detect_window(window, threshold, scale)
+                window, held = [], 0
+        yield from self._detect_window(window, threshold, scale)
+
+    def _detect_window(
+        self, window: Sequence[Pixels | ImageError], threshold: float, scale: Scale
+    ) -> list[Faces | ImageError]:
+        results: list[Faces | ImageError] = []
+        small: list[tuple[int, _View]] = []
+        for number, image in enumerate(window):
+            if isinstance(image, ImageError):
+                results.append(image)
+                continue
+            height, width = image.shape[:2]
+            working = _scaled(width, height, _factor(scale, width, height))
+            if _padded_pixels(*working) > TILED_ABOVE_PIXELS:
+                results.append(self._detect_tiled(image, working, threshold))
+            else:
+                results.append(Faces.empty())
+                small.append((number, _View.of(image, working, (0, 0, *working))))
+        found = self._detect_views([view for _, view in small], threshold)
+        for (number, view), faces in zip(small, found, strict=True):
+            results[number] = Faces(view.to_image(faces.boxes), faces.scores)
+        return results
+
+    def _detect_tiled(self, image: Pixels, working: tuple[int, int], threshold: float) -> Faces:
+        height, width = image.shape[:2]
+        reduced = _scaled(*working, _frame_factor(*working))
+        frame = _View.of(image, reduced, (0, 0, *reduced))
+        found = self._detect_views([frame], threshold)[0]
+        boxes = frame.to_image(found.boxes)
+        per_pixel = working[0] / width
+        # What is smaller than this is whole in some tile, where it is seen in full detail.
+        large = (boxes[:, 2:] - boxes[:, :2]).max(axis=1, initial=0) * per_pixel >= TILE_OVERLAP / 2
+        parts = [Faces(boxes[large], found.scores[large])]
+        regions = [np.array([0, 0, width, height], np.float64)]
+        rectangles = tiles(*working, TILE_SIDE, TILE_OVERLAP, _MULTIPLE).tolist()
+        at_once = max(1, _BATCH_PIXELS // TILE_SIDE**2)
+        for start in range(0, len(rectangles), at_once):
+            views = [_View.of(image, working, rectangle) for rectangle in rectangles[start : start + at_once]]
+            for view, faces in zip(views, self._detect_views(views, threshold), strict=True):
+                whole = ~view.cuts(faces.boxes)
+                parts.append(Faces(view.to_image(faces.boxes[whole]), faces.scores[whole]))
+                regions.append(view.to_image(np.array([[0, 0, *view.size]], np.float32))[0].astype(np.float64))
+        return _merge(parts, regions, width, height)
+
+    def _detect_views(self, views: Sequence["_View"], threshold: float) -> list[Faces]:
+        """Faces of each view, in pixels of the view."""
+        found = [Faces.empty()] * len(views)
+        by_shape = sorted(range(len(views)), key=lambda number: views[number].padded_shape)
+        for shape, group in groupby(by_shape, key=lambda number: views[number].padded_shape):
+            numbers = list(group)
+            at_once = max(1, _BATCH_PIXELS // (shape[0] * shape[1]))
+            for start in range(0, len(numbers), at_once):
+                chunk = numbers[start : start + at_once]
+                batch = np.zeros((len(chunk), 3, *shape), np.float32)
+                for row, number in enumerate(chunk):
+                    width, height = views[number].size
+                    batch[row, :, :height, :width] = views[number].pixels.transpose(2, 0, 1)
+                outputs = self._session.run(batch)
+                for row, number in enumerate(chunk):
+                    width, height = views[number].size
+                    found[number] = find_faces([output[row] for output in outputs], threshold, (height, width))
+        return found
+
+
+@dataclass(frozen=True)
+class _View:
+    """A part of an image as the network is to see it.
+
+    pixels: HxWx3. left, top: where it begins in the scaled image, of `working` (width, height) pixels in all.
+    per_pixel: scaled pixels per pixel of the image, in x and y.
+    """
+
+    pixels: Pixels
+    left: int
+    top: int
+    working: tuple[int, int]
+    per_pixel: tuple[float, float]
+
+    @classmethod
+    def of(cls, image: Pixels, working: tuple[int, int], rectangle: Sequence[int]) -> "_View":
+        """The rectangle x1 y1 x2 y2 of the image scaled to `working` (width, height)."""
+        height, width = image.shape[:2]
+        per_pixel = (working[0] / width, working[1] / height)
+        return cls(_resample(image, working, rectangle), rectangle[0], rectangle[1], working, per_pixel)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height."""
+        return self.pixels.shape[1], self.pixels.shape[0]
+
+    @property
+    def padded_shape(self) -> tuple[int, int]:
+        """Height and width, made multiples of 32."""
+        return _padded(self.pixels.shape[0]), _padded(self.pixels.shape[1])
+
+    def to_image(self, boxes: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Boxes (N, 4) from pixels of the view to pixels of the image."""
+        offset = np.array([self.left, self.top] * 2, np.float64)
+        return ((boxes + offset) / np.array(self.per_pixel * 2)).astype(np.float32)
+
+    def cuts(self, boxes: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
+        """Which (N,) of the boxes (N, 4), in pixels of the view, touch a border that is not the image's own."""
+        width, height = self.size
+        margin = np.maximum(2, (boxes[:, 2:] - boxes[:, :2]).max(axis=1, initial=0) * _CUT_MARGIN)
+        cut = np.zeros(len(boxes), np.bool_)
+        if self.left > 0:
+            cut |= boxes[:, 0] < margin
+        if self.top > 0:
+            cut |= boxes[:, 1] < margin
+        if self.left + width < self.working[0]:
+            cut |= boxes[:, 2] > width - margin
+        if self.top + height < self.working[1]:
+            cut |= boxes[:, 3] > height - margin
+        return cut
+
+
+def _merge(parts: Sequence[Faces], regions: Sequence[npt.NDArray[np.float64]], width: int, height: int) -> Faces:
+    """One list of faces from those found in several regions of an image, all in pixels of the image.
+
+    Within a region only part of a face may show, and be taken for a smaller face. Such a fragment lies within a face
+    found elsewhere that reaches beyond the region.
+    """
+    boxes = np.concatenate([part.boxes for part in parts])
+    scores = np.concatenate([part.scores for part in parts])
+    source = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
+    area = areas(boxes)
+    fragment = np.zeros(len(boxes), np.bool_)
+    for number, (x1, y1, x2, y2) in enumerate(regions):
+        mine = np.flatnonzero(source == number)
+        shown = (boxes[:, 0] < x2) & (boxes[:, 2] > x1) & (boxes[:, 1] < y2) & (boxes[:, 3] > y1)
+        beyond = (boxes[:, 0] < x1) | (boxes[:, 2] > x2) | (boxes[:, 1] < y1) | (boxes[:, 3] > y2)
+        hosts = np.flatnonzero(shown & beyond)
+        share = share_within(boxes[mine], boxes[hosts])
+        ratio = area[mine][:, None] / np.maximum(area[hosts], 1e-9)
+        sure = scores[hosts] >= _FRAGMENT_HOST_SCORE * scores[mine][:, None]
+        within = (share > _FRAGMENT_SHARE) & (ratio < 1) & (ratio > _FRAGMENT_SMALLEST) & sure
+        fragment[mine] = within.any(axis=1)
+    faces = Faces(boxes[~fragment], scores[~fragment])
+    return faces[nms(faces.boxes, faces.scores, NMS_OVERLAP)]
+
+
+def _resample(image: Pixels, working: tuple[int, int], rectangle: Sequence[int]) -> Pixels:
+    """The rectangle x1 y1 x2 y2 of the image scaled to `working` (width, height), without scaling all of it."""
+    height, width = image.shape[:2]
+    x1, y1, x2, y2 = rectangle
+    if working == (width, height):
+        return image[y1:y2, x1:x2]
+    step_x, step_y = width / working[0], height / working[1]
+    resampling = Image.Resampling.BICUBIC if step_x < 1 else Image.Resampling.BILINEAR
+    slack_x, slack_y = math.ceil(3 * max(1, step_x)), math.ceil(3 * max(1, step_y))
+    left, right = max(0, math.floor(x1 * step_x) - slack_x), min(width, math.ceil(x2 * step_x) + slack_x)
+    rows = max(1, int(_STRIP_PIXELS / ((right - left) * step_y)))
+    scaled = np.empty((y2 - y1, x2 - x1, 3), np.uint8)
+    for first in range(y1, y2, rows):
+        last = min(first + rows, y2)
+        top, bottom = max(0, math.floor(first * step_y) - slack_y), min(height, math.ceil(last * step_y) + slack_y)
+        strip = Image.fromarray(image[top:bottom, left:right])
+        box = (
+            x1 * step_x - left,
+            first * step_y - top,
+            min(x2 * step_x - left, right - left),
+            min(last * step_y - top, bottom - top),
+        )
+        scaled[first - y1 : last - y1] = np.asarray(strip.resize((x2 - x1, last - first), resampling, box=box))
+    return scaled
+
+
+def _factor(scale: Scale, width: int, height: int) -> float:
+    if scale == "auto":
+        return min(max(1.0, math.sqrt(AUTO_PIXELS / (width * height))), AUTO_LARGEST_SCALE)
+    return scale
+
+
+def _frame_factor(width: int, height: int) -> float:
+    # The second bound is for images of a few rows, whose padding outweighs them.
+    return min(1.0, math.sqrt(FRAME_PIXELS / (width * height)), FRAME_PIXELS / (_MULTIPLE * max(width, height)))
+
+
+def _scaled(width: int, height: int, factor: float) -> tuple[int, int]:
+    return max(1, round(width * factor)), max(1, round(height * factor))
+
+
+def _padded(side: int) -> int:
+    return -(-side // _MULTIPLE) * _MULTIPLE
+
+
+def _padded_pixels(width: int, height: int) -> int:
+    return _padded(width) * _padded(height)
+
+
+def _find_model(model: str | os.PathLike[str]) -> tuple[Path, float]:
+    shipped = models()
+    if isinstance(model, str) and model in shipped:
+        return shipped[model].path, shipped[model].threshold
+    path = Path(model)
+    if path.suffix.lower() != ".onnx" and not path.exists():
+        names = ", ".join(shipped)
+        raise ModelError(f"no model '{model}': choose from {names}, or give the path of an ONNX file")
+    return path, _OWN_MODEL_THRESHOLD
+
+
+def _checked_threshold(threshold: float) -> float:
+    if not 0 <= threshold <= 1:
+        raise ValueError(f"threshold {threshold}: must be within 0-1")
+    return float(threshold)
+
+
+def _checked_scale(scale: Scale) -> Scale:
+    if isinstance(scale, str):
+        if scale != "auto":
+            raise ValueError(f"scale '{scale}': must be a number or 'auto'")
+        return scale
+    if not 0 < scale <= LARGEST_SCALE:
+        raise ValueError(f"scale {scale}: must be above 0 and at most {LARGEST_SCALE:g}")
+    return float(scale)

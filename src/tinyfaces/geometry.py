@@ -1,0 +1,147 @@
+"""Boxes: areas, overlaps, non-maximum suppression, tiles. Boxes are (N, 4), x1 y1 x2 y2."""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Boxes = npt.NDArray[np.floating[Any]]
+Floats = npt.NDArray[np.float64]
+Indices = npt.NDArray[np.intp]
+
+_PAIRS_AT_ONCE = 1_000_000
+_WIDEST_SEARCH = 1e6
+
+
+def areas(boxes: Boxes) -> Floats:
+    """Areas (N,) of boxes (N, 4); 0 where a side is negative."""
+    sides = np.maximum(boxes[:, 2:].astype(np.float64) - boxes[:, :2], 0)
+    return sides[:, 0] * sides[:, 1]
+
+
+def intersections(boxes: Boxes, others: Boxes) -> Floats:
+    """Intersection areas (N,) of boxes (N, 4) with others (N, 4), pair by pair."""
+    boxes, others = boxes.astype(np.float64), others.astype(np.float64)
+    sides = np.minimum(boxes[:, 2:], others[:, 2:]) - np.maximum(boxes[:, :2], others[:, :2])
+    sides = np.maximum(sides, 0)
+    return sides[:, 0] * sides[:, 1]
+
+
+def paired_iou(boxes: Boxes, others: Boxes) -> Floats:
+    """Intersection over union (N,) of boxes (N, 4) with others (N, 4), pair by pair; 0 where both are empty."""
+    shared = intersections(boxes, others)
+    union = areas(boxes) + areas(others) - shared
+    return np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
+
+
+def iou_matrix(boxes: Boxes, others: Boxes) -> Floats:
+    """Intersection over union (N, M) of boxes (N, 4) with others (M, 4)."""
+    first = np.repeat(np.arange(len(boxes)), len(others))
+    second = np.tile(np.arange(len(others)), len(boxes))
+    return paired_iou(boxes[first], others[second]).reshape(len(boxes), len(others))
+
+
+def clip(boxes: npt.NDArray[np.float32], width: float, height: float) -> npt.NDArray[np.float32]:
+    """Boxes (N, 4) cut to an image of width x height pixels."""
+    return np.clip(boxes, 0, np.array([width, height, width, height], np.float32))
+
+
+def nms(boxes: Boxes, scores: npt.NDArray[np.floating[Any]], overlap: float) -> Indices:
+    """Greedy non-maximum suppression: indices of the boxes to keep, highest score first.
+
+    boxes: (N, 4) finite, scores: (N,). A box goes when its IoU with a kept one of higher score (or of the same score
+    and a lower index) is above `overlap`. Gives what the usual loop gives, but compares only boxes near each other and
+    settles many at once.
+    """
+    order = np.argsort(-scores, kind="stable")
+    ranked = boxes[order].astype(np.float64)
+    # IoU > t bounds the ratio of the sides by t, and with it how far the centres can lie apart, in sides of either box.
+    reach = _WIDEST_SEARCH if overlap <= 0 else max(1 - overlap, (1 - overlap) / (2 * overlap))
+    losers, winners = _near_pairs(ranked, reach, overlap)
+    kept = np.ones(len(ranked), np.bool_)
+    while len(losers):
+        contested = np.zeros(len(ranked), np.bool_)
+        contested[losers] = True
+        lost = losers[~contested[winners]]
+        kept[lost] = False
+        open_pairs = kept[losers] & kept[winners]
+        losers, winners = losers[open_pairs], winners[open_pairs]
+    return order[kept]
+
+
+def _near_pairs(boxes: Floats, reach: float, overlap: float) -> tuple[Indices, Indices]:
+    """Index pairs (later, earlier) of boxes (N, 4) whose IoU is above `overlap`, each pair once.
+
+    reach: how far, in its own sides, the centre of a box's partner can lie from its own.
+    """
+    if len(boxes) < 2:
+        return np.zeros(0, np.intp), np.zeros(0, np.intp)
+    # Boxes are put in strips by the height of their centre and sorted by x within a strip, all by one number, so that
+    # a binary search finds a box's neighbours in a strip. Each box looks to its right and into the strips below it.
+    sides = np.maximum(boxes[:, 2:] - boxes[:, :2], 0)
+    centres = (boxes[:, :2] + boxes[:, 2:]) / 2
+    centres -= centres.min(axis=0)
+    extent_x, extent_y = centres.max(axis=0)
+    reaches = np.minimum(sides * reach, (sides + sides.max(axis=0)) / 2) * 1.0001 + 1e-3
+    strip_height = max(float(reaches[:, 1].mean()), extent_y / (4 * len(boxes)))
+    strip = (centres[:, 1] / strip_height).astype(np.int64)
+    strip_length = extent_x + reaches[:, 0].max() + 1
+    place = strip * strip_length + centres[:, 0]
+    sorting = np.argsort(place, kind="stable")
+    place, strip, centres, reaches, boxes = (values[sorting] for values in (place, strip, centres, reaches, boxes))
+
+    strips = (np.minimum(centres[:, 1] + reaches[:, 1], extent_y) / strip_height).astype(np.int64) - strip + 1
+    seeker = np.repeat(np.arange(len(boxes)), strips)
+    down = np.arange(len(seeker)) - np.repeat(np.cumsum(strips) - strips, strips)
+    middle = place[seeker] + down * strip_length
+    begin = np.where(down == 0, seeker + 1, np.searchsorted(place, middle - reaches[seeker, 0], "left"))
+    counts = np.maximum(np.searchsorted(place, middle + reaches[seeker, 0], "right") - begin, 0)
+
+    later, earlier = [], []
+    ends = np.cumsum(counts)
+    start = 0
+    while start < len(counts):
+        done = ends[start] - counts[start]
+        stop = max(start + 1, int(np.searchsorted(ends, done + _PAIRS_AT_ONCE, "right")))
+        number = counts[start:stop]
+        first = np.repeat(seeker[start:stop], number)
+        second = np.arange(len(first)) + np.repeat(begin[start:stop] - (ends[start:stop] - number - done), number)
+        near = np.abs(centres[second, 1] - centres[first, 1]) <= reaches[first, 1]
+        first, second = first[near], second[near]
+        same = paired_iou(boxes[first], boxes[second]) > overlap
+        first, second = sorting[first[same]], sorting[second[same]]
+        later.append(np.maximum(first, second))
+        earlier.append(np.minimum(first, second))
+        start = stop
+    return np.concatenate(later), np.concatenate(earlier)
+
+
+def share_within(boxes: Boxes, hosts: Boxes) -> Floats:
+    """How much (N, M) of the area of each box (N, 4) lies within each host (M, 4); 0 for empty boxes."""
+    first = np.repeat(np.arange(len(boxes)), len(hosts))
+    second = np.tile(np.arange(len(hosts)), len(boxes))
+    own = areas(boxes)[first]
+    shared = intersections(boxes[first], hosts[second])
+    return np.divide(shared, own, out=np.zeros_like(shared), where=own > 0).reshape(len(boxes), len(hosts))
+
+
+def tiles(width: int, height: int, side: int, overlap: int, multiple: int = 32) -> npt.NDArray[np.int64]:
+    """Tiles (T, 4), x1 y1 x2 y2 in whole pixels, that cover an image of width x height pixels row by row.
+
+    None is longer than `side`; neighbours share at least `overlap` pixels, so that whatever is no larger than that is
+    whole in one of them; all but the last of a row or column begin and end on multiples of `multiple`, as the last
+    begins. Raises ValueError where side or overlap leave no room or are no multiples of `multiple`.
+    """
+    if not 0 <= overlap < side or side % multiple or overlap % multiple:
+        raise ValueError(f"tiles of {side} px with {overlap} px overlap: both must be multiples of {multiple}")
+    columns, rows = _intervals(width, side, overlap, multiple), _intervals(height, side, overlap, multiple)
+    return np.array([(x1, y1, x2, y2) for y1, y2 in rows for x1, x2 in columns], np.int64)
+
+
+def _intervals(length: int, side: int, overlap: int, multiple: int) -> list[tuple[int, int]]:
+    if length <= side:
+        return [(0, length)]
+    number = -(-(length - overlap) // (side - overlap))
+    size = -(-(length + (number - 1) * overlap) // number)
+    size = -(-size // multiple) * multiple
+    return [(start, min(start + size, length)) for start in range(0, length - overlap, size - overlap)]

@@ -1,0 +1,1 @@
+"""The networks, in torch. Nothing on the inference side imports them."""

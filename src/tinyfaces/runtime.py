@@ -1,0 +1,136 @@
+"""Inference sessions: one way to run an exported network, whichever library does the work."""
+
+import os
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+BACKENDS = ("onnxruntime", "openvino")
+DEVICES = ("cpu", "cuda")
+STRIDES = (4, 8, 16, 32)
+"""Of the network's four outputs."""
+
+_INPUT = "images"
+_OUTPUTS = tuple(f"stride{stride}" for stride in STRIDES)
+
+Batch = npt.NDArray[np.float32]
+
+
+class ModelError(ValueError):
+    """A model or what should run it cannot be used; the message is one line that names it."""
+
+
+class Session(Protocol):
+    """A network ready to run."""
+
+    def run(self, images: Batch) -> list[Batch]:
+        """Run on images Nx3xHxW (RGB, 0-255, H and W multiples of 32); gives Nx5xH/sxW/s for strides 4, 8, 16, 32."""
+        ...
+
+
+def load_session(
+    path: str | os.PathLike[str],
+    *,
+    backend: str = "onnxruntime",
+    device: str = "cpu",
+    threads: int | None = None,
+    bfloat16: bool = False,
+) -> Session:
+    """Load an exported network from an ONNX file.
+
+    backend: "onnxruntime", or "openvino" (an extra, CPU only). device: "cpu" or "cuda" (needs onnxruntime-gpu).
+    threads: how many to use; all that this process may run on if None. bfloat16: let openvino compute in bfloat16
+    where the processor has it, faster and a little less exact.
+
+    Raises ModelError where the file, the backend or the device is missing or does not fit.
+    """
+    file = Path(path)
+    if backend not in BACKENDS:
+        raise ModelError(f"no backend '{backend}': choose from {', '.join(BACKENDS)}")
+    if device not in DEVICES:
+        raise ModelError(f"no device '{device}': choose from {', '.join(DEVICES)}")
+    if threads is not None and threads < 1:
+        raise ModelError(f"{threads} threads: at least 1 is needed")
+    if not file.is_file():
+        raise ModelError(f"{file}: no such model file")
+    if backend == "openvino":
+        if device != "cpu":
+            raise ModelError(f"backend 'openvino' runs on the cpu only, not on '{device}'")
+        return _OpenVinoSession(file, threads or _usable_cpus(), bfloat16)
+    if bfloat16:
+        raise ModelError("backend 'onnxruntime' has no bfloat16: use backend 'openvino' for it")
+    return _OnnxRuntimeSession(file, device, threads or _usable_cpus())
+
+
+class _OnnxRuntimeSession:
+    def __init__(self, file: Path, device: str, threads: int) -> None:
+        import onnxruntime
+
+        provider = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}[device]
+        if device == "cuda" and hasattr(onnxruntime, "preload_dlls"):
+            onnxruntime.preload_dlls()
+        if provider not in onnxruntime.get_available_providers():
+            raise ModelError(f"device '{device}' is not offered by the installed onnxruntime: install onnxruntime-gpu")
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+        options.log_severity_level = 3
+        # Both would keep memory for every image size ever seen.
+        options.enable_mem_pattern = False
+        options.enable_cpu_mem_arena = False
+        try:
+            self._session = onnxruntime.InferenceSession(str(file), options, providers=[provider])
+        except Exception as error:  # onnxruntime's exceptions share no public base
+            raise ModelError(f"{file}: not a model that onnxruntime can load ({_first_line(error)})") from None
+        if provider not in self._session.get_providers():
+            raise ModelError(f"device '{device}' is not available: onnxruntime found no working CUDA libraries or GPU")
+        outputs = {value.name for value in self._session.get_outputs()}
+        _check_names(file, [value.name for value in self._session.get_inputs()], outputs)
+
+    def run(self, images: Batch) -> list[Batch]:
+        outputs: list[Any] = self._session.run(list(_OUTPUTS), {_INPUT: images})
+        return outputs
+
+
+class _OpenVinoSession:
+    def __init__(self, file: Path, threads: int, bfloat16: bool) -> None:
+        try:
+            import openvino
+        except ImportError:
+            raise ModelError("backend 'openvino' is not installed: pip install 'tinyfaces[openvino]'") from None
+        settings = {
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_NUM_THREADS": threads,
+            "INFERENCE_PRECISION_HINT": "bf16" if bfloat16 else "f32",
+        }
+        try:
+            self._model = openvino.Core().compile_model(str(file), "CPU", settings)
+        except Exception as error:  # openvino's exceptions share no public base
+            raise ModelError(f"{file}: not a model that openvino can load ({_first_line(error)})") from None
+        inputs = [name for port in self._model.inputs for name in port.get_names()]
+        _check_names(file, inputs, {name for port in self._model.outputs for name in port.get_names()})
+
+    def run(self, images: Batch) -> list[Batch]:
+        results = self._model({_INPUT: images})
+        return [np.asarray(results[name], np.float32) for name in _OUTPUTS]
+
+
+def _check_names(file: Path, inputs: list[str], outputs: set[str]) -> None:
+    if inputs != [_INPUT] or not outputs.issuperset(_OUTPUTS):
+        raise ModelError(
+            f"{file}: not a tinyfaces model: it needs the input '{_INPUT}' and the outputs {', '.join(_OUTPUTS)}"
+        )
+
+
+def _usable_cpus() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

@@ -1,0 +1,1 @@
+"""Training loops, one file for each network. They need the [train] extra."""

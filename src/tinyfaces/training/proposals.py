@@ -1,0 +1,357 @@
+"""Training of the proposal network: read from top to bottom, it is all here.
+
+    tinyfaces train proposals --config configs/accurate.toml
+    torchrun --nproc-per-node 4 -m tinyfaces train proposals --config configs/accurate.toml
+"""
+
+import copy
+import dataclasses
+import json
+import math
+import os
+import time
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.tensorboard import SummaryWriter
+
+from tinyfaces.data.annotations import AnnotatedImage, read_coco, read_wider
+from tinyfaces.data.cache import ImageCache, open_cache
+from tinyfaces.data.crops import CropBatch, CropDataset, CropSettings
+from tinyfaces.evaluation import coco
+from tinyfaces.geometry import nms
+from tinyfaces.losses import make_points, proposal_loss
+from tinyfaces.networks.proposals import VARIANTS, ProposalNetwork
+from tinyfaces.proposals import decode
+from tinyfaces.training.muon import Muon
+
+
+@dataclass(frozen=True)
+class Source:
+    """One set of photos. annotations: a COCO json(.gz), or the folder wider_face_split (then `format` is "wider"); images: its
+    folder; share: how often crops are drawn from it, before normalising; format: "coco" or "wider"; split: WIDER's only."""
+
+    annotations: str
+    images: str
+    share: float = 1.0
+    format: str = "coco"
+    split: str = "train"
+
+
+@dataclass(frozen=True)
+class Config:
+    """All there is to a run."""
+
+    variant: str  # "accurate" or "fast"
+    train: tuple[Source, ...]
+    dev: tuple[Source, ...]
+    out: str = "runs/proposals"  # checkpoints, log, TensorBoard
+    cache: str = "cache"  # decoded photos
+    steps: int = 20_000
+    batch: int = 16  # crops a step, over all processes
+    crops: CropSettings = field(default_factory=CropSettings)
+    optimiser: str = "muon"  # for convolutions; or "adamw". Everything else is AdamW's
+    muon_lr: float = 0.02
+    adamw_lr: float = 0.002
+    weight_decay: float = 0.01
+    warmup: int = 300  # steps
+    final_lr: float = 0.01  # of the peak, at the end of the cosine
+    ema: float = 0.999
+    clip: float = 10.0  # norm of the gradient
+    bfloat16: bool = False  # autocast; gains where the processor has AVX-512 BF16 or AMX, or on a GPU
+    channels_last: bool = True
+    threads: int = 2  # of torch, a process; 0 leaves torch's choice
+    workers: int = 1  # processes that make crops
+    seed: int = 0
+    save_every: int = 200  # steps
+    evaluate_every: int = 3000  # steps
+    evaluate_images: int = 200  # of the dev split, on the way; at the end all
+    start: str = ""  # weights to begin from (.safetensors or a checkpoint), for fine-tuning
+
+
+def load_config(path: Path, overrides: Mapping[str, object]) -> Config:
+    """Read a TOML file and put `overrides` (names of Config or "crops.NAME") over it. Paths in it are relative to the working
+    directory. Raises ValueError with one line that names the file."""
+    try:
+        values: dict[str, Any] = tomllib.loads(path.read_text())
+    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: {error}") from None
+    for name, value in overrides.items():
+        section, _, key = name.rpartition(".")
+        (values.setdefault(section, {}) if section else values)[key] = value
+    try:
+        crops = {k: tuple(v) if isinstance(v, list) else v for k, v in values.pop("crops", {}).items()}
+        sources = {name: tuple(Source(**source) for source in values.pop(name)) for name in ("train", "dev")}
+        config = Config(crops=CropSettings(**crops), **sources, **values)
+    except (TypeError, KeyError) as error:
+        raise ValueError(f"{path}: {error}") from None
+    if config.variant not in VARIANTS:
+        raise ValueError(f"{path}: variant is {config.variant!r}, known are {', '.join(VARIANTS)}")
+    if config.crops.size % 32 or any(config.crops.size % (4 * grid) for grid in config.crops.grids):
+        raise ValueError(f"{path}: crops.size is {config.crops.size}, must be a multiple of 32 and of 4 x each grid")
+    return config
+
+
+def read_sources(sources: Sequence[Source]) -> tuple[list[AnnotatedImage], np.ndarray]:
+    """All photos of the sources and how often each is drawn: (N,) float64, each source's share spread over its photos."""
+    images: list[AnnotatedImage] = []
+    weights: list[np.ndarray] = []
+    for source in sources:
+        if source.format == "wider":
+            read = read_wider(Path(source.annotations), Path(source.images), source.split)
+        else:
+            read = read_coco(Path(source.annotations), Path(source.images))
+        images += read
+        weights.append(np.full(len(read), source.share / max(len(read), 1)))
+    return images, np.concatenate(weights)
+
+
+def learning_rate(step: int, config: Config) -> float:
+    """Factor of the peak rate: linear warm-up, then a cosine down to `final_lr`."""
+    if step < config.warmup:
+        return (step + 1) / config.warmup
+    progress = (step - config.warmup) / max(1, config.steps - config.warmup)
+    return config.final_lr + (1 - config.final_lr) * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
+
+
+def make_optimisers(network: nn.Module, config: Config) -> list[torch.optim.Optimizer]:
+    """Muon for the convolutions but the stem and heads, AdamW for the rest (or for all)."""
+    special = {
+        id(parameter)
+        for name, parameter in network.named_parameters()
+        if config.optimiser == "muon" and parameter.ndim == 4 and not name.startswith(("stem", "heads"))
+    }
+    muon = [p for p in network.parameters() if id(p) in special]
+    decayed = [p for p in network.parameters() if id(p) not in special and p.ndim > 1]
+    plain = [p for p in network.parameters() if p.ndim <= 1]
+    groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+    optimisers: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, config.adamw_lr, betas=(0.9, 0.99))]
+    if muon:
+        optimisers.append(Muon(muon, config.muon_lr, weight_decay=config.weight_decay))
+    for optimiser in optimisers:
+        for group in optimiser.param_groups:
+            group["peak"] = group["lr"]
+    return optimisers
+
+
+@torch.no_grad()
+def update_average(average: nn.Module, network: nn.Module, step: int, decay: float) -> None:
+    """Move the averaged weights towards the network's, faster in the first steps; counters and statistics too."""
+    pace = 1 - min(decay, (1 + step) / (10 + step))
+    for kept, new in zip(average.state_dict().values(), network.state_dict().values(), strict=True):
+        if kept.is_floating_point():
+            kept.lerp_(new, pace)
+        else:
+            kept.copy_(new)
+
+
+@torch.no_grad()
+def evaluate(
+    network: nn.Module, images: Sequence[AnnotatedImage], cache: ImageCache, indices: Sequence[int], device: torch.device
+) -> dict[str, coco.BandResult]:
+    """AP by face height over photos at original size, single scale."""
+    network.eval()
+    found = []
+    for index in indices:
+        photo = cache[index]
+        height, width = photo.shape[:2]
+        padded = np.zeros((1, 3, -(-height // 32) * 32, -(-width // 32) * 32), np.float32)
+        padded[0, :, :height, :width] = photo.transpose(2, 0, 1)
+        batch = torch.from_numpy(padded).to(device).contiguous(memory_format=torch.channels_last)
+        outputs = [output.float().cpu().numpy()[0] for output in network(batch)]
+        boxes, scores = decode(outputs, 0.02, (height, width))
+        keep = nms(boxes, scores, 0.45)
+        found.append((boxes[keep], scores[keep]))
+    return coco.score(found, [images[index] for index in indices])
+
+
+def infinite_batches(
+    images: Sequence[AnnotatedImage],
+    cache: ImageCache,
+    weights: np.ndarray,
+    config: Config,
+    first_step: int,
+    rank: int,
+    world: int,
+) -> Iterator[CropBatch]:
+    """This process's share of every batch, from `first_step` on."""
+    share = config.batch // world
+    dataset = CropDataset(
+        images, cache, weights, config.crops, config.seed, first_step * config.batch,
+        (config.steps - first_step) * config.batch,
+    )  # fmt: skip
+    mine = [
+        list(range(step * config.batch + rank * share, step * config.batch + (rank + 1) * share))
+        for step in range(config.steps - first_step)
+    ]
+    return iter(
+        torch.utils.data.DataLoader(
+            dataset,
+            batch_sampler=mine,
+            num_workers=config.workers,
+            collate_fn=CropBatch.of,
+            prefetch_factor=4 if config.workers else None,
+            worker_init_fn=_one_thread,
+            multiprocessing_context="fork" if config.workers else None,
+        )
+    )
+
+
+def _one_thread(worker: int) -> None:
+    import cv2
+
+    cv2.setNumThreads(1)
+    torch.set_num_threads(1)
+
+
+def save_atomically(state: dict[str, Any], path: Path) -> None:
+    """Write a checkpoint so that a kill at any moment leaves the old or the new one, whole."""
+    partial = path.with_suffix(".partial")
+    torch.save(state, partial)
+    partial.replace(path)
+
+
+def train(config: Config, resume: bool = True) -> None:
+    """Run a training to its last step; go on from `out/last.pt` if it is there and `resume` is set.
+
+    Writes last.pt and best.pt (by dev AP), log.jsonl, config.json and TensorBoard's files under `config.out`.
+    """
+    rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    if config.batch % world:
+        raise ValueError(f"batch is {config.batch}, must be a multiple of the {world} processes")
+    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if torch.cuda.is_available() else torch.device("cpu")
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    if world > 1:
+        torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    torch.manual_seed(config.seed)
+    leader = rank == 0
+    out = Path(config.out)
+    out.mkdir(parents=True, exist_ok=True)
+
+    images, weights = read_sources(config.train)
+    dev_images, _ = read_sources(config.dev)
+    if world > 1 and not leader:
+        torch.distributed.barrier()  # the leader decodes first
+    cache, dev_cache = open_cache(images, Path(config.cache)), open_cache(dev_images, Path(config.cache))
+    if world > 1 and leader:
+        torch.distributed.barrier()
+
+    network = ProposalNetwork(VARIANTS[config.variant]).to(device)
+    if config.start:
+        network.load_state_dict(read_weights(Path(config.start)))
+    if config.channels_last:
+        network = network.to(memory_format=torch.channels_last)
+    average = copy.deepcopy(network).requires_grad_(False)
+    optimisers = make_optimisers(network, config)
+    step, best, seconds = 0, -1.0, 0.0
+    last = out / "last.pt"
+    if resume and last.exists():
+        state = torch.load(last, map_location=device, weights_only=True)
+        network.load_state_dict(state["network"])
+        average.load_state_dict(state["average"])
+        for optimiser, saved in zip(optimisers, state["optimisers"], strict=True):
+            optimiser.load_state_dict(saved)
+        step, best, seconds = state["step"], state["best"], state["seconds"]
+    wrapped = DistributedDataParallel(network) if world > 1 else network
+
+    points = make_points(config.crops.size, config.crops.size, device)
+    autocast = torch.autocast(device.type, torch.bfloat16) if config.bfloat16 else nullcontext()
+    batches = infinite_batches(images, cache, weights, config, step, rank, world)
+    writer = SummaryWriter(str(out)) if leader else None
+    if leader:
+        (out / "config.json").write_text(json.dumps(dataclasses.asdict(config), indent=1))
+    columns = (
+        TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"),
+        TextColumn("{task.fields[note]}"), TimeRemainingColumn(compact=True),
+    )  # fmt: skip
+    started, waited = time.monotonic() - seconds, 0.0
+    with Progress(*columns, disable=not leader) as progress:
+        bar = progress.add_task(config.variant, total=config.steps, completed=step, note="")
+        window: list[tuple[float, float, int]] = []
+        window_started = time.monotonic()
+        while step < config.steps:
+            factor = learning_rate(step, config)
+            for optimiser in optimisers:
+                for group in optimiser.param_groups:
+                    group["lr"] = group["peak"] * factor
+
+            fetch = time.monotonic()
+            batch = next(batches)
+            waited += time.monotonic() - fetch
+            pixels = batch.pixels.to(device).permute(0, 3, 1, 2)
+            inputs = pixels.float() if config.channels_last else pixels.float().contiguous()
+            wrapped.train()
+            with autocast:
+                outputs = wrapped(inputs)
+            loss = proposal_loss(
+                outputs, points, batch.boxes.to(device), batch.owners.to(device), batch.ignored.to(device)
+            )
+            loss.total.backward()
+            nn.utils.clip_grad_norm_(network.parameters(), config.clip)
+            for optimiser in optimisers:
+                optimiser.step()
+                optimiser.zero_grad(set_to_none=True)
+            update_average(average, network, step, config.ema)
+            step += 1
+            window.append((loss.classification.item(), loss.box.item(), loss.positives))
+            progress.advance(bar)
+
+            if leader and writer and (step % 50 == 0 or step == config.steps):
+                passed = time.monotonic() - window_started
+                classification, box, positives = np.mean(window, axis=0)
+                rate = len(window) * config.batch / passed
+                numbers = {
+                    "classification": classification, "box": box, "positives": positives, "crops_per_second": rate,
+                    "waiting": waited / passed, "learning_rate": factor,
+                }  # fmt: skip
+                log(out, writer, step, time.monotonic() - started, numbers)
+                progress.update(bar, note=f"{rate:.1f} crops/s, loss {classification:.3f} + {box:.3f}")
+                window, window_started, waited = [], time.monotonic(), 0.0
+
+            finished = step == config.steps
+            if leader and writer and (step % config.evaluate_every == 0 or finished):
+                chosen = np.linspace(0, len(dev_images) - 1, len(dev_images) if finished else config.evaluate_images)
+                result = evaluate(average, dev_images, dev_cache, np.unique(chosen.astype(int)).tolist(), device)
+                log(out, writer, step, time.monotonic() - started, {f"ap {name}": r.ap for name, r in result.items()})
+                window_started = time.monotonic()
+                if result["all"].ap > best or finished:
+                    best = max(best, result["all"].ap)
+                    save_atomically({"average": average.state_dict(), "variant": config.variant, "step": step}, out / "best.pt")
+            if leader and (step % config.save_every == 0 or finished):
+                state = {
+                    "network": network.state_dict(), "average": average.state_dict(), "variant": config.variant,
+                    "optimisers": [optimiser.state_dict() for optimiser in optimisers],
+                    "step": step, "best": best, "seconds": time.monotonic() - started,
+                }  # fmt: skip
+                save_atomically(state, last)
+    if world > 1:
+        torch.distributed.destroy_process_group()
+
+
+def log(out: Path, writer: SummaryWriter, step: int, seconds: float, numbers: Mapping[str, float]) -> None:
+    """Append a line to log.jsonl and the same numbers to TensorBoard."""
+    with (out / "log.jsonl").open("a") as file:
+        rounded = {name: round(float(value), 5) for name, value in numbers.items()}
+        file.write(json.dumps({"step": step, "seconds": round(seconds, 1), **rounded}) + "\n")
+    for name, value in numbers.items():
+        writer.add_scalar(name, value, step)
+
+
+def read_weights(path: Path) -> dict[str, torch.Tensor]:
+    """Network weights of a .safetensors file, or the averaged ones of a checkpoint."""
+    if path.suffix == ".safetensors":
+        from safetensors.torch import load_file
+
+        return load_file(path)
+    state: dict[str, torch.Tensor] = torch.load(path, map_location="cpu", weights_only=True)["average"]
+    return state
