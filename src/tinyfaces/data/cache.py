@@ -39,7 +39,7 @@ class ImageCache:
 def open_cache(images: Sequence[AnnotatedImage], folder: Path, workers: int | None = None) -> ImageCache:
     """Open the cache of `images` in `folder`, decoding them into it first if it isn't there yet.
 
-    The file's name is a digest of the images' paths, sizes in bytes and times, so changed photos make a new cache. It is
+    The file's name is a digest of the images' paths and sizes in bytes, so changed photos make a new cache. It is
     written under another name and renamed when complete. Raises AnnotationError where a photo's size isn't the one that
     its annotation states, ImageError where one cannot be decoded.
     """
@@ -76,5 +76,5 @@ def _decode(image: AnnotatedImage) -> npt.NDArray[np.uint8]:
 
 
 def _digest(images: Sequence[AnnotatedImage]) -> str:
-    facts = [(str(image.path.resolve()), image.path.stat().st_size, image.path.stat().st_mtime_ns) for image in images]
+    facts = [(str(image.path.resolve()), image.path.stat().st_size) for image in images]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]

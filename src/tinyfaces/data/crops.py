@@ -34,8 +34,8 @@ class CropSettings:
 
     size: int = 448
     grids: tuple[int, ...] = (1, 2, 4)
-    grid_shares: tuple[float, ...] = (0.5, 0.35, 0.15)
-    small_share: float = 0.55
+    grid_shares: tuple[float, ...] = (0.55, 0.33, 0.12)
+    small_share: float = 0.45
     small_heights: tuple[float, float] = (5.0, 32.0)
     all_heights: tuple[float, float] = (8.0, 400.0)
     scales: tuple[float, float] = (0.12, 2.0)

@@ -24,8 +24,8 @@ class ProposalShape:
     pyramid: tuple[int, int, int, int]
 
 
-ACCURATE = ProposalShape(widths=(16, 32, 64, 96, 128), depths=(1, 2, 2, 2), pyramid=(32, 48, 64, 64))
-FAST = ProposalShape(widths=(16, 16, 32, 64, 96), depths=(1, 1, 1, 1), pyramid=(16, 32, 32, 32))
+ACCURATE = ProposalShape(widths=(16, 32, 48, 80, 112), depths=(1, 2, 2, 1), pyramid=(32, 32, 48, 48))
+FAST = ProposalShape(widths=(16, 16, 32, 64, 64), depths=(0, 1, 1, 1), pyramid=(16, 32, 32, 32))
 VARIANTS = {"accurate": ACCURATE, "fast": FAST}
 
 
