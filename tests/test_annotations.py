@@ -206,9 +206,7 @@ def test_wider_mat_says_the_same_as_txt(tmp_path):
                 "first": (np.array([[10, 20, 30, 40], [1, 2, 3, 4]], dtype=np.uint16), np.array([[0], [1]])),
                 "none": (np.zeros((0, 4)), np.zeros((0, 1))),
             },
-            "1--Handshaking": {
-                "last": (np.array([[5, 6, 0, 8], [5, 6, 7, 8], [9, 9, 9, -1]]), np.zeros((3, 1), dtype=np.uint8))
-            },
+            "1--Handshaking": {"last": (np.array([[5, 6, 0, 8], [5, 6, 7, 8], [9, 9, 9, -1]]), np.zeros((3, 1), dtype=np.uint8))},
         },
     )
     from_txt = read_wider(tmp_path / "faces.txt", tmp_path)

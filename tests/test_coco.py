@@ -157,9 +157,7 @@ def test_faces_of_other_bands_are_neither_misses_nor_false():
     assert (results[">96"].ap, results[">96"].recall, results[">96"].faces) == (0, 0, 1)
 
 
-@pytest.mark.parametrize(
-    ("height", "band"), [(10, "<=10"), (10.1, "10-16"), (16, "10-16"), (32, "16-32"), (96, "32-96")]
-)
+@pytest.mark.parametrize(("height", "band"), [(10, "<=10"), (10.1, "10-16"), (16, "10-16"), (32, "16-32"), (96, "32-96")])
 def test_height_on_a_limit_belongs_below_it_wherever_the_box_is(height, band):
     for top in np.arange(0, 900, 33.3):
         results = score([_detections([], [])], [_image([[5, top, 15, top + height]])])

@@ -126,14 +126,10 @@ def _random_case(seed, kind):
 
 def _ground_truth(images, boxes, keep):
     masks = {
-        subset: tuple(
-            np.isin(np.arange(1, len(faces) + 1), numbers) for faces, numbers in zip(boxes, lists, strict=True)
-        )
+        subset: tuple(np.isin(np.arange(1, len(faces) + 1), numbers) for faces, numbers in zip(boxes, lists, strict=True))
         for subset, lists in keep.items()
     }
-    return GroundTruth(
-        tuple(images), tuple(np.asarray(faces, dtype=np.float64).reshape(-1, 4) for faces in boxes), masks
-    )
+    return GroundTruth(tuple(images), tuple(np.asarray(faces, dtype=np.float64).reshape(-1, 4) for faces in boxes), masks)
 
 
 @pytest.mark.parametrize("kind", ["any", "negative", "equal", "ties", "on thresholds"])

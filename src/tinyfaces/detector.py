@@ -80,9 +80,7 @@ class Detector:
     def detect(self, image: ImageSource, *, threshold: float | None = None, scale: Scale | None = None) -> Faces: ...
 
     @overload
-    def detect(
-        self, image: ImageList, *, threshold: float | None = None, scale: Scale | None = None
-    ) -> list[Faces]: ...
+    def detect(self, image: ImageList, *, threshold: float | None = None, scale: Scale | None = None) -> list[Faces]: ...
 
     def detect(
         self,
@@ -137,9 +135,7 @@ class Detector:
                 window, held = [], 0
         yield from self._detect_window(window, threshold, scale)
 
-    def _detect_window(
-        self, window: Sequence[Pixels | ImageError], threshold: float, scale: Scale
-    ) -> list[Faces | ImageError]:
+    def _detect_window(self, window: Sequence[Pixels | ImageError], threshold: float, scale: Scale) -> list[Faces | ImageError]:
         results: list[Faces | ImageError] = []
         small: list[tuple[int, _View]] = []
         for number, image in enumerate(window):

@@ -17,7 +17,8 @@ _COST_OF_DISTANCE = 0.3
 
 @dataclass(frozen=True)
 class Points:
-    """The P points of all branches: centres (P, 2) in pixels, strides (P,), and per level the grid (height, width) and its start."""
+    """The P points of all branches: centres (P, 2) in pixels, strides (P,); per level the grid (height, width) and its
+    start."""
 
     centres: Tensor
     strides: Tensor
@@ -91,9 +92,7 @@ def assign(predicted: Tensor, points: Points, boxes: Tensor, owners: Tensor) -> 
     middle = (boxes[:, :2] + boxes[:, 2:]) / 2
     steps = torch.arange(_WINDOW, device=device) - _WINDOW // 2
     places, allowed = [], []
-    for (low, high), stride, (rows, columns), start in zip(
-        FACE_SIZES, STRIDES, points.grids, points.starts, strict=True
-    ):
+    for (low, high), stride, (rows, columns), start in zip(FACE_SIZES, STRIDES, points.grids, points.starts, strict=True):
         fits = (size >= low / _SLACK) & (size < high * _SLACK)
         cell = (middle / stride).floor().long()
         x = cell[:, 0, None, None] + steps[None, None, :]

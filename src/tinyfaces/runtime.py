@@ -120,9 +120,7 @@ class _OpenVinoSession:
 
 def _check_names(file: Path, inputs: list[str], outputs: set[str]) -> None:
     if inputs != [_INPUT] or not outputs.issuperset(_OUTPUTS):
-        raise ModelError(
-            f"{file}: not a tinyfaces model: it needs the input '{_INPUT}' and the outputs {', '.join(_OUTPUTS)}"
-        )
+        raise ModelError(f"{file}: not a tinyfaces model: it needs the input '{_INPUT}' and the outputs {', '.join(_OUTPUTS)}")
 
 
 def _usable_cpus() -> int:

@@ -99,9 +99,7 @@ def read_coco(annotations: str | Path, images: str | Path) -> list[AnnotatedImag
             raise AnnotationError(f"{path}: no such image (listed in {source})")
         mine = order[ends[number] : ends[number + 1]]
         width, height = (_image_side(entry, side, source) for side in ("width", "height"))
-        annotated.append(
-            AnnotatedImage(path, width, height, _to_xyxy(xywh[mine]), ignore[mine], scores[mine].astype(np.float32))
-        )
+        annotated.append(AnnotatedImage(path, width, height, _to_xyxy(xywh[mine]), ignore[mine], scores[mine].astype(np.float32)))
     return annotated
 
 
@@ -124,9 +122,7 @@ def read_wider(ground_truth: str | Path, images: str | Path, split: str = "train
         width, height = _size_of_image(path, source)
         ignore = record.invalid | (record.boxes[:, 2:] <= 0).any(axis=1)
         annotated.append(
-            AnnotatedImage(
-                path, width, height, _to_xyxy(record.boxes), ignore, np.ones(len(record.boxes), dtype=np.float32)
-            )
+            AnnotatedImage(path, width, height, _to_xyxy(record.boxes), ignore, np.ones(len(record.boxes), dtype=np.float32))
         )
     return annotated
 

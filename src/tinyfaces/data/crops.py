@@ -58,7 +58,8 @@ class Crop:
 
 @dataclass(frozen=True)
 class CropBatch:
-    """B crops: pixels (B, S, S, 3) uint8 RGB; boxes (M, 4) xyxy; owners (M,) index of each box's crop; ignored (B, S / 4, S / 4)."""
+    """B crops: pixels (B, S, S, 3) uint8 RGB; boxes (M, 4) xyxy; owners (M,) index of each box's crop; ignored
+    (B, S / 4, S / 4) bool."""
 
     pixels: torch.Tensor
     boxes: torch.Tensor
@@ -117,9 +118,7 @@ class CropDataset(torch.utils.data.Dataset[Crop]):
                 boxes.append(cell_boxes + np.array([column * side, row * side] * 2, np.float32))
                 ignore.append(cell_ignore)
         all_boxes, all_ignore = np.concatenate(boxes), np.concatenate(ignore)
-        return Crop(
-            degrade(pixels, rng), all_boxes[~all_ignore], ignore_mask(all_boxes[all_ignore], settings.size)
-        )
+        return Crop(degrade(pixels, rng), all_boxes[~all_ignore], ignore_mask(all_boxes[all_ignore], settings.size))
 
 
 def cut_cell(
@@ -196,19 +195,18 @@ def degrade(pixels: Pixels, rng: np.random.Generator) -> Pixels:
         levels = (levels - 0.5) * rng.uniform(0.6, 1.3) + 0.5 + rng.uniform(-0.15, 0.15)
         tint = rng.uniform(0.9, 1.1, 3) if rng.random() < 0.5 else np.ones(3)
         table = np.clip(levels[:, None] * tint * 255, 0, 255).astype(np.uint8)
-        pixels = cv2.LUT(pixels, table.reshape(1, 256, 3))
+        pixels = np.asarray(cv2.LUT(pixels, table.reshape(1, 256, 3)), np.uint8)
     if rng.random() < 0.12:
         grey = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
-        pixels = cv2.cvtColor(grey, cv2.COLOR_GRAY2RGB)
+        pixels = np.asarray(cv2.cvtColor(grey, cv2.COLOR_GRAY2RGB), np.uint8)
     if rng.random() < 0.15:
-        pixels = cv2.GaussianBlur(pixels, (0, 0), rng.uniform(0.4, 1.4))
+        pixels = np.asarray(cv2.GaussianBlur(pixels, (0, 0), rng.uniform(0.4, 1.4)), np.uint8)
     if rng.random() < 0.12:
-        noise = np.empty(pixels.shape, np.int8)
-        cv2.setRNGSeed(int(rng.integers(1 << 30)))
-        cv2.randn(noise, 0, rng.uniform(2, 14))
-        pixels = cv2.add(pixels, noise, dtype=cv2.CV_8U)
+        strength = rng.uniform(2, 14)
+        noise = rng.standard_normal(pixels.shape, np.float32) * strength
+        pixels = np.clip(pixels + noise, 0, 255).astype(np.uint8)
     if rng.random() < 0.25:
         quality = int(rng.integers(25, 90))
         coded = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
-        pixels = cv2.imdecode(coded, cv2.IMREAD_COLOR)
+        pixels = np.asarray(cv2.imdecode(coded, cv2.IMREAD_COLOR), np.uint8)
     return np.ascontiguousarray(pixels)

@@ -141,9 +141,7 @@ def _overlapping_pairs(
     return _Pairs(detection[order], face[order], overlap[order])
 
 
-def _overlap(
-    detections: npt.NDArray[Any], faces: npt.NDArray[Any], crowd: npt.NDArray[np.bool_]
-) -> npt.NDArray[np.float64]:
+def _overlap(detections: npt.NDArray[Any], faces: npt.NDArray[Any], crowd: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
     x1, y1, x2, y2 = detections.astype(np.float64).T[:, :, None]
     left, top, right, bottom = faces.astype(np.float64).T
     across = np.minimum(x2, right)

@@ -1,4 +1,4 @@
-"""The proposal network: one pass through a backbone, a feature pyramid and a branch per range of face sizes (paper, section 3.1)."""
+"""The proposal network: one pass through a backbone, a feature pyramid and a branch per range of face sizes (paper, 3.1)."""
 
 from dataclasses import dataclass
 
@@ -62,17 +62,14 @@ class ProposalNetwork(nn.Module):
         widths = shape.widths
         self.stem = convolution(3, widths[0], stride=2)
         self.stages = nn.ModuleList(
-            nn.Sequential(
-                convolution(before, width, stride=2), nn.ReLU(), *(ResidualBlock(width) for _ in range(depth))
-            )
+            nn.Sequential(convolution(before, width, stride=2), nn.ReLU(), *(ResidualBlock(width) for _ in range(depth)))
             for before, width, depth in zip(widths[:-1], widths[1:], shape.depths, strict=True)
         )
         self.laterals = nn.ModuleList(
             convolution(width, channels, kernel=1) for width, channels in zip(widths[1:], shape.pyramid, strict=True)
         )
         self.from_above = nn.ModuleList(
-            convolution(above, channels, kernel=1)
-            for channels, above in zip(shape.pyramid[:-1], shape.pyramid[1:], strict=True)
+            convolution(above, channels, kernel=1) for channels, above in zip(shape.pyramid[:-1], shape.pyramid[1:], strict=True)
         )
         self.branches = nn.ModuleList(convolution(channels, channels) for channels in shape.pyramid)
         self.heads = nn.ModuleList(nn.Conv2d(channels, OUTPUTS, 1) for channels in shape.pyramid)
@@ -106,7 +103,4 @@ class ProposalNetwork(nn.Module):
         for level, reduce in zip(reversed(levels[:-1]), reversed(self.from_above), strict=True):
             merged = F.relu(level + F.interpolate(reduce(merged), scale_factor=2.0, mode="nearest"))
             pyramid.insert(0, merged)
-        return [
-            head(F.relu(branch(level)))
-            for head, branch, level in zip(self.heads, self.branches, pyramid, strict=True)
-        ]
+        return [head(F.relu(branch(level))) for head, branch, level in zip(self.heads, self.branches, pyramid, strict=True)]

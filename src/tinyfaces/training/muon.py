@@ -26,9 +26,7 @@ class Muon(torch.optim.Optimizer):
     The update's scale is that of sqrt(max(1, rows / columns)); weight decay is decoupled.
     """
 
-    def __init__(
-        self, parameters: Iterable[Tensor], lr: float = 0.02, momentum: float = 0.95, weight_decay: float = 0.0
-    ) -> None:
+    def __init__(self, parameters: Iterable[Tensor], lr: float = 0.02, momentum: float = 0.95, weight_decay: float = 0.0) -> None:
         super().__init__(parameters, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
     @torch.no_grad()

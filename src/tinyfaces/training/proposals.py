@@ -1,7 +1,7 @@
 """Training of the proposal network: read from top to bottom, it is all here.
 
-    tinyfaces train proposals --config configs/accurate.toml
-    torchrun --nproc-per-node 4 -m tinyfaces train proposals --config configs/accurate.toml
+tinyfaces train proposals --config configs/accurate.toml
+torchrun --nproc-per-node 4 -m tinyfaces train proposals --config configs/accurate.toml
 """
 
 import copy
@@ -90,8 +90,8 @@ def load_config(path: Path, overrides: Mapping[str, object]) -> Config:
         section, _, key = name.rpartition(".")
         (values.setdefault(section, {}) if section else values)[key] = value
     try:
-        crops = {k: tuple(v) if isinstance(v, list) else v for k, v in values.pop("crops", {}).items()}
-        sources = {name: tuple(Source(**source) for source in values.pop(name)) for name in ("train", "dev")}
+        crops: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.pop("crops", {}).items()}
+        sources: dict[str, Any] = {name: tuple(Source(**source) for source in values.pop(name)) for name in ("train", "dev")}
         config = Config(crops=CropSettings(**crops), **sources, **values)
     except (TypeError, KeyError) as error:
         raise ValueError(f"{path}: {error}") from None
@@ -251,7 +251,7 @@ def train(config: Config, resume: bool = True) -> None:
     if config.start:
         network.load_state_dict(read_weights(Path(config.start)))
     if config.channels_last:
-        network = network.to(memory_format=torch.channels_last)
+        network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     average = copy.deepcopy(network).requires_grad_(False)
     optimisers = make_optimisers(network, config)
     step, best, seconds = 0, -1.0, 0.0
@@ -295,9 +295,7 @@ def train(config: Config, resume: bool = True) -> None:
             wrapped.train()
             with autocast:
                 outputs = forward(inputs)
-            loss = proposal_loss(
-                outputs, points, batch.boxes.to(device), batch.owners.to(device), batch.ignored.to(device)
-            )
+            loss = proposal_loss(outputs, points, batch.boxes.to(device), batch.owners.to(device), batch.ignored.to(device))
             loss.total.backward()
             nn.utils.clip_grad_norm_(network.parameters(), config.clip)
             for optimiser in optimisers:

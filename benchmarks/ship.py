@@ -1,0 +1,127 @@
+"""Put trained weights into the package, with all that `models.json` says of them measured here.
+
+    python benchmarks/ship.py accurate=runs/accurate/best.pt fast=runs/fast/best.pt --data ../shared/data
+
+--data holds annotations/SET_dev.json.gz and images/; the default threshold is the one of the best F1 score there.
+"""
+
+import argparse
+import dataclasses
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.progress import track
+from torch import nn
+
+from tinyfaces.data.annotations import AnnotatedImage, read_coco
+from tinyfaces.detector import Detector
+from tinyfaces.evaluation import coco
+from tinyfaces.export import export, load_network
+from tinyfaces.faces import Faces
+from tinyfaces.formats import write_atomically
+from tinyfaces.geometry import iou_matrix, share_within
+from tinyfaces.weights import ModelRecord
+
+WEIGHTS = Path(__file__).parents[1] / "src/tinyfaces/weights"
+DESCRIPTIONS = {
+    "accurate": "finds most; the default",
+    "fast": "a quarter of the computing, for video and small machines",
+}
+TRAINING_DATA = "WIDER FACE (1,098 training images), groups, masks, SCUT-HEAD B and ShanghaiTech photos; research use"
+_LOW = 0.02
+
+
+def count_macs(network: nn.Module, height: int, width: int) -> int:
+    """Multiply-adds of all convolutions for one image."""
+    macs = 0
+
+    def add(layer: nn.Module, inputs: object, output: torch.Tensor) -> None:
+        nonlocal macs
+        assert isinstance(layer, nn.Conv2d)
+        macs += output[0, 0].numel() * layer.weight.numel()
+
+    hooks = [layer.register_forward_hook(add) for layer in network.modules() if isinstance(layer, nn.Conv2d)]
+    with torch.no_grad():
+        network(torch.zeros(1, 3, height, width))
+    for hook in hooks:
+        hook.remove()
+    return macs
+
+
+def best_threshold(found: Sequence[Faces], images: Sequence[AnnotatedImage]) -> tuple[float, float]:
+    """The score threshold, in steps of 0.01, of the best F1 at IoU 0.5, and that F1."""
+    scores, correct, faces = [], [], 0
+    for result, image in zip(found, images, strict=True):
+        known, crowds = image.boxes[~image.ignore], image.boxes[image.ignore]
+        faces += len(known)
+        overlap = iou_matrix(result.boxes, known)
+        free = np.ones(len(known), np.bool_)
+        excused = (share_within(result.boxes, crowds) >= 0.5).any(axis=1)
+        for row, score, excuse in zip(overlap, result.scores, excused, strict=True):
+            best = int(np.argmax(row * free)) if len(row) else -1
+            hit = best >= 0 and free[best] and row[best] >= 0.5
+            if hit:
+                free[best] = False
+            if hit or not excuse:
+                scores.append(score)
+                correct.append(hit)
+    all_scores, all_correct = np.array(scores), np.array(correct)
+    f1 = {
+        threshold: 2 * all_correct[all_scores >= threshold].sum() / (faces + (all_scores >= threshold).sum())
+        for threshold in np.arange(0.05, 0.9, 0.01).round(2)
+    }
+    threshold = max(f1, key=f1.__getitem__)
+    return float(threshold), float(f1[threshold])
+
+
+def ship(name: str, checkpoint: Path, images: Sequence[AnnotatedImage], dev_only: Sequence[AnnotatedImage]) -> ModelRecord:
+    """Export one checkpoint into the package and measure it."""
+    file = WEIGHTS / f"{name}.onnx"
+    print(f"{name}: largest difference from torch {export(checkpoint, file):.1e}")
+    network, variant = load_network(checkpoint)
+    detector = Detector(file, threshold=_LOW)
+    found = [detector.detect(image.path) for image in track(images, f"{name} on the dev split")]
+    bands = coco.score([(faces.boxes, faces.scores) for faces in found], images)
+    people = [number for number, image in enumerate(images) if any(image is known for known in dev_only)]
+    threshold, f1 = best_threshold([found[n] for n in people], [images[n] for n in people])
+    print(f"{name}: threshold {threshold} with F1 {f1:.3f}; " + ", ".join(f"{k} {b.ap:.3f}" for k, b in bands.items()))
+    content = file.read_bytes()
+    return ModelRecord(
+        name=name,
+        file=file.name,
+        description=DESCRIPTIONS[name],
+        parameters=sum(parameter.numel() for parameter in network.parameters()),
+        gmac=round(count_macs(network, 480, 640) / 1e9, 3),
+        bytes=len(content),
+        threshold=threshold,
+        training_data=TRAINING_DATA,
+        ap={band: round(result.ap, 4) for band, result in bands.items()},
+        sha256=hashlib.sha256(content).hexdigest(),
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkpoints", nargs="+", metavar="NAME=CHECKPOINT")
+    parser.add_argument("--data", type=Path, required=True)
+    arguments = parser.parse_args()
+    sets = {
+        file.name: read_coco(file, arguments.data / "images")
+        for file in sorted((arguments.data / "annotations").glob("*_dev.json.gz"))
+    }
+    images = [image for known in sets.values() for image in known]
+    record_file = WEIGHTS / "models.json"
+    records = {r["name"]: r for r in json.loads(record_file.read_text())} if record_file.exists() else {}
+    for text in arguments.checkpoints:
+        name, _, checkpoint = text.partition("=")
+        records[name] = dataclasses.asdict(ship(name, Path(checkpoint), images, sets["wider_train_dev.json.gz"]))
+    ordered = [records[name] for name in DESCRIPTIONS if name in records]
+    write_atomically(record_file, (json.dumps(ordered, indent=1) + "\n").encode())
+
+
+if __name__ == "__main__":
+    main()

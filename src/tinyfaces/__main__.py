@@ -1,0 +1,5 @@
+"""`python -m tinyfaces`, which torchrun needs."""
+
+from tinyfaces.cli import main
+
+main()

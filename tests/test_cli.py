@@ -1,0 +1,165 @@
+"""The command line as a user meets it."""
+
+import json
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from conftest import corners, paint
+from test_images import bad_files
+from tinyfaces.cli import app
+
+
+@pytest.fixture
+def run(toy_model, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def call(*arguments, code=0):
+        options = ["--model", str(toy_model)] if arguments[0] == "detect" else []
+        result = CliRunner().invoke(app, [*arguments, *options])
+        assert result.exit_code == code, result.output
+        assert "Traceback" not in result.output
+        return result
+
+    return call
+
+
+@pytest.fixture
+def photos(tmp_path):
+    folder = tmp_path / "photos"
+    (folder / "1--street").mkdir(parents=True)
+    Image.fromarray(paint(64, 96, [(8, 8), (40, 40)], [(64, 0)])).save(folder / "a.png")
+    Image.fromarray(paint(32, 32)).save(folder / "none.png")
+    Image.fromarray(paint(64, 64, [(0, 0)])).save(folder / "1--street" / "b.png")
+    return folder
+
+
+def test_the_table_alone_writes_nothing(run, photos, tmp_path):
+    before = sorted(tmp_path.rglob("*"))
+    output = run("detect", "photos", "--recursive").stdout
+    assert re.search(r"a\.png\W+96x64\W+3\W+8 px\W+8 px\W+32 px", output)
+    assert re.search(r"none\.png\W+32x32\W+0\W", output)
+    assert "4 faces in 3 images" in output
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_quiet(run, photos):
+    result = run("detect", "photos", "--quiet")
+    assert result.output == ""
+
+
+@pytest.mark.parametrize(
+    "format,file", [("json", "faces.json"), ("jsonl", "faces.jsonl"), ("csv", "faces.csv"), ("coco", "faces.json")]
+)
+def test_documents_go_to_a_folder_or_to_the_standard_output(run, photos, tmp_path, format, file):
+    run("detect", "photos", "--out", "res", "--format", format)
+    written = (tmp_path / "res" / file).read_text()
+    assert run("detect", "photos", "--format", format).stdout == written
+    assert [path.name for path in (tmp_path / "res").iterdir()] == [file]
+
+
+def test_the_format_follows_the_files_name(run, photos, tmp_path):
+    run("detect", "photos/a.png", "--out", "deep/x.csv")
+    assert (tmp_path / "deep/x.csv").read_text().startswith("file,x1,y1")
+    run("detect", "photos/a.png", "--out", "x.json")
+    boxes = json.loads((tmp_path / "x.json").read_text())["images"][0]["boxes"]
+    assert {tuple(round(v) for v in box) for box in boxes} == corners([(8, 8), (40, 40)], [(64, 0)])
+
+
+def test_wider_mirrors_the_folders(run, photos, tmp_path):
+    run("detect", "photos", "-r", "--format", "wider", "--out", "pred")
+    assert sorted(p.relative_to(tmp_path / "pred").as_posix() for p in (tmp_path / "pred").rglob("*.txt")) == [
+        "1--street/b.txt", "photos/a.txt", "photos/none.txt",
+    ]  # fmt: skip
+    assert (tmp_path / "pred/1--street/b.txt").read_text().splitlines()[:2] == ["b", "1"]
+
+
+def test_yolo_and_pictures(run, photos, tmp_path):
+    run("detect", "photos", "-r", "--format", "yolo", "--out", "res", "--save-images")
+    names = sorted(p.relative_to(tmp_path / "res").as_posix() for p in (tmp_path / "res").rglob("*.*"))
+    assert names == ["1--street/b.txt", "1--street/b_faces.png", "a.txt", "a_faces.png", "none.txt", "none_faces.png"]
+    drawn = np.asarray(Image.open(tmp_path / "res/a_faces.png"))
+    assert drawn[7, 8].tolist() == [0, 255, 0] and drawn[12, 12].tolist() == [255, 0, 0]
+
+
+def test_bad_files_are_told_and_the_rest_goes_on(run, photos, tmp_path):
+    bad = bad_files(photos)
+    result = run("detect", "photos", "nowhere.jpg", "--out", "res", code=1)
+    lines = result.stderr.splitlines()
+    for name in [*bad, "nowhere.jpg"]:
+        assert sum(name in line for line in lines) == 1
+    assert len(lines) == len(bad) + 1
+    read = json.loads((tmp_path / "res/faces.json").read_text())["images"]
+    assert [image["file"] for image in read] == ["photos/a.png", "photos/none.png"]
+
+
+def test_nothing_readable_is_another_code(run, tmp_path):
+    bad_files(tmp_path)
+    run("detect", "empty.jpg", "cut.jpg", code=2)
+    run("detect", "nowhere.jpg", code=2)
+
+
+def test_wrong_usage(run, photos, toy_model):
+    assert "--threshold" in run("detect", "photos", "--threshold", "7", code=2).stderr
+    assert "number or 'auto'" in run("detect", "photos", "--scale", "big", code=2).stderr
+    assert "abacus" in run("detect", "photos", "--backend", "abacus", code=2).stderr
+    result = CliRunner().invoke(app, ["detect", str(photos), "--model", "gone.onnx"])
+    assert result.exit_code == 2 and "gone.onnx: no such model file" in result.stderr
+
+
+def test_sources_and_each_other_are_never_overwritten(run, photos, tmp_path):
+    Image.fromarray(paint(32, 32)).save(photos / "a.bmp")
+    result = run("detect", "photos", "--format", "yolo", "--out", "res", code=1)
+    assert "another image of that name" in result.stderr
+    Image.fromarray(paint(32, 32)).save(photos / "none_faces.png")
+    before = (photos / "none_faces.png").read_bytes()
+    result = run("detect", "photos/none.png", "photos/none_faces.png", "--save-images", "--out", "photos", code=1)
+    assert "not overwritten" in result.stderr and (photos / "none_faces.png").read_bytes() == before
+
+
+def test_a_folder_that_cannot_be_written(run, photos, tmp_path):
+    (tmp_path / "file").touch()
+    result = run("detect", "photos", "--out", "file/res", "--format", "json", code=2)
+    assert len(result.stderr.splitlines()) == 1 and "file" in result.stderr
+
+
+def test_scale(run, photos):
+    assert "2 faces in 2 images" not in run("detect", "photos", "--scale", "0.5").stdout
+    run("detect", "photos", "--scale", "auto")
+
+
+def test_models_lists_what_ships(run):
+    from tinyfaces.weights import models
+
+    output = run("models").stdout
+    for name, record in models().items():
+        assert re.search(rf"{name}\W+{record.bytes / 1e6:.1f} MB", output)
+
+
+def test_import_is_light():
+    code = (
+        "import sys, tinyfaces, tinyfaces.cli; print([m for m in ('torch', 'onnxruntime', 'scipy', 'cv2') if m in sys.modules])"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+
+
+def test_detection_never_imports_torch(toy_model):
+    code = (
+        "import sys, numpy, tinyfaces; tinyfaces.Detector(sys.argv[1]).detect(numpy.zeros((64, 64, 3), 'uint8'));"
+        "print([m for m in ('torch', 'scipy', 'cv2', 'onnx') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(toy_model)], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_version():
+    import tinyfaces
+
+    done = subprocess.run([sys.executable, "-m", "tinyfaces", "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == f"tinyfaces {tinyfaces.__version__}"

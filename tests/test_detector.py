@@ -1,0 +1,131 @@
+"""The detector with a network whose answers are known."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from conftest import corners, found, paint
+from tinyfaces import Detector, ImageError, ModelError
+
+
+@pytest.fixture(scope="module")
+def detector(toy_model):
+    return Detector(toy_model, threshold=0.5)
+
+
+def test_boxes_of_one_image(detector):
+    small, large = [(0, 0), (40, 16), (88, 64)], [(32, 32)]
+    faces = detector.detect(paint(72, 96, small, large))
+    assert found(faces) == corners(small, large)
+    np.testing.assert_allclose(faces.scores, 1 / (1 + np.exp(-5.0)), atol=1e-4)
+
+
+def test_a_side_that_is_no_multiple_of_32(detector):
+    image = paint(75, 101, [(88, 64)])
+    assert found(detector.detect(image)) == corners([(88, 64)])
+    assert found(detector.detect(Image.fromarray(image))) == corners([(88, 64)])
+
+
+def test_a_list_is_batched_in_order(detector, tmp_path):
+    rng = np.random.default_rng(0)
+    places = [[(8 * int(x), 8 * int(y)) for x, y in rng.integers(0, 8, (3, 2))] for _ in range(9)]
+    images = [paint(64 + 32 * (n % 3), 64, small) for n, small in enumerate(places)]
+    Image.fromarray(images[4]).save(tmp_path / "four.png")
+    images[4] = tmp_path / "four.png"
+    results = detector.detect(images)
+    assert [found(faces) for faces in results] == [corners(small) for small in places]
+    assert detector.detect([]) == []
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 33), (10, 3000)])
+def test_black_images_of_odd_sizes_have_no_faces(detector, size):
+    assert len(detector.detect(np.zeros((*size, 3), np.uint8))) == 0
+
+
+def test_large_images_are_tiled_without_doubled_or_cut_faces(detector):
+    rng = np.random.default_rng(1)
+    cells = rng.choice(94 * 125, 400, replace=False)
+    small = [(32 * int(c % 125), 32 * int(c // 125)) for c in cells]
+    large = [(32 * int(c % 125), 32 * int(c // 125)) for c in rng.choice(94 * 125, 60, replace=False) if c not in set(cells)]
+    image = paint(3008, 4000, small, large)
+    faces = detector.detect(image)
+    assert found(faces) == corners(small, large)
+    assert len(faces) == len(small) + len(large)
+    assert (np.diff(faces.scores) <= 0).all()
+
+
+def test_faces_larger_than_a_tile_come_from_the_reduced_frame(detector):
+    # 3072 x 4096 is reduced to 1225 x 1633 and the square to 32 px there
+    image = np.zeros((3072, 4096, 3), np.uint8)
+    factor = (2_000_000 / (3072 * 4096)) ** 0.5
+    side = round(32 / factor)
+    left, top = round(512 / factor), round(256 / factor)
+    image[top : top + side, left : left + side, 1] = 255
+    boxes = detector.detect(image).boxes
+    whole = np.abs(boxes - [left, top, left + side, top + side]).max(1) < 6
+    assert whole.sum() == 1
+
+
+def test_scale_enlarges(detector):
+    image = np.asarray(Image.fromarray(paint(64, 96, [(24, 32)])).resize((48, 32), Image.Resampling.BOX))
+    assert len(detector.detect(image)) == 0
+    faces = detector.detect(image, scale=2)
+    assert [tuple(box) for box in faces.boxes.round().tolist()] == [(12, 16, 16, 20)]
+
+
+def test_auto_scale_doubles_small_images_and_leaves_large_ones(detector):
+    image = paint(32, 64, [(8, 8)])
+    image[8:12, 40:44, 0] = 255
+    image[8:12, 44:48] = image[12:16, 40:48] = 0
+    alone, auto = detector.detect(image), detector.detect(image, scale="auto")
+    assert found(alone) == corners([(8, 8)])
+    assert (40, 8, 44, 12) in found(auto)
+    large = paint(1504, 1504, [(8, 8)])
+    assert found(detector.detect(large, scale="auto")) == found(detector.detect(large))
+
+
+def test_threshold(detector):
+    image = paint(64, 64, [(8, 8)])
+    image[40:48, 40:48, 0] = 210  # logit 0.5
+    assert len(detector.detect(image)) == 2
+    assert len(detector.detect(image, threshold=0.9)) == 1
+    assert len(detector.detect(image, threshold=0.999)) == 0
+
+
+def test_an_unreadable_image_names_itself_and_a_stream_goes_on(detector, tmp_path):
+    with pytest.raises(ImageError, match="gone.jpg"):
+        detector.detect([paint(32, 32), tmp_path / "gone.jpg"])
+    results = list(detector.stream([paint(32, 32, [(0, 0)]), tmp_path / "gone.jpg", paint(64, 32)]))
+    assert [type(result).__name__ for result in results] == ["Faces", "ImageError", "Faces"]
+    assert len(results[0]) == 1
+
+
+@pytest.mark.parametrize(
+    "arguments,word",
+    [
+        ({"model": "huge"}, "no model 'huge'"),
+        ({"model": "gone.onnx"}, "gone.onnx: no such model file"),
+        ({"backend": "abacus"}, "abacus"),
+        ({"device": "tpu"}, "tpu"),
+        ({"threshold": 1.5}, "within 0-1"),
+        ({"scale": 0}, "above 0"),
+        ({"scale": "big"}, "auto"),
+        ({"threads": 0}, "at least 1"),
+    ],
+)
+def test_wrong_settings_are_told(toy_model, arguments, word):
+    with pytest.raises(ValueError, match=word) as caught:
+        Detector(**{"model": toy_model, **arguments})
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_that_is_no_network(tmp_path):
+    (tmp_path / "x.onnx").write_bytes(b"nonsense")
+    with pytest.raises(ModelError, match=r"x\.onnx"):
+        Detector(tmp_path / "x.onnx")
+
+
+def test_openvino_gives_the_same(toy_model, detector):
+    pytest.importorskip("openvino")
+    image = paint(96, 128, [(8, 8), (40, 40)], [(64, 32)])
+    assert found(Detector(toy_model, threshold=0.5, backend="openvino").detect(image)) == found(detector.detect(image))

@@ -1,0 +1,55 @@
+"""The result type."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tinyfaces import Faces
+
+
+def _faces():
+    return Faces(np.array([[10, 10, 20, 30], [0, 0, 5, 6], [40.5, 8, 60.5, 16]]), np.array([0.875, 0.5, 0.25]))
+
+
+def test_selection():
+    faces = _faces()
+    assert len(faces) == 3 and faces.boxes.dtype == np.float32
+    assert faces.heights.tolist() == [20, 6, 8] and faces.widths.tolist() == [10, 5, 20]
+    assert faces[1].scores.tolist() == [0.5]
+    assert faces[-1].scores.tolist() == [0.25]
+    assert faces[:2].scores.tolist() == faces[[0, 1]].scores.tolist() == faces[np.array([1, 1, 0], bool)].scores.tolist()
+    assert faces.above(0.5).scores.tolist() == [0.875, 0.5]
+    assert faces.larger_than(6).heights.tolist() == [20, 8] and faces.smaller_than(8).heights.tolist() == [6]
+    assert [len(one) for one in faces] == [1, 1, 1]
+    assert len(faces[[]]) == 0 and Faces.empty().boxes.shape == (0, 4)
+    with pytest.raises(IndexError):
+        faces[3]
+
+
+def test_shapes_are_checked():
+    with pytest.raises(ValueError, match=r"\(N, 4\)"):
+        Faces(np.zeros((2, 5)), np.zeros(2))
+    with pytest.raises(ValueError, match=r"\(2, 4\)"):
+        Faces(np.zeros((2, 4)), np.zeros(3))
+
+
+def test_to_dict_is_plain():
+    assert _faces().to_dict()["boxes"][2] == [40.5, 8.0, 60.5, 16.0]
+    assert _faces().to_dict()["scores"] == [0.875, 0.5, 0.25]
+
+
+def test_supervision():
+    supervision = pytest.importorskip("supervision")
+    detections = _faces().to_supervision()
+    assert isinstance(detections, supervision.Detections)
+    assert detections.xyxy.tolist() == _faces().boxes.tolist()
+    assert detections.confidence.tolist() == [0.875, 0.5, 0.25]
+
+
+def test_drawing_frames_the_face_and_leaves_the_image():
+    image = np.zeros((40, 70, 3), np.uint8)
+    drawn = np.asarray(_faces().draw(image, colour=(255, 0, 0)))
+    assert drawn[9, 15].tolist() == [255, 0, 0] and drawn[30, 15].tolist() == [255, 0, 0]
+    assert drawn[20, 15].tolist() == [0, 0, 0]
+    assert image.max() == 0
+    assert isinstance(_faces().draw(image, scores=True), Image.Image)

@@ -1,0 +1,54 @@
+"""The proposal network: shapes, cost, what it says before training."""
+
+import pytest
+
+torch = pytest.importorskip("torch")
+from torch import nn  # noqa: E402
+
+from tinyfaces.networks.proposals import FACE_SIZES, STRIDES, VARIANTS, ProposalNetwork  # noqa: E402
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_maps_of_four_branches(variant):
+    outputs = ProposalNetwork(VARIANTS[variant]).eval()(torch.zeros(2, 3, 96, 160))
+    assert [tuple(o.shape) for o in outputs] == [(2, 5, 96 // s, 160 // s) for s in STRIDES]
+
+
+@pytest.mark.parametrize("variant,limit", [("accurate", 3.0), ("fast", 0.5)])
+def test_cost_at_640x480(variant, limit):
+    network = ProposalNetwork(VARIANTS[variant]).eval()
+    macs = 0
+
+    def add(layer, inputs, output):
+        nonlocal macs
+        macs += output.shape[2] * output.shape[3] * layer.out_channels * layer.in_channels * layer.kernel_size[0] ** 2
+
+    for layer in network.modules():
+        if isinstance(layer, nn.Conv2d):
+            assert layer.groups == 1
+            layer.register_forward_hook(add)
+    network(torch.zeros(1, 3, 480, 640))
+    assert 0.5 * limit < macs / 1e9 <= limit
+
+
+def test_untrained_sizes_lie_in_each_branchs_range_and_scores_are_low():
+    torch.manual_seed(0)
+    outputs = ProposalNetwork(VARIANTS["fast"]).eval()(torch.rand(1, 3, 128, 128) * 255)
+    for output, stride, (low, high) in zip(outputs, STRIDES, FACE_SIZES, strict=True):
+        assert output[:, 0].sigmoid().max() < 0.1
+        typical = (output[:, 3:].mean().exp() * stride).item()
+        assert low <= typical < high
+
+
+def test_an_image_shifted_by_32_px_gives_maps_shifted_alike():
+    torch.manual_seed(1)
+    network = ProposalNetwork(VARIANTS["fast"]).eval()
+    image = torch.zeros(1, 3, 512, 512) + 127.5
+    image[:, :, 200:280, 200:280] = torch.rand(3, 80, 80) * 255
+    moved = image.roll(32, 3)
+    for here, there, stride in zip(network(image), network(moved), STRIDES, strict=True):
+        margin = 160 // stride
+        torch.testing.assert_close(
+            here.roll(32 // stride, 3)[..., margin:-margin, margin:-margin],
+            there[..., margin:-margin, margin:-margin], atol=1e-3, rtol=1e-3,
+        )  # fmt: skip

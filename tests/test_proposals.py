@@ -1,0 +1,59 @@
+"""Decoding against a loop over every point."""
+
+import math
+
+import numpy as np
+import pytest
+
+from tinyfaces.proposals import decode, find_faces
+
+
+def _outputs(rng, height, width):
+    maps = []
+    for stride in (4, 8, 16, 32):
+        output = rng.normal(0, 1, (5, height // stride, width // stride)).astype(np.float32)
+        output[0] = rng.normal(-2, 2, output[0].shape)
+        maps.append(output)
+    return maps
+
+
+@pytest.mark.parametrize("threshold", [0.0, 0.1, 0.5, 1.0])
+def test_decode_is_the_loop(threshold):
+    rng = np.random.default_rng(0)
+    outputs = _outputs(rng, 96, 128)
+    expected = []
+    for output, stride in zip(outputs, (4, 8, 16, 32), strict=True):
+        for row in range(output.shape[1]):
+            for column in range(output.shape[2]):
+                logit, dx, dy, log_w, log_h = (float(v) for v in output[:, row, column])
+                score = 1 / (1 + math.exp(-logit))
+                if score < threshold:
+                    continue
+                x, y = (column + 0.5 + dx) * stride, (row + 0.5 + dy) * stride
+                w, h = math.exp(log_w) * stride, math.exp(log_h) * stride
+                box = [max(x - w / 2, 0), max(y - h / 2, 0), min(x + w / 2, 120), min(y + h / 2, 90)]
+                if box[2] > box[0] and box[3] > box[1]:
+                    expected.append([*box, score])
+    boxes, scores = decode(outputs, threshold, (90, 120))
+    ours = np.concatenate([boxes, scores[:, None]], 1)
+    assert len(ours) == len(expected)
+    if expected:
+        np.testing.assert_allclose(ours, np.array(expected), atol=1e-4)
+
+
+def test_the_limit_keeps_the_best():
+    outputs = _outputs(np.random.default_rng(1), 64, 64)
+    for output in outputs:
+        output[1:] = 0
+    every = decode(outputs, 0.0, (64, 64))[1]
+    some = decode(outputs, 0.0, (64, 64), limit=20)[1]
+    assert sorted(some)[::-1] == pytest.approx(sorted(every)[::-1][:20])
+
+
+def test_absurd_sizes_stay_finite():
+    outputs = _outputs(np.random.default_rng(2), 64, 64)
+    for output in outputs:
+        output[0], output[3:] = 1e4, 1e4
+    faces = find_faces(outputs, 0.5, (64, 64))
+    assert np.isfinite(faces.boxes).all() and faces.scores.max() <= 1
+    assert len(faces) == 1 and faces.boxes[0].tolist() == [0, 0, 64, 64]

@@ -1,0 +1,178 @@
+"""The training loop: it learns, a killed run ends as an unbroken one, two processes do what one does."""
+
+import gzip
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("tensorboard")
+
+from tinyfaces.training.muon import Muon, orthogonalise  # noqa: E402
+from tinyfaces.training.proposals import load_config, read_weights, train  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    """Twelve photos of white squares on noise, as COCO, and a configuration for them."""
+    folder = tmp_path_factory.mktemp("data")
+    rng = np.random.default_rng(0)
+    images, annotations = [], []
+    for number in range(12):
+        pixels = rng.integers(0, 90, (200, 260, 3), np.uint8)
+        for x in range(10, 220, 50):
+            y, side = int(rng.integers(10, 150)), int(rng.integers(10, 40))
+            pixels[y : y + side, x : x + side] = 255
+            box = {"id": len(annotations), "image_id": number, "category_id": 1, "bbox": [x, y, side, side], "iscrowd": 0}
+            annotations.append({**box, "area": side * side})
+        Image.fromarray(pixels).save(folder / f"{number}.png")
+        images.append({"id": number, "file_name": f"{number}.png", "width": 260, "height": 200})
+    coco = {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "face"}]}
+    with gzip.open(folder / "all.json.gz", "wt") as file:
+        json.dump(coco, file)
+    source = f'annotations = "{folder}/all.json.gz"\nimages = "{folder}"\n'
+    (folder / "small.toml").write_text(
+        f'variant = "fast"\ncache = "{folder}/cache"\nsteps = 6\nbatch = 4\nwarmup = 2\nsave_every = 3\n'
+        "evaluate_every = 3\nevaluate_images = 4\nworkers = 0\nthreads = 1\n"
+        f"[crops]\nsize = 128\n[[train]]\n{source}[[dev]]\n{source}"
+    )
+    return folder
+
+
+def _run(data: Path, out: Path, **overrides) -> dict:
+    train(load_config(data / "small.toml", {"out": str(out), **overrides}))
+    return torch.load(out / "last.pt", weights_only=True)
+
+
+def _same(a: dict, b: dict, tolerance: float = 0.0) -> bool:
+    return all(torch.allclose(a[name].float(), b[name].float(), rtol=0, atol=tolerance) for name in a)
+
+
+def test_a_resumed_run_ends_in_the_same_state(data, tmp_path, monkeypatch):
+    whole = _run(data, tmp_path / "whole")
+
+    import tinyfaces.training.proposals as module
+
+    calls = 0
+
+    def killed(*arguments, **names):
+        nonlocal calls
+        calls += 1
+        if calls == 5:
+            raise KeyboardInterrupt
+        return real(*arguments, **names)
+
+    real = module.proposal_loss
+    monkeypatch.setattr(module, "proposal_loss", killed)
+    with pytest.raises(KeyboardInterrupt):
+        _run(data, tmp_path / "broken")
+    assert torch.load(tmp_path / "broken/last.pt", weights_only=True)["step"] == 3
+    monkeypatch.undo()
+    resumed = _run(data, tmp_path / "broken")
+    assert resumed["step"] == whole["step"] == 6
+    assert _same(resumed["network"], whole["network"]) and _same(resumed["average"], whole["average"])
+    lines = [json.loads(line) for line in (tmp_path / "broken/log.jsonl").read_text().splitlines()]
+    assert lines[-1]["step"] == 6 and "ap all" in lines[-1]
+    assert list((tmp_path / "whole").glob("events.out.tfevents*"))
+
+
+def test_it_learns(data, tmp_path):
+    _run(data, tmp_path / "run", steps=150, batch=8, ema=0.95, save_every=150, evaluate_every=150)
+    last = [json.loads(line) for line in (tmp_path / "run/log.jsonl").read_text().splitlines()][-1]
+    assert last["ap all"] > 0.6
+    best = read_weights(tmp_path / "run/best.pt")
+    assert _same(best, torch.load(tmp_path / "run/last.pt", weights_only=True)["average"])
+
+
+def test_two_processes(data, tmp_path):
+    """Both train; the network they end with is one, and close to a single process's of the same batch."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    command = [
+        sys.executable,
+        "-m",
+        "tinyfaces",
+        "train",
+        "proposals",
+        "--config",
+        str(data / "small.toml"),
+        "--set",
+        f"out={tmp_path}/two",
+    ]
+    source = str(Path(__file__).parents[1] / "src")
+    running = [
+        subprocess.Popen(
+            command,
+            env={
+                **os.environ, "PYTHONPATH": source, "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2",
+                "MASTER_ADDR": "localhost", "MASTER_PORT": str(port),
+            },
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )
+        for rank in range(2)
+    ]  # fmt: skip
+    for process in running:
+        output = process.communicate(timeout=120)[0]
+        assert process.returncode == 0, output.decode()
+    state = torch.load(tmp_path / "two/last.pt", weights_only=True)
+    assert state["step"] == 6
+    assert all(torch.isfinite(value).all() for value in state["average"].values() if value.is_floating_point())
+
+
+def test_fine_tuning_starts_from_the_weights(data, tmp_path):
+    _run(data, tmp_path / "first", steps=3)
+    weights = read_weights(tmp_path / "first/best.pt")
+    tuned = _run(data, tmp_path / "second", steps=1, start=str(tmp_path / "first/best.pt"), muon_lr=0.0, adamw_lr=0.0)
+    learnt = {name: value for name, value in tuned["network"].items() if "running" not in name and "num_batches" not in name}
+    assert _same(learnt, {name: weights[name] for name in learnt})
+
+
+@pytest.mark.parametrize(
+    "overrides,word",
+    [
+        ({"variant": "huge"}, "huge"),
+        ({"speed": 3}, "speed"),
+        ({"crops.size": 100}, "multiple of 32"),
+        ({"crops.colour": 1}, "colour"),
+    ],
+)
+def test_wrong_settings_name_the_file(data, overrides, word):
+    with pytest.raises(ValueError, match=word) as caught:
+        load_config(data / "small.toml", overrides)
+    assert "small.toml" in str(caught.value)
+
+
+def test_wrong_files_are_one_line(data, tmp_path):
+    (tmp_path / "bad.toml").write_text("variant = ")
+    command = [sys.executable, "-m", "tinyfaces", "train", "proposals", "--config"]
+    for name in (tmp_path / "bad.toml", tmp_path / "none.toml"):
+        done = subprocess.run([*command, str(name)], capture_output=True, text=True)
+        assert done.returncode == 2 and len(done.stderr.splitlines()) == 1 and name.name in done.stderr
+
+
+def test_orthogonalise_brings_singular_values_near_one():
+    torch.manual_seed(0)
+    for shape in ((16, 144), (64, 32), (3, 20, 20)):
+        values = torch.linalg.svdvals(orthogonalise(torch.randn(shape)))
+        assert values.min() > 0.3 and values.max() < 1.35
+    update = orthogonalise(torch.diag(torch.tensor([1.0, 0.5, 0.2])))
+    torch.testing.assert_close(update, torch.diag(update.diagonal()), atol=1e-5, rtol=0)
+
+
+def test_muon_moves_weights_against_the_gradient_at_its_rate():
+    weight = torch.nn.Parameter(torch.zeros(8, 4, 3, 3))
+    optimiser = Muon([weight], lr=0.1, momentum=0.9)
+    gradient = torch.randn(8, 4, 3, 3)
+    weight.grad = gradient.clone()
+    optimiser.step()
+    assert (weight.data * gradient).sum() < 0
+    norms = torch.linalg.svdvals(weight.data.flatten(1)) / 0.1
+    assert norms.min() > 0.3 and norms.max() < 1.35
