@@ -82,7 +82,7 @@ def ship(name: str, checkpoint: Path, images: Sequence[AnnotatedImage], dev_only
     """Export one checkpoint into the package and measure it."""
     file = WEIGHTS / f"{name}.onnx"
     print(f"{name}: largest difference from torch {export(checkpoint, file):.1e}")
-    network, variant = load_network(checkpoint)
+    network, _ = load_network(checkpoint)
     detector = Detector(file, threshold=_LOW)
     found = [detector.detect(image.path) for image in track(images, f"{name} on the dev split")]
     bands = coco.score([(faces.boxes, faces.scores) for faces in found], images)

