@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from conftest import corners, paint
 from test_images import bad_files
+from test_wider import SHARED
 from tinyfaces.cli import app
 
 
@@ -163,3 +164,66 @@ def test_version():
 
     done = subprocess.run([sys.executable, "-m", "tinyfaces", "--version"], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == f"tinyfaces {tinyfaces.__version__}"
+
+
+def test_evaluate_coco(photos, toy_model, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    boxes = {"a.png": [[8, 8, 8, 8], [40, 40, 8, 8], [64, 0, 32, 32]], "none.png": [[0, 0, 8, 8]]}
+    known = {
+        "images": [
+            {"id": 0, "file_name": "a.png", "width": 96, "height": 64},
+            {"id": 1, "file_name": "none.png", "width": 32, "height": 32},
+        ],
+        "annotations": [
+            {"id": 10 * n + m, "image_id": n, "category_id": 1, "bbox": box, "area": box[2] * box[3], "iscrowd": 0}
+            for n, name in enumerate(boxes)
+            for m, box in enumerate(boxes[name])
+        ],
+        "categories": [{"id": 1, "name": "face"}],
+    }
+    (tmp_path / "known.json").write_text(json.dumps(known))
+    command = [
+        "evaluate",
+        "coco",
+        "--annotations",
+        "known.json",
+        "--images",
+        "photos",
+        "--model",
+        str(toy_model),
+        "--json",
+        "ap.json",
+    ]
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 0, result.output
+    read = json.loads((tmp_path / "ap.json").read_text())
+    # of the three small faces two are found with precision 1: 67 of the 101 recall points
+    assert read["<=10"] == {"ap": pytest.approx(67 / 101), "faces": 3}
+    assert read["16-32"] == {"ap": pytest.approx(1), "faces": 1}
+    assert read[">96"] == {"ap": None, "faces": 0}
+    (photos / "a.png").unlink()
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 2 and "a.png" in result.stderr and len(result.stderr.splitlines()) == 1
+
+
+def test_evaluate_wider_reproduces_the_toolbox(tmp_path):
+    if not SHARED.is_dir():
+        pytest.skip(f"{SHARED} is not here: real predictions with the toolbox's values")
+    out = tmp_path / "ap.json"
+    command = ["evaluate", "wider", "--predictions", str(SHARED / "predictions.zip"), "--ground-truth", str(SHARED)]
+    result = CliRunner().invoke(app, [*command, "--json", str(out)])
+    assert result.exit_code == 0, result.output
+    expected = json.loads((SHARED / "expected.json").read_text())
+    ours = {name: values["ap"] for name, values in json.loads(out.read_text()).items()}
+    for name in ("easy", "medium", "hard", "tiny", "micro"):
+        assert ours[name] == pytest.approx(expected[name], abs=1e-4)
+
+
+def test_evaluate_wider_tells_what_is_wrong(tmp_path):
+    for arguments in (
+        ["--ground-truth", str(tmp_path)],
+        ["--ground-truth", str(tmp_path), "--predictions", "none.zip"],
+        ["--ground-truth", str(tmp_path / "none"), "--images", str(tmp_path)],
+    ):
+        result = CliRunner().invoke(app, ["evaluate", "wider", *arguments])
+        assert result.exit_code == 2 and len(result.stderr.splitlines()) == 1, result.output

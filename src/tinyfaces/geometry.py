@@ -97,6 +97,9 @@ def _near_pairs(boxes: Floats, reach: float, overlap: float) -> tuple[Indices, I
     begin = np.where(down == 0, seeker + 1, np.searchsorted(place, middle - reaches[seeker, 0], "left"))
     counts = np.maximum(np.searchsorted(place, middle + reaches[seeker, 0], "right") - begin, 0)
 
+    left, top, right, bottom = np.ascontiguousarray(boxes.T)
+    area = areas(boxes)
+    middle_y, reach_y = np.ascontiguousarray(centres[:, 1]), np.ascontiguousarray(reaches[:, 1])
     later, earlier = [], []
     ends = np.cumsum(counts)
     start = 0
@@ -106,9 +109,13 @@ def _near_pairs(boxes: Floats, reach: float, overlap: float) -> tuple[Indices, I
         number = counts[start:stop]
         first = np.repeat(seeker[start:stop], number)
         second = np.arange(len(first)) + np.repeat(begin[start:stop] - (ends[start:stop] - number - done), number)
-        near = np.abs(centres[second, 1] - centres[first, 1]) <= reaches[first, 1]
+        near = np.abs(middle_y[second] - middle_y[first]) <= reach_y[first]
         first, second = first[near], second[near]
-        same = paired_iou(boxes[first], boxes[second]) > overlap
+        across = np.minimum(right[first], right[second]) - np.maximum(left[first], left[second])
+        down = np.minimum(bottom[first], bottom[second]) - np.maximum(top[first], top[second])
+        shared = np.maximum(across, 0) * np.maximum(down, 0)
+        # IoU > overlap, without the division
+        same = shared * (1 + overlap) > overlap * (area[first] + area[second])
         first, second = sorting[first[same]], sorting[second[same]]
         later.append(np.maximum(first, second))
         earlier.append(np.minimum(first, second))
