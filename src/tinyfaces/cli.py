@@ -388,27 +388,76 @@ def _missing_extra(error: ImportError, extra: str) -> NoReturn:
     _fail(f"{error.name or error} is not installed: pip install 'tinyfaces[{extra}]'")
 
 
+ConfigOption = Annotated[Path, typer.Option(help="TOML file, such as those in configs/.")]
+SetOption = Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Override a setting; repeatable.")]
+FreshOption = Annotated[bool, typer.Option("--fresh", help="Begin anew, where a run of this name could be gone on with.")]
+
+
 @train_app.command("proposals")
-def train_proposals(
-    config: Annotated[Path, typer.Option(help="TOML file, such as configs/accurate.toml.")],
-    set: Annotated[list[str] | None, typer.Option(metavar="NAME=VALUE", help="Override a setting; repeatable.")] = None,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Begin anew, where a run of this name could be gone on with.")] = False,
-) -> None:
+def train_proposals(config: ConfigOption, settings: SetOption = None, fresh: FreshOption = False) -> None:
     """Train the proposal network; goes on where a killed run stopped."""
     try:
         from tinyfaces.training.proposals import load_config, train
     except ImportError as error:
         _missing_extra(error, "train")
+    try:
+        train(load_config(config, _overrides(settings)), resume=not fresh)
+    except ValueError as error:  # AnnotationError and ImageError too
+        _fail(str(error))
+
+
+@train_app.command("candidates")
+def train_candidates(
+    config: ConfigOption,
+    out: Annotated[Path, typer.Option(help="Folder for the candidates.")],
+    model: ModelOption = "accurate",
+    settings: SetOption = None,
+    threads: ThreadsOption = None,
+) -> None:
+    """Gather what the proposal network takes for faces in the training photos: the second stage's training data.
+
+    --config is that of the proposal network: its [[train]] sources and cache are searched.
+    """
+    try:
+        from tinyfaces.data.cache import open_cache
+        from tinyfaces.data.candidates import CandidateSettings, gather_candidates
+        from tinyfaces.training.proposals import load_config, read_sources
+    except ImportError as error:
+        _missing_extra(error, "train")
+    chosen = CandidateSettings()
+    detector = _detector(model, chosen.threshold, 1.0, "cpu", "onnxruntime", threads)
+    try:
+        proposals = load_config(config, _overrides(settings))
+        photos, _ = read_sources(proposals.train)
+        cache = open_cache(photos, Path(proposals.cache))
+        with Progress(BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(compact=True), console=errors) as progress:
+            for _ in progress.track(gather_candidates(photos, cache, detector, chosen, out), total=len(photos)):
+                pass
+    except ValueError as error:
+        _fail(str(error))
+
+
+@train_app.command("gan")
+def train_second_stage(config: ConfigOption, settings: SetOption = None, fresh: FreshOption = False) -> None:
+    """Train generator and discriminator on gathered candidates; goes on where a killed run stopped."""
+    try:
+        from tinyfaces.training.gan import load_gan_config, train_gan
+    except ImportError as error:
+        _missing_extra(error, "train")
+    try:
+        train_gan(load_gan_config(config, _overrides(settings)), resume=not fresh)
+    except ValueError as error:
+        _fail(str(error))
+
+
+def _overrides(settings: list[str] | None) -> dict[str, Any]:
     overrides = {}
-    for text in set or []:
+    for text in settings or []:
         name, equals, value = text.partition("=")
         if not equals:
             _fail(f"--set {text}: must be NAME=VALUE")
         overrides[name.strip()] = _toml_value(value)
-    try:
-        train(load_config(config, overrides), resume=not fresh)
-    except ValueError as error:  # AnnotationError and ImageError too
-        _fail(str(error))
+    return overrides
 
 
 def _toml_value(text: str) -> Any:

@@ -174,3 +174,37 @@ def proposal_loss(
     classification = (quality_focal_loss(logits, targets) * weights).sum() / norm
     box = ((1 - distance_iou(decoded, truth)) * quality.clamp(min=0.1)).sum() / norm
     return ProposalLoss(classification + box_weight * box, classification, box, len(place))
+
+
+def pixel_loss(enlarged: Tensor, refined: Tensor, target: Tensor, has_target: Tensor) -> Tensor:
+    """MSE(SRN(lr), hr) + MSE(RN(SRN(lr)), hr), over the crops that have a sharp target (paper, equation 3): a scalar.
+
+    enlarged, refined, target: Nx3xHxW, RGB in 0-1. has_target: (N,) bool. Zero where no crop has one.
+    """
+    weight = has_target.to(target.dtype)
+    error = ((enlarged - target).square() + (refined - target).square()).mean((1, 2, 3))
+    return (error * weight).sum() / weight.sum().clamp(min=1)
+
+
+def adversarial_loss_of_generator(real_logits: Tensor) -> Tensor:
+    """-log D(G(lr)), the non-saturating form of the paper's equation 4, of logits (N,) for generated crops: a scalar."""
+    return F.binary_cross_entropy_with_logits(real_logits, torch.ones_like(real_logits))
+
+
+def adversarial_loss_of_discriminator(logits_of_real: Tensor, logits_of_generated: Tensor, smoothing: float = 0.1) -> Tensor:
+    """-log D(hr) - log(1 - D(G(lr))), each a mean, real ones aiming at 1 - smoothing: a scalar."""
+    real = F.binary_cross_entropy_with_logits(logits_of_real, torch.full_like(logits_of_real, 1 - smoothing))
+    generated = F.binary_cross_entropy_with_logits(logits_of_generated, torch.zeros_like(logits_of_generated))
+    return real + generated
+
+
+def face_loss(face_logits: Tensor, labels: Tensor) -> Tensor:
+    """-y log F(x) - (1 - y) log(1 - F(x)) with labels y (N,) in 0-1, faces and non-faces (paper, equation 5): a scalar."""
+    return F.binary_cross_entropy_with_logits(face_logits, labels)
+
+
+def refinement_loss(predicted: Tensor, wanted: Tensor, is_face: Tensor) -> Tensor:
+    """Smooth L1 of box offsets (N, 4) over the faces among the crops, is_face (N,) bool: a scalar (Pattern Recognition 94)."""
+    weight = is_face.to(predicted.dtype)
+    error = F.smooth_l1_loss(predicted, wanted, reduction="none", beta=0.1).sum(1)
+    return (error * weight).sum() / weight.sum().clamp(min=1)

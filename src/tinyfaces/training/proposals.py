@@ -33,6 +33,7 @@ from tinyfaces.losses import make_points, proposal_loss
 from tinyfaces.networks.proposals import VARIANTS, ProposalNetwork
 from tinyfaces.proposals import decode
 from tinyfaces.training.muon import Muon
+from tinyfaces.training.records import log, save_atomically
 
 
 @dataclass(frozen=True)
@@ -214,13 +215,6 @@ def _one_thread(worker: int) -> None:
     torch.set_num_threads(1)
 
 
-def save_atomically(state: dict[str, Any], path: Path) -> None:
-    """Write a checkpoint so that a kill at any moment leaves the old or the new one, whole."""
-    partial = path.with_suffix(".partial")
-    torch.save(state, partial)
-    partial.replace(path)
-
-
 def train(config: Config, resume: bool = True) -> None:
     """Run a training to its last step; go on from `out/last.pt` if it is there and `resume` is set.
 
@@ -337,15 +331,6 @@ def train(config: Config, resume: bool = True) -> None:
                 save_atomically(state, last)
     if world > 1:
         torch.distributed.destroy_process_group()
-
-
-def log(out: Path, writer: SummaryWriter, step: int, seconds: float, numbers: Mapping[str, float]) -> None:
-    """Append a line to log.jsonl and the same numbers to TensorBoard."""
-    with (out / "log.jsonl").open("a") as file:
-        rounded = {name: round(float(value), 5) for name, value in numbers.items()}
-        file.write(json.dumps({"step": step, "seconds": round(seconds, 1), **rounded}) + "\n")
-    for name, value in numbers.items():
-        writer.add_scalar(name, value, step)
 
 
 def read_weights(path: Path) -> dict[str, torch.Tensor]:

@@ -1,0 +1,178 @@
+"""The second stage: a generator that restores a tiny candidate at four times its size, and the discriminator that judges it.
+
+Paper, sections 3.2-3.4; box head and context in the crop as its authors added in 2019 (Pattern Recognition 94).
+"""
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+FACTOR = 4
+LOW_SIDE = 16
+"""Pixels a side of the low-resolution crop; a candidate's longer side with its context fills it."""
+HIGH_SIDE = FACTOR * LOW_SIDE
+
+_VGG_MEAN = (0.485, 0.456, 0.406)
+_VGG_SPREAD = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class GanShape:
+    """The numbers that make a variant.
+
+    trunk, blocks: channels and residual blocks of the up-sampling network; raised: channels after each doubling.
+    refine, refine_blocks, refine_raised: the same of the refinement network. stages: (channels, convolutions) of each stage of
+    the discriminator, a halving between two; first_stride: of its first convolution; hidden: width of its last shared layer.
+    """
+
+    trunk: int
+    blocks: int
+    raised: tuple[int, int]
+    refine: int
+    refine_blocks: int
+    refine_raised: tuple[int, ...]
+    stages: tuple[tuple[int, int], ...]
+    first_stride: int
+    hidden: int
+
+
+PAPER = GanShape(
+    trunk=64, blocks=8, raised=(256, 256), refine=64, refine_blocks=8, refine_raised=(256, 256),
+    stages=((64, 2), (128, 2), (256, 4), (512, 4), (512, 4)), first_stride=1, hidden=512,
+)  # fmt: skip
+SLIM = GanShape(
+    trunk=32, blocks=4, raised=(32, 12), refine=12, refine_blocks=2, refine_raised=(),
+    stages=((16, 1), (32, 1), (64, 2), (96, 2)), first_stride=2, hidden=96,
+)  # fmt: skip
+GAN_VARIANTS = {"paper": PAPER, "slim": SLIM}
+
+
+def normalised(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
+    """3x3 convolution and batch normalisation."""
+    return nn.Sequential(nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False), nn.BatchNorm2d(outputs))
+
+
+class GeneratorBlock(nn.Module):
+    """conv, BN, ReLU, conv, BN around a shortcut (SRGAN's): NxCxHxW to NxCxHxW."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.first = normalised(channels, channels)
+        self.second = normalised(channels, channels)
+
+    def forward(self, features: Tensor) -> Tensor:
+        output: Tensor = features + self.second(F.relu(self.first(features)))
+        return output
+
+
+class UpSampling(nn.Module):
+    """SRN: Nx3xhxw to Nx3x4hx4w, RGB in 0-1. It adds what it learns to the bilinearly enlarged crop."""
+
+    def __init__(self, shape: GanShape) -> None:
+        super().__init__()
+        first, second = shape.raised
+        self.head = nn.Sequential(normalised(3, shape.trunk), nn.ReLU())
+        self.blocks = nn.Sequential(
+            *(GeneratorBlock(shape.trunk) for _ in range(shape.blocks)), normalised(shape.trunk, shape.trunk)
+        )
+        self.raise_twice = nn.Sequential(
+            nn.ConvTranspose2d(shape.trunk, first, 2, 2, bias=False), nn.BatchNorm2d(first), nn.ReLU(),
+            nn.ConvTranspose2d(first, second, 2, 2, bias=False), nn.BatchNorm2d(second), nn.ReLU(),
+        )  # fmt: skip
+        self.to_rgb = nn.Conv2d(second, 3, 1)
+
+    def forward(self, low: Tensor) -> Tensor:
+        features = self.head(low - 0.5)
+        features = F.relu(features + self.blocks(features))
+        enlarged = F.interpolate(low, scale_factor=float(FACTOR), mode="bilinear", align_corners=False)
+        output: Tensor = enlarged + self.to_rgb(self.raise_twice(features))
+        return output
+
+
+class Refinement(nn.Module):
+    """RN: Nx3xHxW to the same, sharper. The last convolution has neither normalisation nor activation."""
+
+    def __init__(self, shape: GanShape) -> None:
+        super().__init__()
+        widths = (shape.refine, *shape.refine_raised)
+        raised = [part for before, after in pairwise(widths) for part in (normalised(before, after), nn.ReLU())]
+        self.layers = nn.Sequential(
+            normalised(3, shape.refine), nn.ReLU(), *(GeneratorBlock(shape.refine) for _ in range(shape.refine_blocks)), *raised,
+            nn.Conv2d(widths[-1], 3, 3, 1, 1),
+        )  # fmt: skip
+
+    def forward(self, image: Tensor) -> Tensor:
+        output: Tensor = image + self.layers(image - 0.5)
+        return output
+
+
+class Generator(nn.Module):
+    """SRN then RN: a crop Nx3xhxw, RGB in 0-1, to both outputs Nx3x4hx4w (not clipped to 0-1). No noise input.
+
+    Weights start from N(0, 0.02), the two layers that give RGB from a tenth of it: training begins at bilinear enlargement.
+    """
+
+    def __init__(self, shape: GanShape) -> None:
+        super().__init__()
+        self.up_sampling = UpSampling(shape)
+        self.refinement = Refinement(shape)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+                nn.init.normal_(module.weight, std=0.02)
+        for last in (self.up_sampling.to_rgb, self.refinement.layers[-1]):
+            assert isinstance(last, nn.Conv2d) and last.bias is not None
+            nn.init.normal_(last.weight, std=0.002)
+            nn.init.zeros_(last.bias)
+
+    def forward(self, low: Tensor) -> tuple[Tensor, Tensor]:
+        enlarged = self.up_sampling(low)
+        return enlarged, self.refinement(enlarged)
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What the discriminator says of N crops: logits (N,) of being real, logits (N,) of being a face, and box (N, 4), the
+    face's centre offset and log size relative to the candidate's box, both in its sides."""
+
+    real: Tensor
+    face: Tensor
+    box: Tensor
+
+
+class Discriminator(nn.Module):
+    """VGG19's layout without the last pooling, three parallel heads in place of its fully connected layers.
+
+    forward: images Nx3xHxW, RGB in 0-1, to a `Judgement`.
+    """
+
+    mean: Tensor
+    spread: Tensor
+
+    def __init__(self, shape: GanShape) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(_VGG_MEAN).reshape(1, 3, 1, 1), persistent=False)
+        self.register_buffer("spread", torch.tensor(_VGG_SPREAD).reshape(1, 3, 1, 1), persistent=False)
+        layers: list[nn.Module] = []
+        before, side = 3, HIGH_SIDE // shape.first_stride
+        for number, (channels, convolutions) in enumerate(shape.stages):
+            if number:
+                layers.append(nn.MaxPool2d(2))
+                side //= 2
+            for place in range(convolutions):
+                stride = shape.first_stride if number == place == 0 else 1
+                layers += [normalised(before, channels, stride), nn.ReLU()]
+                before = channels
+        self.trunk = nn.Sequential(*layers)
+        self.shared = nn.Sequential(nn.Flatten(), nn.Linear(before * side * side, shape.hidden), nn.ReLU())
+        self.real = nn.Linear(shape.hidden, 1)
+        self.face = nn.Linear(shape.hidden, 1)
+        self.box = nn.Linear(shape.hidden, 4)
+        nn.init.zeros_(self.box.weight)
+        nn.init.zeros_(self.box.bias)
+
+    def forward(self, images: Tensor) -> Judgement:
+        features = self.shared(self.trunk((images - self.mean) / self.spread))
+        return Judgement(self.real(features)[:, 0], self.face(features)[:, 0], self.box(features))

@@ -1,0 +1,111 @@
+"""The second stage's training: it restores and tells apart, and a killed run ends as an unbroken one."""
+
+import json
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("tensorboard")
+cv2 = pytest.importorskip("cv2")
+
+import tinyfaces.training.gan as module  # noqa: E402
+from tinyfaces.data.candidates import Candidates  # noqa: E402
+from tinyfaces.training.gan import GanConfig, average_precision, collapse, load_gan_config, make_batch, psnr, train_gan  # noqa: E402
+
+
+def _candidates(count=240) -> Candidates:
+    """Faces are discs on a dark ground, the rest squares; each low crop is the reduced high one."""
+    rng = np.random.default_rng(0)
+    high = np.zeros((count, 64, 64, 3), np.uint8)
+    face = np.arange(count) % 2 == 0
+    y, x = np.mgrid[:64, :64]
+    for number in range(count):
+        cx, cy, r = rng.integers(26, 38), rng.integers(26, 38), rng.integers(12, 20)
+        inside = (x - cx) ** 2 + (y - cy) ** 2 < r**2 if face[number] else (abs(x - cx) < r) & (abs(y - cy) < r)
+        high[number] = rng.integers(0, 60)
+        high[number][inside] = rng.integers(120, 256, 3)
+    low = np.stack([cv2.resize(image, (16, 16), interpolation=cv2.INTER_AREA) for image in high])
+    ones = np.ones(count, np.float32)
+    box = np.where(face[:, None], 0.1, 0).astype(np.float32).repeat(4, 1)
+    return Candidates(
+        low, high, np.arange(count, dtype=np.int32), face, ones / 2, ones, 10 * ones, box, np.arange(count, dtype=np.int32) // 2
+    )
+
+
+@pytest.fixture
+def run(monkeypatch, tmp_path):
+    monkeypatch.setattr(module, "read_candidates", lambda folder: _candidates())
+
+    def call(name, **settings):
+        small = {"steps": 6, "pretrain_steps": 2, "batch": 8, "save_every": 3, "evaluate_every": 100, "threads": 1}
+        train_gan(GanConfig(candidates="here", out=str(tmp_path / name), **{**small, **settings}))
+        lines = [json.loads(line) for line in (tmp_path / name / "log.jsonl").read_text().splitlines()]
+        return torch.load(tmp_path / name / "last.pt", weights_only=True), lines
+
+    return call
+
+
+def test_a_resumed_run_ends_in_the_same_state(run, monkeypatch, tmp_path):
+    whole, _ = run("whole")
+    calls, real = 0, module.average_gradients
+
+    def killed(*arguments):
+        nonlocal calls
+        calls += 1
+        if calls == 8:
+            raise KeyboardInterrupt
+        return real(*arguments)
+
+    monkeypatch.setattr(module, "average_gradients", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run("broken")
+    assert torch.load(tmp_path / "broken/last.pt", weights_only=True)["step"] == 3
+    monkeypatch.setattr(module, "average_gradients", real)
+    resumed, _ = run("broken")
+    for network in ("generator", "discriminator", "average"):
+        assert all(torch.equal(resumed[network][name], value) for name, value in whole[network].items())
+
+
+def test_it_learns_to_restore_and_to_tell(run):
+    _, lines = run("learns", steps=110, pretrain_steps=70, batch=16, lr=3e-3, ema=0.9, evaluate_every=110)
+    result = next(line for line in reversed(lines) if "ap discriminator" in line)
+    assert result["psnr srn+rn"] > result["psnr bicubic"] + 1
+    assert result["ap discriminator"] > 0.9 > result["ap proposals"] + 0.2
+    joint = [line for line in lines if "real accuracy" in line]
+    assert {"discriminator", "adversarial", "face accuracy", "pixel"} <= set(joint[-1])
+
+
+def test_psnr_and_average_precision_are_their_formulas():
+    a, b = torch.full((1, 3, 4, 4), 0.5), torch.full((1, 3, 4, 4), 0.6)
+    assert psnr(a, b).item() == pytest.approx(20, abs=1e-3)
+    # right at ranks 1 and 3: (1 + 2/3) / 2
+    assert average_precision(np.array([0.9, 0.8, 0.7, 0.1]), np.array([True, False, True, False])) == pytest.approx(5 / 6)
+
+
+def test_mirroring_mirrors_the_box():
+    data = _candidates(40)
+    plain = make_batch(data, np.arange(40), None)
+    mirrored = make_batch(data, np.arange(40), np.random.default_rng(0))
+    flipped = mirrored.box[:, 0] < 0
+    assert flipped.any() and (plain.box[:, 0] > 0).sum() > flipped.sum()
+    light = mirrored.low.mean() / plain.low.mean()
+    assert 0.8 < light < 1.2 and (plain.low.max() <= 1)
+    assert plain.has_target.all() and plain.high.shape == (40, 3, 64, 64)
+
+
+def test_collapse_is_reported():
+    healthy = {"spread": 1.0, "real accuracy": 0.8, "adversarial": 1.0}
+    assert collapse([healthy] * 3) == ""
+    assert "differ" in collapse([{**healthy, "spread": 0.1}] * 3)
+    assert "99.9%" in collapse([{**healthy, "real accuracy": 0.999, "adversarial": 9.0}] * 3)
+
+
+def test_wrong_settings_name_the_file(tmp_path):
+    file = tmp_path / "gan.toml"
+    file.write_text('candidates = "x"\n')
+    assert load_gan_config(file, {"steps": 5}).steps == 5
+    for overrides, word in (({"variant": "huge"}, "huge"), ({"speed": 1}, "speed"), ({"batch": 6}, "multiple of 4")):
+        with pytest.raises(ValueError, match=word) as caught:
+            load_gan_config(file, overrides)
+        assert "gan.toml" in str(caught.value)
