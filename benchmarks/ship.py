@@ -115,7 +115,9 @@ def main() -> None:
     }
     images = [image for known in sets.values() for image in known]
     record_file = WEIGHTS / "models.json"
-    records = {r["name"]: r for r in json.loads(record_file.read_text())} if record_file.exists() else {}
+    if not record_file.exists():
+        record_file.write_text("[]\n")
+    records = {record["name"]: record for record in json.loads(record_file.read_text())}
     for text in arguments.checkpoints:
         name, _, checkpoint = text.partition("=")
         records[name] = dataclasses.asdict(ship(name, Path(checkpoint), images, sets["wider_train_dev.json.gz"]))
