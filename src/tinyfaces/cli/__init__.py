@@ -1,0 +1,35 @@
+"""The command line: a module for each group of commands."""
+
+import sys
+from typing import Annotated
+
+import typer
+
+from tinyfaces.cli import detect, evaluate, train
+from tinyfaces.cli.app import UNUSABLE, app
+
+__all__ = ["app", "detect", "evaluate", "main", "train"]
+
+
+def main() -> None:
+    """Entry point of the `tinyfaces` command."""
+    try:
+        app()
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(UNUSABLE)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from tinyfaces import __version__
+
+        typer.echo(f"tinyfaces {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def common(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")] = False,
+) -> None:
+    """Finds tiny faces in photos of crowds, stands and streets, on a plain CPU."""

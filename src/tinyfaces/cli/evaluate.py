@@ -1,0 +1,119 @@
+"""`tinyfaces evaluate`: a detector against known faces."""
+
+import json
+import math
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from tinyfaces.cli.app import (
+    BackendOption,
+    DeviceOption,
+    ModelOption,
+    ScaleOption,
+    ThreadsOption,
+    evaluate_app,
+    fail,
+    missing_extra,
+    open_detector,
+    reason,
+)
+from tinyfaces.cli.detect import results_of
+
+_EVALUATION_THRESHOLD = 0.02
+
+
+@evaluate_app.command("wider")
+def evaluate_wider(
+    ground_truth: Annotated[Path, typer.Option(help="Folder of wider_face_val.mat and wider_{easy,medium,hard}_val.mat.")],
+    images: Annotated[Path | None, typer.Option(help="WIDER_val/images; the detector runs over it.")] = None,
+    predictions: Annotated[
+        Path | None, typer.Option(help="Folder or zip of official prediction files, scored instead of running the detector.")
+    ] = None,
+    model: ModelOption = "accurate",
+    scale: ScaleOption = 1.0,
+    device: DeviceOption = "cpu",
+    backend: BackendOption = "onnxruntime",
+    threads: ThreadsOption = None,
+    save: Annotated[Path | None, typer.Option(help="Folder for the detector's official prediction files.")] = None,
+    json_out: Annotated[Path | None, typer.Option("--json", help="Also write the numbers to this file.")] = None,
+) -> None:
+    """WIDER FACE's official average precision: easy, medium, hard; also all, tiny (<= 16 px) and micro (<= 10 px)."""
+    from tinyfaces import formats
+    from tinyfaces.data.annotations import AnnotationError
+    from tinyfaces.evaluation import wider
+    from tinyfaces.inputs import InputFile
+
+    if (images is None) == (predictions is None):
+        fail("give either --images or --predictions")
+    if save is not None and images is None:
+        fail("--save goes with --images")
+    try:
+        truth = wider.read_ground_truth(ground_truth)
+        if predictions is not None:
+            found = wider.read_predictions(predictions)
+        else:
+            assert images is not None
+            paths = wider.image_paths(truth, images)
+            detector = open_detector(model, _EVALUATION_THRESHOLD, scale, device, backend, threads)
+            files = [InputFile(path, Path(f"{key}.jpg")) for key, path in paths.items()]
+            found = {}
+            for result, _, problem in results_of(detector, files, quiet=False):
+                if problem is not None:
+                    fail(problem)
+                found[result.name.with_suffix("").as_posix()] = wider.prediction_rows(result.faces.boxes, result.faces.scores)
+                if save is not None:
+                    formats.write_atomically(save / formats.wider_name(result), formats.as_wider(result).encode())
+        results = wider.score(found, truth)
+    except (AnnotationError, wider.PredictionError) as error:
+        fail(str(error))
+    except ImportError as error:
+        missing_extra(error, "evaluate")
+    _show_ap({name: (result.ap, result.faces) for name, result in results.items()}, json_out)
+
+
+@evaluate_app.command("coco")
+def evaluate_coco(
+    annotations: Annotated[list[Path], typer.Option(help="COCO detection json or json.gz; may be given several times.")],
+    images: Annotated[Path, typer.Option(help="Folder that the file names in the annotations start from.")],
+    model: ModelOption = "accurate",
+    scale: ScaleOption = 1.0,
+    device: DeviceOption = "cpu",
+    backend: BackendOption = "onnxruntime",
+    threads: ThreadsOption = None,
+    json_out: Annotated[Path | None, typer.Option("--json", help="Also write the numbers to this file.")] = None,
+) -> None:
+    """Average precision at IoU 0.5 by face height, COCO's way, on boxes of one's own."""
+    from tinyfaces.data.annotations import AnnotationError, read_coco
+    from tinyfaces.evaluation import coco
+    from tinyfaces.inputs import InputFile
+
+    try:
+        known = [image for file in annotations for image in read_coco(file, images)]
+    except AnnotationError as error:
+        fail(str(error))
+    detector = open_detector(model, _EVALUATION_THRESHOLD, scale, device, backend, threads)
+    found = []
+    for result, _, problem in results_of(detector, [InputFile(image.path, image.path) for image in known], quiet=False):
+        if problem is not None:
+            fail(problem)
+        found.append((result.faces.boxes, result.faces.scores))
+    _show_ap({name: (band.ap, band.faces) for name, band in coco.score(found, known).items()}, json_out)
+
+
+def _show_ap(results: dict[str, tuple[float, int]], json_out: Path | None) -> None:
+    from tinyfaces.formats import write_atomically
+
+    table = Table("subset", "faces", "AP")
+    for name, (ap, faces) in results.items():
+        table.add_row(name, str(faces), "-" if math.isnan(ap) else f"{ap:.4f}")
+    Console(highlight=False).print(table)
+    if json_out is not None:
+        numbers = {name: {"ap": None if math.isnan(ap) else ap, "faces": faces} for name, (ap, faces) in results.items()}
+        try:
+            write_atomically(json_out, (json.dumps(numbers, indent=1) + "\n").encode())
+        except OSError as error:
+            fail(reason(error, json_out))

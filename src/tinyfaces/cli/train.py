@@ -1,0 +1,106 @@
+"""`tinyfaces train` and `tinyfaces export`."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+
+from tinyfaces.cli.app import ModelOption, ThreadsOption, app, errors, fail, missing_extra, open_detector, train_app
+
+ConfigOption = Annotated[Path, typer.Option(help="TOML file, such as those in configs/.")]
+SetOption = Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Override a setting; repeatable.")]
+FreshOption = Annotated[bool, typer.Option("--fresh", help="Begin anew, where a run of this name could be gone on with.")]
+
+
+@train_app.command("proposals")
+def train_proposals(config: ConfigOption, settings: SetOption = None, fresh: FreshOption = False) -> None:
+    """Train the proposal network; goes on where a killed run stopped."""
+    try:
+        from tinyfaces.training.proposals import load_config, train
+    except ImportError as error:
+        missing_extra(error, "train")
+    try:
+        train(load_config(config, _overrides(settings)), resume=not fresh)
+    except ValueError as error:  # AnnotationError and ImageError too
+        fail(str(error))
+
+
+@train_app.command("candidates")
+def train_candidates(
+    config: ConfigOption,
+    out: Annotated[Path, typer.Option(help="Folder for the candidates.")],
+    model: ModelOption = "accurate",
+    settings: SetOption = None,
+    threads: ThreadsOption = None,
+) -> None:
+    """Gather what the proposal network takes for faces in the training photos: the second stage's training data.
+
+    --config is that of the proposal network: its [[train]] sources and cache are searched.
+    """
+    try:
+        from tinyfaces.data.cache import open_cache
+        from tinyfaces.data.candidates import CandidateSettings, gather_candidates
+        from tinyfaces.training.proposals import load_config, read_sources
+    except ImportError as error:
+        missing_extra(error, "train")
+    chosen = CandidateSettings()
+    detector = open_detector(model, chosen.threshold, 1.0, "cpu", "onnxruntime", threads)
+    try:
+        proposals = load_config(config, _overrides(settings))
+        photos, _ = read_sources(proposals.train)
+        cache = open_cache(photos, Path(proposals.cache))
+        with Progress(BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(compact=True), console=errors) as progress:
+            for _ in progress.track(gather_candidates(photos, cache, detector, chosen, out), total=len(photos)):
+                pass
+    except ValueError as error:
+        fail(str(error))
+
+
+@train_app.command("gan")
+def train_second_stage(config: ConfigOption, settings: SetOption = None, fresh: FreshOption = False) -> None:
+    """Train generator and discriminator on gathered candidates; goes on where a killed run stopped."""
+    try:
+        from tinyfaces.training.gan import load_gan_config, train_gan
+    except ImportError as error:
+        missing_extra(error, "train")
+    try:
+        train_gan(load_gan_config(config, _overrides(settings)), resume=not fresh)
+    except ValueError as error:
+        fail(str(error))
+
+
+def _overrides(settings: list[str] | None) -> dict[str, Any]:
+    overrides = {}
+    for text in settings or []:
+        name, equals, value = text.partition("=")
+        if not equals:
+            fail(f"--set {text}: must be NAME=VALUE")
+        overrides[name.strip()] = _toml_value(value)
+    return overrides
+
+
+def _toml_value(text: str) -> Any:
+    import tomllib
+
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text.strip()
+
+
+@app.command("export")
+def export_model(
+    checkpoint: Annotated[Path, typer.Argument(help="best.pt of a run, or a .safetensors file that `export` wrote.")],
+    out: Annotated[Path, typer.Argument(help="The ONNX file to write; a .safetensors is put beside it.")],
+) -> None:
+    """Export trained weights to ONNX, and check that both give the same."""
+    try:
+        from tinyfaces.export import export
+    except ImportError as error:
+        missing_extra(error, "train")
+    try:
+        difference = export(checkpoint, out)
+    except (ValueError, OSError) as error:
+        fail(str(error))
+    typer.echo(f"wrote {out}, largest difference from torch {difference:.1e}")
