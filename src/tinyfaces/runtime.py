@@ -1,6 +1,7 @@
 """Inference sessions: one way to run an exported network, whichever library does the work."""
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,8 +13,6 @@ DEVICES = ("cpu", "cuda")
 STRIDES = (4, 8, 16, 32)
 """Of the network's four outputs."""
 
-_INPUT = "images"
-_OUTPUTS = tuple(f"stride{stride}" for stride in STRIDES)
 
 Batch = npt.NDArray[np.float32]
 
@@ -22,16 +21,34 @@ class ModelError(ValueError):
     """A model or what should run it cannot be used; the message is one line that names it."""
 
 
+@dataclass(frozen=True)
+class Ports:
+    """Names of an exported network's input and outputs, and what messages call such a network."""
+
+    kind: str
+    input: str
+    outputs: tuple[str, ...]
+
+
+PROPOSALS = Ports("tinyfaces model", "images", tuple(f"stride{stride}" for stride in STRIDES))
+"""images Nx3xHxW (RGB, 0-255, H and W multiples of 32) to Nx5xH/sxW/s for strides 4, 8, 16, 32."""
+GENERATOR = Ports("generator", "crops", ("enlarged", "restored"))
+"""crops Nx3x16x16 (RGB, 0-1) to two of Nx3x64x64: SRN's and RN's output."""
+DISCRIMINATOR = Ports("discriminator", "crops", ("real", "face", "box"))
+"""crops Nx3x64x64 (RGB, 0-1) to logits (N,) of being real, logits (N,) of being a face, and box offsets (N, 4)."""
+
+
 class Session(Protocol):
     """A network ready to run."""
 
     def run(self, images: Batch) -> list[Batch]:
-        """Run on images Nx3xHxW (RGB, 0-255, H and W multiples of 32); gives Nx5xH/sxW/s for strides 4, 8, 16, 32."""
+        """Run on a batch; gives the outputs in the order of the network's `Ports`."""
         ...
 
 
 def load_session(
     path: str | os.PathLike[str],
+    ports: Ports = PROPOSALS,
     *,
     backend: str = "onnxruntime",
     device: str = "cpu",
@@ -58,14 +75,14 @@ def load_session(
     if backend == "openvino":
         if device != "cpu":
             raise ModelError(f"backend 'openvino' runs on the cpu only, not on '{device}'")
-        return _OpenVinoSession(file, threads or _usable_cpus(), bfloat16)
+        return _OpenVinoSession(file, ports, threads or _usable_cpus(), bfloat16)
     if bfloat16:
         raise ModelError("backend 'onnxruntime' has no bfloat16: use backend 'openvino' for it")
-    return _OnnxRuntimeSession(file, device, threads or _usable_cpus())
+    return _OnnxRuntimeSession(file, ports, device, threads or _usable_cpus())
 
 
 class _OnnxRuntimeSession:
-    def __init__(self, file: Path, device: str, threads: int) -> None:
+    def __init__(self, file: Path, ports: Ports, device: str, threads: int) -> None:
         import onnxruntime
 
         provider = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}[device]
@@ -87,16 +104,17 @@ class _OnnxRuntimeSession:
             raise ModelError(f"{file}: not a model that onnxruntime can load ({_first_line(error)})") from None
         if provider not in self._session.get_providers():
             raise ModelError(f"device '{device}' is not available: onnxruntime found no working CUDA libraries or GPU")
+        self._ports = ports
         outputs = {value.name for value in self._session.get_outputs()}
-        _check_names(file, [value.name for value in self._session.get_inputs()], outputs)
+        _check_names(file, ports, [value.name for value in self._session.get_inputs()], outputs)
 
     def run(self, images: Batch) -> list[Batch]:
-        outputs: list[Any] = self._session.run(list(_OUTPUTS), {_INPUT: images})
+        outputs: list[Any] = self._session.run(list(self._ports.outputs), {self._ports.input: images})
         return outputs
 
 
 class _OpenVinoSession:
-    def __init__(self, file: Path, threads: int, bfloat16: bool) -> None:
+    def __init__(self, file: Path, ports: Ports, threads: int, bfloat16: bool) -> None:
         try:
             import openvino
         except ImportError:
@@ -110,17 +128,19 @@ class _OpenVinoSession:
             self._model = openvino.Core().compile_model(str(file), "CPU", settings)
         except Exception as error:  # openvino's exceptions share no public base
             raise ModelError(f"{file}: not a model that openvino can load ({_first_line(error)})") from None
+        self._ports = ports
         inputs = [name for port in self._model.inputs for name in port.get_names()]
-        _check_names(file, inputs, {name for port in self._model.outputs for name in port.get_names()})
+        _check_names(file, ports, inputs, {name for port in self._model.outputs for name in port.get_names()})
 
     def run(self, images: Batch) -> list[Batch]:
-        results = self._model({_INPUT: images})
-        return [np.asarray(results[name], np.float32) for name in _OUTPUTS]
+        results = self._model({self._ports.input: images})
+        return [np.asarray(results[name], np.float32) for name in self._ports.outputs]
 
 
-def _check_names(file: Path, inputs: list[str], outputs: set[str]) -> None:
-    if inputs != [_INPUT] or not outputs.issuperset(_OUTPUTS):
-        raise ModelError(f"{file}: not a tinyfaces model: it needs the input '{_INPUT}' and the outputs {', '.join(_OUTPUTS)}")
+def _check_names(file: Path, ports: Ports, inputs: list[str], outputs: set[str]) -> None:
+    if inputs != [ports.input] or not outputs.issuperset(ports.outputs):
+        needs = f"the input '{ports.input}' and the outputs {', '.join(ports.outputs)}"
+        raise ModelError(f"{file}: not a {ports.kind}: it needs {needs}")
 
 
 def _usable_cpus() -> int:

@@ -23,29 +23,31 @@ _VGG_SPREAD = (0.229, 0.224, 0.225)
 class GanShape:
     """The numbers that make a variant.
 
-    trunk, blocks: channels and residual blocks of the up-sampling network; raised: channels after each doubling.
-    refine, refine_blocks, refine_raised: the same of the refinement network. stages: (channels, convolutions) of each stage of
-    the discriminator, a halving between two; first_stride: of its first convolution; hidden: width of its last shared layer.
+    trunk, blocks: channels and residual blocks of the up-sampling network; raised: channels after each doubling, or none where
+    one deconvolution gives all four times. refine, refine_blocks, refine_raised: the same of the refinement network; patch: side
+    of the squares of pixels that it takes for one place. stages: (channels, convolutions) of each stage of the discriminator, a
+    halving between two; first_stride: of its first convolution; hidden: width of its last shared layer.
     """
 
     trunk: int
     blocks: int
-    raised: tuple[int, int]
+    raised: tuple[int, ...]
     refine: int
     refine_blocks: int
     refine_raised: tuple[int, ...]
+    patch: int
     stages: tuple[tuple[int, int], ...]
     first_stride: int
     hidden: int
 
 
 PAPER = GanShape(
-    trunk=64, blocks=8, raised=(256, 256), refine=64, refine_blocks=8, refine_raised=(256, 256),
+    trunk=64, blocks=8, raised=(256, 256), refine=64, refine_blocks=8, refine_raised=(256, 256), patch=1,
     stages=((64, 2), (128, 2), (256, 4), (512, 4), (512, 4)), first_stride=1, hidden=512,
 )  # fmt: skip
 SLIM = GanShape(
-    trunk=32, blocks=4, raised=(32, 12), refine=12, refine_blocks=2, refine_raised=(),
-    stages=((16, 1), (32, 1), (64, 2), (96, 2)), first_stride=2, hidden=96,
+    trunk=32, blocks=3, raised=(), refine=32, refine_blocks=2, refine_raised=(), patch=4,
+    stages=((16, 1), (32, 1), (64, 2), (96, 1)), first_stride=2, hidden=96,
 )  # fmt: skip
 GAN_VARIANTS = {"paper": PAPER, "slim": SLIM}
 
@@ -73,36 +75,43 @@ class UpSampling(nn.Module):
 
     def __init__(self, shape: GanShape) -> None:
         super().__init__()
-        first, second = shape.raised
         self.head = nn.Sequential(normalised(3, shape.trunk), nn.ReLU())
         self.blocks = nn.Sequential(
             *(GeneratorBlock(shape.trunk) for _ in range(shape.blocks)), normalised(shape.trunk, shape.trunk)
         )
-        self.raise_twice = nn.Sequential(
-            nn.ConvTranspose2d(shape.trunk, first, 2, 2, bias=False), nn.BatchNorm2d(first), nn.ReLU(),
-            nn.ConvTranspose2d(first, second, 2, 2, bias=False), nn.BatchNorm2d(second), nn.ReLU(),
-        )  # fmt: skip
-        self.to_rgb = nn.Conv2d(second, 3, 1)
+        widths = (shape.trunk, *shape.raised)
+        self.raised = nn.Sequential(
+            *(
+                nn.Sequential(nn.ConvTranspose2d(before, after, 2, 2, bias=False), nn.BatchNorm2d(after), nn.ReLU())
+                for before, after in pairwise(widths)
+            )
+        )
+        rest = FACTOR >> len(shape.raised)
+        self.to_rgb = nn.ConvTranspose2d(widths[-1], 3, rest, rest)
 
     def forward(self, low: Tensor) -> Tensor:
         features = self.head(low - 0.5)
         features = F.relu(features + self.blocks(features))
         enlarged = F.interpolate(low, scale_factor=float(FACTOR), mode="bilinear", align_corners=False)
-        output: Tensor = enlarged + self.to_rgb(self.raise_twice(features))
+        output: Tensor = enlarged + self.to_rgb(self.raised(features))
         return output
 
 
 class Refinement(nn.Module):
-    """RN: Nx3xHxW to the same, sharper. The last convolution has neither normalisation nor activation."""
+    """RN: Nx3xHxW to the same, sharper. The last layer has neither normalisation nor activation."""
 
     def __init__(self, shape: GanShape) -> None:
         super().__init__()
         widths = (shape.refine, *shape.refine_raised)
         raised = [part for before, after in pairwise(widths) for part in (normalised(before, after), nn.ReLU())]
-        self.layers = nn.Sequential(
-            normalised(3, shape.refine), nn.ReLU(), *(GeneratorBlock(shape.refine) for _ in range(shape.refine_blocks)), *raised,
-            nn.Conv2d(widths[-1], 3, 3, 1, 1),
-        )  # fmt: skip
+        patch = shape.patch
+        first: nn.Module = normalised(3, shape.refine)
+        last: nn.Module = nn.Conv2d(widths[-1], 3, 3, 1, 1)
+        if patch > 1:
+            first = nn.Sequential(nn.Conv2d(3, shape.refine, patch, patch, bias=False), nn.BatchNorm2d(shape.refine))
+            last = nn.ConvTranspose2d(widths[-1], 3, patch, patch)
+        blocks = (GeneratorBlock(shape.refine) for _ in range(shape.refine_blocks))
+        self.layers = nn.Sequential(first, nn.ReLU(), *blocks, *raised, last)
 
     def forward(self, image: Tensor) -> Tensor:
         output: Tensor = image + self.layers(image - 0.5)
@@ -123,7 +132,7 @@ class Generator(nn.Module):
             if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
                 nn.init.normal_(module.weight, std=0.02)
         for last in (self.up_sampling.to_rgb, self.refinement.layers[-1]):
-            assert isinstance(last, nn.Conv2d) and last.bias is not None
+            assert isinstance(last, nn.Conv2d | nn.ConvTranspose2d) and last.bias is not None
             nn.init.normal_(last.weight, std=0.002)
             nn.init.zeros_(last.bias)
 
