@@ -20,6 +20,7 @@ from tinyfaces.cli.app import (
     DeviceOption,
     ModelOption,
     ScaleOption,
+    StagesOption,
     ThreadsOption,
     app,
     errors,
@@ -60,6 +61,7 @@ def detect(
         float | None, typer.Option(min=0, max=1, help="Score from which a detection counts; the model's own if left out.")
     ] = None,
     model: ModelOption = "accurate",
+    stages: StagesOption = None,
     scale: ScaleOption = 1.0,
     device: DeviceOption = "cpu",
     backend: BackendOption = "onnxruntime",
@@ -89,7 +91,7 @@ def detect(
         errors.print(f"tinyfaces: {line}")
     if not inputs.files:
         raise typer.Exit(UNUSABLE)
-    detector = open_detector(model, threshold, scale, device, backend, threads)
+    detector = open_detector(model, threshold, scale, device, backend, threads, stages)
 
     results: list[formats.ImageResult] = []
     failures: list[str] = list(inputs.problems)
@@ -172,7 +174,7 @@ def results_of(detector: Any, files: list[Any], quiet: bool) -> Iterator[tuple[A
             file, pixels = waiting.popleft()
             height, width = pixels.shape[:2]
             progress.advance(bar)
-            yield ImageResult(file.path, file.name, width, height, faces), pixels, None
+            yield ImageResult(file.path, file.name, width, height, faces.without_image()), pixels, None
         while problems:
             yield None, None, problems.popleft()
 
