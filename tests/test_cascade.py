@@ -5,11 +5,13 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
+from typer.testing import CliRunner
 
 import tinyfaces.detector as detector_module
 from conftest import found, paint
 from tinyfaces import Detector, Faces, ModelError
 from tinyfaces.cascade import SecondStage
+from tinyfaces.cli import app
 from tinyfaces.fusion import FusionRule
 from tinyfaces.weights import SecondStageRecord
 
@@ -169,6 +171,26 @@ def test_proposals_of_another_detector(record):
     unscored = supervision.Detections(xyxy=given.boxes)
     with pytest.raises(ValueError, match="confidence"):
         Detector(proposals=unscored).detect(image)
+
+
+def test_restore_command(record, toy_model, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photos").mkdir()
+    image = paint(96, 128, [(24, 24), (64, 40)], [(64, 64)])
+    image[..., 1] = image.max(2)
+    Image.fromarray(image).save("photos/a.png")
+    (tmp_path / "photos/broken.jpg").write_bytes(b"nonsense")
+    command = ["restore", "photos", "--model", str(toy_model), "--threshold", "0.3", "--largest", "20"]
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 1 and "Traceback" not in result.output
+    assert "broken.jpg" in result.stderr and len(result.stderr.splitlines()) == 1
+    assert "2 faces restored, 1 larger than 20 px" in result.stdout
+    files = sorted(str(p.relative_to(tmp_path)) for p in (tmp_path / "restored").rglob("*.png"))
+    assert files == ["restored/a/000.png", "restored/a/001.png", "restored/a_restored.png"]
+    pair = np.asarray(Image.open(files[0]))
+    assert pair.shape == (64, 132, 3) and (pair[:, :64] == pair[:, 68:]).all(), "this generator only repeats pixels"
+    assert Image.open(files[2]).size == (2 * 140, 72)
+    assert CliRunner().invoke(app, ["restore", "nothing.jpg"]).exit_code == 2
 
 
 def test_networks_that_do_not_fit_are_told(record, toy_model):

@@ -198,8 +198,8 @@ alone where there is a generator), on the same candidates in the same order; see
 ## Detection
 
 AP at IoU 0.5 by face height on the dev split (not WIDER FACE validation), original size but for the enlarged images. The fusion
-rule of each way was learnt on one half of the photos and applied to the other. {results["candidates a photo"]:.0f} candidates a photo
-went through the second stage in the mean. ms: mean time of a photo, both stages together.
+rule of each way was learnt on one half of the photos and applied to the other. In the mean {results["candidates a photo"]:.0f}
+candidates a photo went through the second stage. ms: mean time of a photo, both stages together.
 
 | way | {" | ".join(bands)} | ms |
 {"|---" * (len(bands) + 2)}|
