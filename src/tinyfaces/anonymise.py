@@ -12,9 +12,6 @@ from tinyfaces.covering import Covering, Plane, cover
 from tinyfaces.faces import Faces
 from tinyfaces.images import ImageError, Pixels, open_image, read_image, upright
 
-DEFAULT_THRESHOLD = 0.2
-"""Lower than a detector's own: a face that is missed costs more than a hand that is covered."""
-
 _EDITED_MODES = ("L", "LA", "RGB", "RGBA", "CMYK", "I;16", "I;16L", "I;16B", "I", "F")
 # What may hold a picture of the uncovered face, or speaks of pixels as they were: previews, maker notes, orientation, XMP, IPTC.
 _NEVER_KEPT = (

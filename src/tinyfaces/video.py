@@ -6,7 +6,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import av
 import numpy as np
@@ -218,7 +218,7 @@ class VideoWriter:
         encoder = _encoder(stream.codec_context.name, kind)
         rate = stream.average_rate or stream.guessed_rate or Fraction(25)
         options = _OPTIONS[encoder] | {"crf": str(quality)}
-        self._stream: Any = self._container.add_stream(encoder, rate=rate, options=options)
+        self._stream = cast(Any, self._container.add_stream(encoder, rate=rate, options=options))
         context: Any = self._stream.codec_context
         original: Any = stream.codec_context
         context.width, context.height = original.width, original.height

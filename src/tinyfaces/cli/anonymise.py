@@ -8,10 +8,11 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from tinyfaces.anonymise import DEFAULT_THRESHOLD
 from tinyfaces.cli import jobs
 from tinyfaces.cli.app import BackendOption, DeviceOption, ModelOption, ScaleOption, ThreadsOption, app, fail, reason
 from tinyfaces.inputs import InputFile, Inputs, find_inputs, outside
+
+_THRESHOLD = 0.2  # lower than the detectors' own: a face that is missed costs more than a hand that is covered
 
 
 class Method(StrEnum):
@@ -50,7 +51,7 @@ def anonymise(
     ] = False,
     threshold: Annotated[
         float, typer.Option(min=0, max=1, help="Score from which something is covered; low, as a missed face costs most.")
-    ] = DEFAULT_THRESHOLD,
+    ] = _THRESHOLD,
     quality: Annotated[
         int, typer.Option(min=0, max=51, help="Of encoded videos (constant rate factor): lower is better and larger.")
     ] = 18,

@@ -42,9 +42,7 @@ def count(
     out: Annotated[
         Path | None, typer.Option(help="File for the numbers, .json or .csv. Without it only the table is shown.")
     ] = None,
-    format: Annotated[
-        CountFormat | None, typer.Option(help="Format of the numbers; to the standard output without --out.")
-    ] = None,
+    format: Annotated[CountFormat | None, typer.Option(help="Of the numbers; to the standard output without --out.")] = None,
     threshold: Annotated[
         float | None, typer.Option(min=0, max=1, help="Score from which a detection counts; the model's own if left out.")
     ] = None,

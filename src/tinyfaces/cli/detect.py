@@ -16,6 +16,8 @@ from rich.table import Table
 
 from tinyfaces.cli import jobs
 from tinyfaces.cli.app import (
+    SOME_FAILED,
+    UNUSABLE,
     BackendOption,
     DeviceOption,
     ModelOption,
@@ -132,7 +134,7 @@ def detect(
         str | None,
         typer.Option(
             metavar="ADDRESS",
-            help="Work on this Ray cluster (an extra), or 'local': PATHS may be s3:// or any other fsspec kind, --out gets Parquet.",
+            help="Work on this Ray cluster, or 'local' (an extra): PATHS of any fsspec kind (s3://...), Parquet into --out.",
         ),
     ] = None,
     quiet: jobs.QuietOption = False,
@@ -277,9 +279,11 @@ def _on_ray(
     if out is None:
         fail("--ray needs --out, the folder (of any fsspec kind) for Parquet files")
     try:
-        summary = ray_jobs.detect(
-            address, paths, out, model=model, threshold=threshold, scale=scale, recursive=recursive, resume=resume
-        )
+        with jobs.bar("finding faces", "{task.completed} images", None, quiet) as advance:
+            summary = ray_jobs.detect(
+                address, paths, out,
+                model=model, threshold=threshold, scale=scale, recursive=recursive, resume=resume, advance=advance,
+            )  # fmt: skip
     except ray_jobs.RayError as error:
         fail(str(error))
     for line in summary.problems:
@@ -287,7 +291,7 @@ def _on_ray(
     if not quiet:
         typer.echo(summary.line())
     if summary.problems:
-        raise typer.Exit(1 if summary.images else 2)
+        raise typer.Exit(SOME_FAILED if summary.images else UNUSABLE)
 
 
 def _result(file: InputFile, record: dict[str, Any]) -> Any:
