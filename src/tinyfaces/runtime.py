@@ -153,7 +153,7 @@ def _check_names(file: Path, ports: Ports, inputs: list[str], outputs: set[str])
 
 
 def give_memory_back() -> None:
-    """Let the system have what was freed. Over thousands of runs glibc would otherwise keep gigabytes of holes between what lives."""
+    """Let the system have what was freed: over thousands of runs glibc would keep gigabytes of holes between what lives."""
     with suppress(AttributeError, OSError, TypeError):  # no malloc_trim here: then not glibc's habit either
         ctypes.CDLL(None).malloc_trim(0)
 

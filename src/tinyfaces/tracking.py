@@ -17,7 +17,7 @@ HELD = 3
 
 _SMOOTHING = 2
 _SMOOTHING_WEIGHTS = np.array([1, 2, 3, 2, 1], np.float64)
-_SAME_FACE = 1.0  # distance, in sides of a face, at which what ends and what begins are one track
+_SAME_FACE = 1.5  # distance, in sides of a face, at which what ends and what begins are one track
 _MAYBE_SAME_FACE = 3.0  # the same, where it is only about covering the frames between
 _MAYBE_SAME_FACE_ONE_MISSED = 8.0  # the same where that is a single frame
 _SIZE_RATIO = 2.0
@@ -141,7 +141,8 @@ class Tracker:
             track.speed = (track.speed + (_centre(box) - _centre(track.box)) / gap) / 2
         else:
             track.speed = np.zeros(2)
-            self._hold_before(now, box)
+        # It may have jumped rather than moved: in the gap it is where it was, where it will be, or between.
+        self._hold_before(now, box, track.last)
         track.last, track.box, track.score = now, box, score
         self._at(now).seen[track.number] = _Seen(box, score, True)
 
@@ -174,8 +175,8 @@ class Tracker:
             share = (number - first) / (last - first)
             yield number, box + (other - box) * share
 
-    def _hold_before(self, now: int, box: Box) -> None:
-        for number in range(max(self._given, now - HELD), now):
+    def _hold_before(self, now: int, box: Box, last: int = -1) -> None:
+        for number in range(max(self._given, now - HELD, last + 1), now):
             self._at(number).held.append(box)
 
     def _hold_and_forget(self, now: int) -> None:
