@@ -17,7 +17,7 @@ from tinyfaces.cascade import SecondStage
 from tinyfaces.faces import Faces
 from tinyfaces.fusion import FusionRule
 from tinyfaces.geometry import areas, nms, share_within, tiles
-from tinyfaces.images import ImageError, ImageSource, Pixels, read_image
+from tinyfaces.images import ImageError, ImageSource, Pixels, Regions, read_image
 from tinyfaces.proposals import NMS_OVERLAP, find_faces
 from tinyfaces.runtime import ModelError, load_session
 from tinyfaces.weights import models, second_stage
@@ -45,6 +45,7 @@ _MULTIPLE = 32
 _BATCH_PIXELS = 4_000_000
 _WINDOW_PIXELS = 8_000_000
 _STRIP_PIXELS = 4_000_000
+_STRIP_ROWS = 8  # fewer would be mostly the slack around them
 _CUT_MARGIN = 0.05
 _FRAGMENT_SHARE = 0.7
 _FRAGMENT_SMALLEST = 1 / 16
@@ -150,6 +151,14 @@ class Detector:
             _checked_scale(self.scale if scale is None else scale),
         )
 
+    def detect_regions(self, image: Regions, *, threshold: float | None = None) -> Faces:
+        """The faces in an image that is read region by region, such as `tinyfaces.large.LargeImage`: in tiles, and reduced as a
+        whole, from top to bottom each time. threshold: instead of the detector's own. By the first stage alone: the second's crops
+        would jump about in the file."""
+        height, width = image.shape[:2]
+        working = _scaled(width, height, _factor(self.scale, width, height))
+        return self._detect_tiled(image, working, _checked_threshold(self.threshold if threshold is None else threshold))
+
     def _stream(self, sources: Iterable[ImageSource], threshold: float, scale: Scale) -> Iterator[Faces | ImageError]:
         window: list[tuple[ImageSource, Pixels | ImageError]] = []
         held = 0
@@ -212,7 +221,7 @@ class Detector:
             results[number] = Faces(view.to_image(faces.boxes), faces.scores)
         return results
 
-    def _detect_tiled(self, image: Pixels, working: tuple[int, int], threshold: float) -> Faces:
+    def _detect_tiled(self, image: Pixels | Regions, working: tuple[int, int], threshold: float) -> Faces:
         height, width = image.shape[:2]
         reduced = _scaled(*working, _frame_factor(*working))
         frame = _View.of(image, reduced, (0, 0, *reduced))
@@ -268,7 +277,7 @@ class _View:
     per_pixel: tuple[float, float]
 
     @classmethod
-    def of(cls, image: Pixels, working: tuple[int, int], rectangle: Sequence[int]) -> "_View":
+    def of(cls, image: Pixels | Regions, working: tuple[int, int], rectangle: Sequence[int]) -> "_View":
         """The rectangle x1 y1 x2 y2 of the image scaled to `working` (width, height)."""
         height, width = image.shape[:2]
         per_pixel = (working[0] / width, working[1] / height)
@@ -330,7 +339,7 @@ def _merge(parts: Sequence[Faces], regions: Sequence[npt.NDArray[np.float64]], w
     return faces[nms(faces.boxes, faces.scores, NMS_OVERLAP)]
 
 
-def _resample(image: Pixels, working: tuple[int, int], rectangle: Sequence[int]) -> Pixels:
+def _resample(image: Pixels | Regions, working: tuple[int, int], rectangle: Sequence[int]) -> Pixels:
     """The rectangle x1 y1 x2 y2 of the image scaled to `working` (width, height), without scaling all of it."""
     height, width = image.shape[:2]
     x1, y1, x2, y2 = rectangle
@@ -340,7 +349,7 @@ def _resample(image: Pixels, working: tuple[int, int], rectangle: Sequence[int])
     resampling = Image.Resampling.BICUBIC if step_x < 1 else Image.Resampling.BILINEAR
     slack_x, slack_y = math.ceil(3 * max(1, step_x)), math.ceil(3 * max(1, step_y))
     left, right = max(0, math.floor(x1 * step_x) - slack_x), min(width, math.ceil(x2 * step_x) + slack_x)
-    rows = max(1, int(_STRIP_PIXELS / ((right - left) * step_y)))
+    rows = max(_STRIP_ROWS, int(_STRIP_PIXELS / ((right - left) * step_y)))
     scaled = np.empty((y2 - y1, x2 - x1, 3), np.uint8)
     for first in range(y1, y2, rows):
         last = min(first + rows, y2)
@@ -384,7 +393,7 @@ def _as_faces(given: Any) -> Faces:
     if hasattr(given, "xyxy"):
         if given.confidence is None:
             raise ValueError("proposals need scores: these supervision.Detections have no confidence")
-        given = (given.xyxy, given.confidence)
+        given = Faces.from_supervision(given)
     faces = given if isinstance(given, Faces) else Faces(*given)
     return faces[np.argsort(-faces.scores, kind="stable")]
 

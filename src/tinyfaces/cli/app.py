@@ -1,10 +1,11 @@
 """What all commands share: the applications they belong to, their common options, exit codes and messages."""
 
-from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
+
+from tinyfaces.bulk import reason as reason
 
 SOME_FAILED, UNUSABLE = 1, 2
 
@@ -57,12 +58,6 @@ StagesOption = Annotated[
     typer.Option(help="proposals: the first network alone; proposals+gan (default of shipped models): with the second stage."),
 ]
 ThreadsOption = Annotated[int | None, typer.Option(min=1, help="Processor threads; all if left out.")]
-
-
-def reason(error: OSError, path: Path) -> str:
-    if error.filename is None:
-        return str(error) if error.strerror is None else f"{path}: {error.strerror}"
-    return f"{error.filename}: cannot be written ({(error.strerror or 'unknown error').lower()})"
 
 
 def open_detector(
