@@ -392,6 +392,7 @@ def escaped(path: Path) -> str:
 def models() -> None:
     """List the shipped models."""
     from tinyfaces.weights import models as shipped
+    from tinyfaces.weights import second_stage
 
     table = Table("model", "file", "GMAC at 640x480", "parameters", "AP on the dev split, by face height", "trained on")
     for record in shipped().values():
@@ -399,4 +400,10 @@ def models() -> None:
             record.name, f"{record.bytes / 1e6:.1f} MB", f"{record.gmac:.2f}", f"{record.parameters / 1e6:.2f} M",
             "\n".join(f"{band}: {ap:.3f}" for band, ap in record.ap.items()), record.training_data,
         )  # fmt: skip
-    Console(highlight=False).print(table)
+    console = Console(highlight=False)
+    console.print(table)
+    second = second_stage()
+    console.print(
+        f"second stage ({second.variant}): {second.gmac:.3f} GMAC a candidate, {second.parameters / 1e6:.2f} M parameters, "
+        f"for {', '.join(second.rules)} proposals; trained on {second.training_data}"
+    )
