@@ -79,7 +79,7 @@ def anonymise(
     run.leave_if_nothing()
     if report is not None and report.absolute() in {path.absolute() for path in (*(f.path for f in run.files), *run.all_targets)}:
         fail(f"{report}: is one of the files given or written")
-    detectors = jobs.open_detectors(len(run.images) or 1, model, threshold, scale, device, backend, threads)
+    detectors = jobs.open_detectors(run, model, threshold, scale, device, backend, threads)
     choice = {"method": method.value, "shape": shape.value, "enlarge": enlarge, "threshold": threshold, "scale": scale}
     settings = {
         "command": "anonymise", "model": jobs.model_identity(model), **choice, "keep_metadata": keep_metadata, "quality": quality,

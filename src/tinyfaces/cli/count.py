@@ -66,7 +66,7 @@ def count(
             run.drop(video, f"{video.path}: is a video; regions and density maps are for images")
     run.plan(density or Path("density"), lambda file: [_picture_name(file)] if density is not None else [])
     run.leave_if_nothing()
-    detectors = jobs.open_detectors(len(run.images) or 1, model, threshold, scale, device, backend, threads)
+    detectors = jobs.open_detectors(run, model, threshold, scale, device, backend, threads)
     journal = jobs.open_journal(None, {}, False)
 
     def image(file: InputFile) -> Any:

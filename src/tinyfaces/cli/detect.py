@@ -159,7 +159,7 @@ def detect(
             run.drop(video, f"{video.path}: a video's faces are written as json, jsonl or csv, into --out (or jsonl without it)")
     run.plan(output.folder, output.names)
     run.leave_if_nothing()
-    detectors = jobs.open_detectors(len(run.images) or 1, model, threshold, scale, device, backend, threads)
+    detectors = jobs.open_detectors(run, model, threshold, scale, device, backend, threads)
     settings = {
         "command": "detect", "model": jobs.model_identity(model), "threshold": threshold, "scale": scale, "format": output.format,
         "scores": output.scores, "pictures": output.pictures,

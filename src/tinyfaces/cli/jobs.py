@@ -145,13 +145,14 @@ def open_journal(path: Path | None, settings: dict[str, Any], resume: bool) -> J
 
 
 def open_detectors(
-    files: int, model: str, threshold: float | None, scale: Any, device: str, backend: str, threads: int | None
+    run: Run, model: str, threshold: float | None, scale: Any, device: str, backend: str, threads: int | None
 ) -> Pool[Any]:
-    """Detectors for as many files at once as there are threads: one thread each is more work done than all for one."""
+    """Detectors for as many images, or frames of a video, at once as there are threads: a thread each does more work than all
+    threads for one."""
     from tinyfaces.runtime import usable_cpus
 
     total = threads or usable_cpus()
-    workers = max(1, min(total, files))
+    workers = total if run.videos else max(1, min(total, len(run.images)))
     return Pool([open_detector(model, threshold, scale, device, backend, total // workers) for _ in range(workers)])
 
 
