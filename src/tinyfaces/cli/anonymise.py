@@ -95,7 +95,6 @@ def anonymise(
 
     for _ in run.process(run.images, photo, journal, detectors.size, "covering faces"):
         pass
-    speed = run.watch.line("images") if run.watch.count else ""
     for _ in run.process(run.videos, video, journal):
         pass
     done = [(file, entry.record) for file, entry in journal.read(run.files) if entry.record is not None]
@@ -109,10 +108,7 @@ def anonymise(
         faces = sum(record.get("tracks", record["faces"]) for _, record in done)
         console.print(f"{faces} faces covered in {len(done)} files")
         jobs.tell_written([run.targets[file][0] for file, _ in done], console)
-        if run.skipped:
-            console.print(f"{run.skipped} files were done before")
-        if speed:
-            console.print(speed)
+        jobs.tell_speed(run, console)
     run.finish(journal, resume, folder / "problems.csv")
 
 

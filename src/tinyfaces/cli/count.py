@@ -94,6 +94,7 @@ def count(
     if not quiet:
         console = Console(stderr=out is None and format is not None, highlight=False)
         _show(records, list(polygons), console)
+        jobs.tell_speed(run, console)
         jobs.tell_written([*([out] if out else []), *(t for t in run.all_targets if t.exists())], console)
     run.finish(journal, False, None)
 

@@ -184,7 +184,6 @@ def _detect_all(run: jobs.Run, output: _Output, detectors: Any, journal: Any, qu
         if output.to_stdout and output.format == "jsonl" and step.entry.record is not None:
             sys.stdout.write(formats.as_json_line(_result(step.file, step.entry.record)))
             sys.stdout.flush()
-    speed = run.watch.line("images") if run.watch.count else ""
     for _ in run.process(videos, lambda file: _detect_video(file, output, detectors, quiet), journal):
         pass
 
@@ -208,10 +207,7 @@ def _detect_all(run: jobs.Run, output: _Output, detectors: Any, journal: Any, qu
         console = Console(stderr=output.to_stdout, highlight=False)
         _summary(results(), [(f, e.record) for f, e in journal.read(videos) if e.record is not None], console)
         jobs.tell_written(written, console)
-        if run.skipped:
-            console.print(f"{run.skipped} files were done before")
-        if speed:
-            console.print(speed)
+        jobs.tell_speed(run, console)
 
 
 def _detect_image(file: InputFile, output: _Output, detector: Any) -> Any:

@@ -36,7 +36,7 @@ class Run:
     quiet: bool
     targets: dict[InputFile, list[Path]] = field(default_factory=dict)
     problems: list[tuple[str, str]] = field(default_factory=list)
-    watch: Stopwatch = field(default_factory=Stopwatch)
+    speeds: list[str] = field(default_factory=list)
     skipped: int = 0
     done: int = 0
 
@@ -95,6 +95,7 @@ class Run:
         label: str | None = None,
     ) -> Iterator[bulk.Progress]:
         """`bulk.process`, with problems told as they come, and a bar if there is a label; a video's work has one of its own."""
+        watch = Stopwatch()
         hidden = self.quiet or len(files) < 2 or label is None
         with bar(label or "", "{task.completed}/{task.total}", len(files), hidden) as advance:
             for step in bulk.process(files, work, journal, workers):
@@ -103,10 +104,12 @@ class Run:
                 record = step.entry.record
                 self.done += step.skipped or record is not None
                 if record is not None and not step.skipped:
-                    self.watch.add(record["width"] * record["height"] * record.get("frames", 1))
+                    watch.add(record.get("frames", 1), record["width"] * record["height"])
                 if step.entry.problem is not None:
                     self.problem(step.entry.problem, step.file.path)
                 yield step
+        if watch.count:
+            self.speeds.append(watch.line("frames" if files[0].is_video else "images"))
 
     def finish(self, journal: Journal, keep: bool, report: Path | None) -> None:
         """Write the report of what went wrong, let go of the journal, and leave with the right code."""
@@ -205,6 +208,13 @@ def bar(label: str, count: str, total: int | None, hidden: bool) -> Iterator[Cal
             progress.update(task, rate=f"{speed:.1f}/s" if speed else "")
 
         yield advance
+
+
+def tell_speed(run: Run, console: Console) -> None:
+    if run.skipped:
+        console.print(f"{run.skipped} files were done before")
+    for line in run.speeds:
+        console.print(line)
 
 
 def tell_written(written: Sequence[Path], console: Console) -> None:
