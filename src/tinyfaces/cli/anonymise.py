@@ -83,6 +83,7 @@ def anonymise(
     choice = {"method": method.value, "shape": shape.value, "enlarge": enlarge, "threshold": threshold, "scale": scale}
     settings = {
         "command": "anonymise", "model": jobs.model_identity(model), **choice, "keep_metadata": keep_metadata, "quality": quality,
+        "backend": backend,
     }  # fmt: skip
     journal = jobs.open_journal(folder / "anonymised.journal", settings, resume)
     formats.clear_partials([*run.all_targets, *filter(None, [report])])

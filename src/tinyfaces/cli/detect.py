@@ -162,7 +162,7 @@ def detect(
     detectors = jobs.open_detectors(run, model, threshold, scale, device, backend, threads)
     settings = {
         "command": "detect", "model": jobs.model_identity(model), "threshold": threshold, "scale": scale, "format": output.format,
-        "scores": output.scores, "pictures": output.pictures,
+        "scores": output.scores, "pictures": output.pictures, "backend": backend,
     }  # fmt: skip
     journal = jobs.open_journal(output.beside(".journal"), settings, resume)
     _detect_all(run, output, detectors, journal, quiet)
@@ -172,9 +172,7 @@ def detect(
 def _detect_all(run: jobs.Run, output: _Output, detectors: Any, journal: Any, quiet: bool) -> None:
     from tinyfaces import formats
 
-    formats.clear_partials(
-        [*(target for targets in run.targets.values() for target in targets), *filter(None, [output.document])]
-    )
+    formats.clear_partials([*run.all_targets, *filter(None, [output.document])])
 
     def work(file: InputFile) -> Any:
         return detectors.call(lambda detector: _detect_image(file, output, detector))
