@@ -30,12 +30,14 @@ def test_regression_is_the_optimum_that_scipy_finds():
     rng = np.random.default_rng(1)
     features = np.concatenate([np.ones((400, 1)), rng.standard_normal((400, 3))], 1)
     labels = rng.random(400) < 1 / (1 + np.exp(-features @ [0.3, 1.0, -2.0, 0.0]))
+    counts = rng.uniform(0.2, 3, 400)
 
     def loss(weights):
         z = features @ weights
-        return np.logaddexp(0, z).sum() - z[labels].sum() + 0.5 * weights @ weights
+        return (counts * np.logaddexp(0, z)).sum() - (counts * z)[labels].sum() + 0.5 * weights @ weights
 
-    np.testing.assert_allclose(logistic_regression(features, labels), minimize(loss, np.zeros(4), tol=1e-10).x, atol=1e-4)
+    found = logistic_regression(features, labels, counts)
+    np.testing.assert_allclose(found, minimize(loss, np.zeros(4), tol=1e-10).x, atol=1e-4)
 
 
 def test_fused_scores_rank_better_and_stay_on_the_proposals_scale():

@@ -51,7 +51,7 @@ def test_candidates_and_their_labels():
     (known,) = gather(lambda pixels: found, [(np.zeros((120, 160, 3), np.uint8), image)], **BOUNDS)
     assert known.places.tolist() == [0, 1, 2, 3], "the large one and the one below the bound stay out"
     assert known.face.tolist() == [True, False, False, False]
-    assert known.usable.tolist() == [True, True, False, False], "ignored, and half on a face"
+    assert known.usable.tolist() == [True, True, False, True], "all but the ignored one"
     assert known.crops.shape == (4, 16, 16, 3)
 
 

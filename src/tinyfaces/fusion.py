@@ -84,6 +84,7 @@ def fit_rule(
     face_logits: npt.NDArray[np.float32],
     sides: npt.NDArray[np.float32],
     labels: npt.NDArray[np.bool_],
+    weights: npt.NDArray[np.floating[Any]] | None = None,
     *,
     largest_side: float,
     undecided: tuple[float, float],
@@ -91,25 +92,28 @@ def fit_rule(
 ) -> FusionRule:
     """Learn the rule from N candidates: proposals' scores, the second stage's logits, longer sides in pixels, which are faces.
 
-    Candidates that the bounds exclude are left out. Raises ValueError where faces or non-faces are missing among the rest.
+    weights: (N,) how much each counts, alike if left out. Candidates that the bounds exclude are left out. Raises ValueError
+    where faces or non-faces are missing among the rest.
     """
     use = (sides <= largest_side) & (scores >= undecided[0]) & (scores <= undecided[1])
     labels = labels[use]
     if not labels.any() or labels.all():
         raise ValueError(f"a rule needs faces and non-faces, not {int(labels.sum())} faces among {len(labels)} candidates")
     size, proposal = _relative(sides[use]), logits(scores[use])
-    alone = logistic_regression(_features(size, proposal), labels)
-    both = logistic_regression(_features(size, proposal, face_logits[use]), labels)
+    counts = np.ones(len(labels)) if weights is None else weights[use] * (len(labels) / weights[use].sum())
+    alone = logistic_regression(_features(size, proposal), labels, counts)
+    both = logistic_regression(_features(size, proposal, face_logits[use]), labels, counts)
     return FusionRule(largest_side, undecided, tuple(alone.tolist()), tuple(both.tolist()), box)
 
 
-def logistic_regression(features: Floats, labels: npt.NDArray[np.bool_]) -> Floats:
-    """Weights (F,) that maximise the likelihood of labels (N,) given features (N, F), with a ridge of 1; by Newton's method."""
+def logistic_regression(features: Floats, labels: npt.NDArray[np.bool_], counts: npt.NDArray[np.floating[Any]]) -> Floats:
+    """Weights (F,) that maximise the likelihood of labels (N,) given features (N, F), each counted (N,) so many times, with a
+    ridge of 1; by Newton's method."""
     weights = np.zeros(features.shape[1])
     for _ in range(_STEPS):
         probability = 1 / (1 + np.exp(-features @ weights))
-        gradient = features.T @ (probability - labels) + _RIDGE * weights
-        curvature = (features * (probability * (1 - probability))[:, None]).T @ features + _RIDGE * np.eye(len(weights))
+        gradient = features.T @ (counts * (probability - labels)) + _RIDGE * weights
+        curvature = (features * (counts * probability * (1 - probability))[:, None]).T @ features + _RIDGE * np.eye(len(weights))
         step = np.linalg.solve(curvature, gradient)
         weights = weights - step
         if np.abs(step).max() < 1e-9:

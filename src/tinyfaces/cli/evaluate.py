@@ -115,6 +115,7 @@ def evaluate_ablation(
     proposals: Annotated[Path, typer.Option(help="TOML file of the proposal network: its [[dev]] photos are measured.")],
     out: Annotated[Path, typer.Option(help="OUT.json and OUT.md are written.")],
     model: ModelOption = "accurate",
+    photos: Annotated[int | None, typer.Option(min=2, help="Measure on so many of them, evenly drawn; all if left out.")] = None,
     settings: Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Override a setting.")] = None,
 ) -> None:
     """Train the second stage with and without each of its parts, and measure what each brings (the paper's claims).
@@ -137,7 +138,10 @@ def evaluate_ablation(
         sources = load_config(proposals, {})
         images, _ = read_sources(sources.dev)
         cache = open_cache(images, Path(sources.cache))
-        results = ablation.run_ablation(chosen, model, images, cache, ablation.Bounds(), errors.print)
+        number = min(photos or len(images), len(images))
+        drawn = [n * len(images) // number for n in range(number)]
+        known = [(cache[n], images[n]) for n in drawn]
+        results = ablation.run_ablation(chosen, model, known, ablation.Bounds(), errors.print)
     except ValueError as error:
         fail(str(error))
     command = shlex.join(["tinyfaces", *sys.argv[1:]])

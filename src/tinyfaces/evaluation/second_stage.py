@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +20,7 @@ Detections = list[tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]]
 Judge = Callable[[Pixels], Judgements]
 
 _FACE_OVERLAP = 0.5
-_OTHER_OVERLAP = 0.3
+_EXCUSED_SHARE = 0.3
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class KnownCandidates:
     """The proposals for one photo with known faces.
 
     image: its annotation. proposals: all of them. places: (M,) which ones the second stage may judge. crops: (M, 16, 16, 3) uint8
-    RGB of these. face: (M,) bool. usable: (M,) bool, false where it is neither surely a face nor surely none.
+    RGB of these. face: (M,) bool. usable: (M,) bool, false where it lies on what is to be ignored.
     """
 
     image: AnnotatedImage
@@ -53,9 +54,10 @@ def gather(
         places = np.flatnonzero(small & (found.scores >= undecided[0]) & (found.scores <= undecided[1]))
         boxes = found.boxes[places]
         nearest = iou_matrix(boxes, image.boxes[~image.ignore]).max(axis=1, initial=0)
-        excused = share_within(boxes, image.boxes[image.ignore]).max(axis=1, initial=0) > _OTHER_OVERLAP
+        excused = share_within(boxes, image.boxes[image.ignore]).max(axis=1, initial=0) > _EXCUSED_SHARE
         face = nearest >= _FACE_OVERLAP
-        usable = face | ((nearest < _OTHER_OVERLAP) & ~excused)
+        # A box that misses its face by too much is a false one to whoever counts, and the rule has to know.
+        usable = face | ~excused
         crops = cut_crops(pixels, crop_squares(boxes), LOW_SIDE)
         gathered.append(KnownCandidates(image, found, places, crops, face, usable))
     return gathered
@@ -75,22 +77,21 @@ def learn_rule(
     box: float,
 ) -> FusionRule:
     """The fusion rule of these photos; see `tinyfaces.fusion.fit_rule`."""
-    scores, sides, face_logits, labels = (
-        np.concatenate(values)
-        for values in zip(
-            *(
-                (
-                    one.proposals.scores[one.places][one.usable],
-                    longer_sides(one.proposals.boxes[one.places])[one.usable],
-                    judgement.face_logits[one.usable],
-                    one.face[one.usable],
-                )
-                for one, judgement in zip(known, judged, strict=True)
-            ),
-            strict=True,
-        )
-    )
-    return fit_rule(scores, face_logits, sides, labels, largest_side=largest_side, undecided=undecided, box=box)
+    columns: list[list[npt.NDArray[Any]]] = [
+        [
+            one.proposals.scores[one.places][one.usable],
+            judgement.face_logits[one.usable],
+            longer_sides(one.proposals.boxes[one.places])[one.usable],
+            one.face[one.usable],
+            # A crowd is one photo, like a portrait: what a photo shows is what its user sees.
+            np.full(int(one.usable.sum()), 1 / max(1, int(one.usable.sum()))),
+        ]
+        for one, judgement in zip(known, judged, strict=True)
+    ]
+    scores, face_logits, sides, labels, weights = (np.concatenate(column) for column in zip(*columns, strict=True))
+    return fit_rule(
+        scores, face_logits, sides, labels, weights, largest_side=largest_side, undecided=undecided, box=box
+    )  # fmt: skip
 
 
 def fuse(known: Sequence[KnownCandidates], judged: Sequence[Judgements], rule: FusionRule) -> Detections:

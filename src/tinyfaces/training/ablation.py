@@ -18,7 +18,6 @@ from tinyfaces import losses
 from tinyfaces.cascade import Judgements
 from tinyfaces.crops import FACTOR
 from tinyfaces.data.annotations import AnnotatedImage
-from tinyfaces.data.cache import ImageCache
 from tinyfaces.data.candidates import Candidates, read_candidates
 from tinyfaces.detector import Detector
 from tinyfaces.evaluation import coco
@@ -69,9 +68,10 @@ class TorchStage:
 
 
 def run_ablation(
-    config: GanConfig, model: str, images: Sequence[AnnotatedImage], cache: ImageCache, bounds: Bounds, say: Callable[[str], None]
+    config: GanConfig, model: str, photos: Sequence[tuple[Pixels, AnnotatedImage]], bounds: Bounds, say: Callable[[str], None]
 ) -> dict[str, Any]:
-    """Train every way under `config.out` (a finished one is taken as it is) and measure all on photos with known faces.
+    """Train every way under `config.out` (a finished one is taken as it is) and measure all on photos, HxWx3 uint8 RGB, with
+    their known faces.
 
     model: of the proposals. Gives {"detection": {way: {band: AP, "ms": milliseconds a photo}}, "restoration": {picture: {...}}},
     where ms is the mean time of a photo with two threads, of both stages together.
@@ -85,17 +85,16 @@ def run_ablation(
     torch.set_num_threads(config.threads or torch.get_num_threads())
 
     detection: dict[str, dict[str, float]] = {}
-    numbers = range(len(images))
+    images = [image for _, image in photos]
     detector = Detector(model, threshold=_LOW, stages="proposals")
     for factor in (1.0, *ENLARGED):
         name = "detector alone" if factor == 1 else f"image enlarged x{factor:g}, detector alone"
         say(name)
         started = time.perf_counter()
-        found = [detector.detect(cache[n], scale=factor) for n in numbers]
+        found = [detector.detect(pixels, scale=factor) for pixels, _ in photos]
         passed = time.perf_counter() - started
         detection[name] = _bands([(faces.boxes, faces.scores) for faces in found], images, passed)
     first_stage = detection["detector alone"]["ms"] * len(images) / 1000
-    photos = ((cache[n], images[n]) for n in numbers)
     known = gather(detector.detect, photos, largest_side=bounds.largest_side, undecided=bounds.undecided)
     for way, networks in trained.items():
         say(way)
@@ -110,6 +109,7 @@ def run_ablation(
     say("restoration")
     return {
         "detection": detection,
+        "photos": len(images),
         "candidates a photo": float(np.mean([len(one.places) for one in known])),
         "restoration": measure_restoration({way: networks[0] for way, networks in trained.items()}, config),
     }
@@ -197,9 +197,9 @@ alone where there is a generator), on the same candidates in the same order; see
 
 ## Detection
 
-AP at IoU 0.5 by face height on the dev split (not WIDER FACE validation), original size but for the enlarged images. The fusion
-rule of each way was learnt on one half of the photos and applied to the other. In the mean {results["candidates a photo"]:.0f}
-candidates a photo went through the second stage. ms: mean time of a photo, both stages together.
+AP at IoU 0.5 by face height on {results["photos"]} photos of the dev split (not WIDER FACE validation), original size but for the
+enlarged images. The fusion rule of each way was learnt on one half of the photos and applied to the other; in the mean
+{results["candidates a photo"]:.0f} candidates a photo went through the second stage. ms: mean time of a photo, both stages
 
 | way | {" | ".join(bands)} | ms |
 {"|---" * (len(bands) + 2)}|
