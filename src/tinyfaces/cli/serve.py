@@ -15,7 +15,9 @@ def serve(
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")] = 8000,
     model: Annotated[
         list[str] | None,
-        typer.Option(help="A shipped model or the path of an ONNX file; repeatable, the first is the default. All shipped ones if left out."),
+        typer.Option(
+            help="A shipped model or the path of an ONNX file; repeatable, the first is the default. Without it all shipped."
+        ),
     ] = None,
     device: DeviceOption = "cpu",
     backend: BackendOption = "onnxruntime",
@@ -33,7 +35,7 @@ def serve(
     try:
         from tinyfaces.service.app import create_app
         from tinyfaces.service.limits import Limits
-        from tinyfaces.service.server import listen, serve as serve_app
+        from tinyfaces.service.server import listen, run
     except ImportError as error:
         missing_extra(error, "serve")
 
@@ -53,6 +55,6 @@ def serve(
     shown = f"[{host}]" if ":" in host else host
     errors.print(f"tinyfaces: serving {', '.join(detectors)} on http://{shown}:{listening.getsockname()[1]} (Ctrl-C stops it)")
     try:
-        serve_app(create_app(detectors, limits), listening, limits)
+        run(create_app(detectors, limits), listening, limits)
     except KeyboardInterrupt:
         errors.print("tinyfaces: stopped")

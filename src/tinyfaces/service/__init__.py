@@ -1,1 +1,1 @@
-"""Detection over HTTP and a web page (the extra `serve`); one request goes `uploads` -> `queue` -> `pictures`, put together in `app`."""
+"""Detection over HTTP, and a web page (the extra `serve`). A request goes `uploads` -> `queue` -> `pictures`; `app` leads it."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 from urllib.parse import quote
 
+import numpy as np
 from fastapi import FastAPI, HTTPException, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse
@@ -34,6 +35,11 @@ _ONLY_THIS_SERVICE = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' blob:; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
+_PAGE_HEADERS = {
+    "Content-Security-Policy": _ONLY_THIS_SERVICE,
+    "X-Content-Type-Options": "nosniff",
+    "Cache-Control": "no-cache",
+}
 _NOT_ANSWERED = 499
 _Answer = TypeVar("_Answer")
 
@@ -89,7 +95,7 @@ _REFUSALS: dict[int | str, dict[str, Any]] = {
         503: "Not answered in time.",
     }.items()
 }
-_PICTURE = {"image/jpeg": {}, "image/png": {}}
+_PICTURE: dict[str, Any] = {"image/jpeg": {}, "image/png": {}}
 
 
 def _body(*fields: str) -> dict[str, Any]:
@@ -216,7 +222,7 @@ def create_app(detectors: Mapping[str, Detector], limits: Limits | None = None, 
             format, file = image.format, upload.name
             async with held_pixels.held(image.width * image.height):
                 pixels = await in_thread(decode, image)
-                return await picture(output, pixels, Faces(boxes, [1.0] * len(boxes)), file, format)
+                return await picture(output, pixels, Faces(boxes, np.ones(len(boxes), np.float32)), file, format)
 
         return await answer(request, work)
 
@@ -253,8 +259,7 @@ def create_app(detectors: Mapping[str, Detector], limits: Limits | None = None, 
 
     @app.get("/", include_in_schema=False)
     async def page() -> FileResponse:
-        headers = {"Content-Security-Policy": _ONLY_THIS_SERVICE, "X-Content-Type-Options": "nosniff", "Cache-Control": "no-cache"}
-        return FileResponse(PAGE / "index.html", headers=headers)
+        return FileResponse(PAGE / "index.html", headers=_PAGE_HEADERS)
 
     @app.exception_handler(RequestValidationError)
     async def one_line(request: Request, error: Exception) -> JSONResponse:
@@ -272,7 +277,8 @@ async def _while_connected(request: Request, work: Awaitable[Response]) -> Respo
         while (await request.receive())["type"] != "http.disconnect":
             pass
 
-    tasks = working, leaving = asyncio.ensure_future(work), asyncio.create_task(left())
+    working = asyncio.ensure_future(work)
+    tasks = [working, asyncio.create_task(left())]
     try:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         return working.result() if working.done() else Response(status_code=_NOT_ANSWERED)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import python_multipart  # noqa: F401  (Starlette's parser needs it, and tells so only at the first upload)
 from fastapi import HTTPException, Request
 from PIL import Image, UnidentifiedImageError
 from starlette.datastructures import UploadFile
@@ -106,7 +107,8 @@ async def _from_form(request: Request, body: AsyncGenerator[bytes, None]) -> Upl
 
 
 def _is_plain(name: str) -> bool:
-    return name not in (".", "..") and len(name) <= _NAME_LENGTH and name.isprintable() and not set(name) & set("/\\")
+    control = any(ord(letter) < 32 or ord(letter) == 127 for letter in name)
+    return name not in (".", "..") and len(name) <= _NAME_LENGTH and not control and not set(name) & set("/\\")
 
 
 def _too_large(limits: Limits) -> HTTPException:
