@@ -21,6 +21,7 @@ from fastapi.testclient import TestClient
 
 from conftest import corners, paint
 from tinyfaces import Detector, Faces
+from tinyfaces.covering import METHODS
 from tinyfaces.service.app import PAGE, create_app
 from tinyfaces.service.limits import Limits
 from tinyfaces.service.memory import Allowance
@@ -123,6 +124,46 @@ def test_known_boxes_are_drawn_without_detection(client):
     assert (np.asarray(Image.open(io.BytesIO(answer.content))) == np.asarray(expected)).all()
     nothing = client.post("/v1/picture", files=form(PHOTO), data={"boxes": "[]"})
     assert (np.asarray(Image.open(io.BytesIO(nothing.content))) == paint(64, 96, SMALL, LARGE)).all()
+
+
+def test_anonymised_pictures_are_covered_and_nowhere_else(client):
+    noise = np.random.default_rng(0).integers(0, 60, (64, 96, 3)).astype(np.uint8)
+    noise[8:16, 8:16, 0] += 190
+    for method in METHODS:
+        answer = client.post(f"/v1/detect?output=anonymised&method={method}", files=form(png(noise)))
+        assert answer.headers["x-faces"] == "1"
+        covered = np.asarray(Image.open(io.BytesIO(answer.content)))
+        assert (covered[8:16, 8:16] != noise[8:16, 8:16]).any(axis=-1).mean() > 0.95
+        assert (covered[32:] == noise[32:]).all() and (covered[:, 32:] == noise[:, 32:]).all()
+        boxes = json.dumps([[8, 8, 16, 16]])
+        known = client.post(f"/v1/picture?output=anonymised&method={method}", files=form(png(noise)), data={"boxes": boxes})
+        assert known.content == answer.content
+    assert not covered[8:16, 8:16].any()
+
+
+def test_anonymised_pictures_keep_no_metadata(client):
+    exif = Image.Exif()
+    exif[0x010F] = "a camera"
+    content = io.BytesIO()
+    Image.fromarray(paint(64, 96, SMALL)).save(content, "JPEG", exif=exif, comment=b"a comment")
+    picture = Image.open(io.BytesIO(client.post("/v1/detect?output=anonymised", files=form(content.getvalue())).content))
+    assert picture.format == "JPEG" and not len(picture.getexif()) and "comment" not in picture.info
+
+
+def test_anonymising_takes_lower_scores():
+    asked = []
+
+    class Noting:
+        threshold = 0.5
+
+        def detect(self, images, *, threshold, scale):
+            asked.append(threshold)
+            return [Faces.empty() for _ in images]
+
+    with serving(Noting()) as client:
+        for output in ("json", "annotated", "anonymised", "anonymised&threshold=0.7"):
+            client.post(f"/v1/detect?output={output}", files=form(PHOTO))
+    assert asked == [0.5, 0.5, 0.2, 0.7]
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from PIL import Image
 
 from tinyfaces.faces import Faces
 from tinyfaces.geometry import areas, nms, share_within, tiles
-from tinyfaces.images import ImageError, ImageSource, Pixels, read_image
+from tinyfaces.images import ImageError, ImageSource, Pixels, Regions, read_image
 from tinyfaces.proposals import NMS_OVERLAP, find_faces
 from tinyfaces.runtime import ModelError, load_session
 from tinyfaces.weights import models
@@ -118,6 +118,13 @@ class Detector:
             _checked_scale(self.scale if scale is None else scale),
         )
 
+    def detect_regions(self, image: Regions, *, threshold: float | None = None) -> Faces:
+        """The faces in an image that is read region by region, such as `tinyfaces.large.LargeImage`: in tiles, and reduced as a
+        whole, from top to bottom each time. threshold: instead of the detector's own."""
+        height, width = image.shape[:2]
+        working = _scaled(width, height, _factor(self.scale, width, height))
+        return self._detect_tiled(image, working, _checked_threshold(self.threshold if threshold is None else threshold))
+
     def _stream(self, sources: Iterable[ImageSource], threshold: float, scale: Scale) -> Iterator[Faces | ImageError]:
         window: list[Pixels | ImageError] = []
         held = 0
@@ -154,7 +161,7 @@ class Detector:
             results[number] = Faces(view.to_image(faces.boxes), faces.scores)
         return results
 
-    def _detect_tiled(self, image: Pixels, working: tuple[int, int], threshold: float) -> Faces:
+    def _detect_tiled(self, image: Pixels | Regions, working: tuple[int, int], threshold: float) -> Faces:
         height, width = image.shape[:2]
         reduced = _scaled(*working, _frame_factor(*working))
         frame = _View.of(image, reduced, (0, 0, *reduced))
@@ -210,7 +217,7 @@ class _View:
     per_pixel: tuple[float, float]
 
     @classmethod
-    def of(cls, image: Pixels, working: tuple[int, int], rectangle: Sequence[int]) -> "_View":
+    def of(cls, image: Pixels | Regions, working: tuple[int, int], rectangle: Sequence[int]) -> "_View":
         """The rectangle x1 y1 x2 y2 of the image scaled to `working` (width, height)."""
         height, width = image.shape[:2]
         per_pixel = (working[0] / width, working[1] / height)
@@ -272,7 +279,7 @@ def _merge(parts: Sequence[Faces], regions: Sequence[npt.NDArray[np.float64]], w
     return faces[nms(faces.boxes, faces.scores, NMS_OVERLAP)]
 
 
-def _resample(image: Pixels, working: tuple[int, int], rectangle: Sequence[int]) -> Pixels:
+def _resample(image: Pixels | Regions, working: tuple[int, int], rectangle: Sequence[int]) -> Pixels:
     """The rectangle x1 y1 x2 y2 of the image scaled to `working` (width, height), without scaling all of it."""
     height, width = image.shape[:2]
     x1, y1, x2, y2 = rectangle

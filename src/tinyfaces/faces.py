@@ -96,6 +96,12 @@ class Faces:
             xyxy=self.boxes.copy(), confidence=self.scores.copy(), class_id=np.zeros(len(self), np.int64)
         )
 
+    @classmethod
+    def from_supervision(cls, detections: "supervision.Detections") -> "Faces":
+        """The faces of `supervision.Detections`, in their order; those without confidence score 1."""
+        scores = np.ones(len(detections)) if detections.confidence is None else detections.confidence
+        return cls(detections.xyxy.astype(np.float32), scores.astype(np.float32))
+
     def draw(
         self,
         image: ImageSource,

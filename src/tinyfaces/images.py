@@ -1,12 +1,13 @@
 """From a file, a PIL image or an array to RGB pixels: every format Pillow reads, whatever its mode and orientation."""
 
+import io
 import os
 import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, TypeAlias
+from typing import Any, BinaryIO, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +17,21 @@ MAX_PIXELS = 250_000_000
 """Larger files are refused before they are decoded (the largest phone cameras give 200 million pixels)."""
 
 Pixels: TypeAlias = npt.NDArray[np.uint8]
+
+
+class Regions(Protocol):
+    """An image that is not in memory: slicing it reads a region."""
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Height, width, 3."""
+        ...
+
+    def __getitem__(self, region: tuple[slice, slice]) -> Pixels:
+        """Rows and columns, hxwx3 uint8 RGB."""
+        ...
+
+
 ImageSource: TypeAlias = str | os.PathLike[str] | Image.Image | npt.NDArray[Any]
 
 _ORIENTATION_TAG = 0x0112
@@ -34,6 +50,10 @@ _pillow_limit = threading.Lock()
 
 class ImageError(ValueError):
     """An image cannot be read; the message is one line that names the file."""
+
+
+class ImageTooLarge(ImageError):
+    """An image has more than 250 million pixels; `tinyfaces.large` reads it region by region."""
 
 
 def read_image(source: ImageSource) -> Pixels:
@@ -57,7 +77,18 @@ def read_image(source: ImageSource) -> Pixels:
     raise TypeError(f"an image is given as a path, a PIL image or a numpy array, not as {type(source).__name__}")
 
 
-def _from_file(path: Path) -> Pixels:
+def read_encoded(content: bytes, name: str) -> Pixels:
+    """Read an image from the content of a file, as `read_image` does; name: what messages call it. Raises ImageError."""
+    if not content:
+        raise ImageError(f"{name}: the file is empty")
+    with _open(io.BytesIO(content), name) as image:
+        return _from_pillow(image, name)
+
+
+@contextmanager
+def open_image(path: Path) -> Iterator[Image.Image]:
+    """Open an image file as Pillow has it, neither decoded nor turned upright. Raises ImageError, also for what Pillow raises
+    within the `with`."""
     name = _one_line(str(path))
     try:
         if path.is_dir():
@@ -68,7 +99,7 @@ def _from_file(path: Path) -> Pixels:
             if os.fstat(file.fileno()).st_size == 0:
                 raise ImageError(f"{name}: the file is empty")
             with _open(file, name) as image:
-                return _from_pillow(image, name)
+                yield image
     except FileNotFoundError:
         raise ImageError(f"{name}: no such file") from None
     except PermissionError:
@@ -77,6 +108,11 @@ def _from_file(path: Path) -> Pixels:
         raise
     except (OSError, ValueError) as error:
         raise ImageError(f"{name}: cannot be read ({_one_line(str(error))})") from None
+
+
+def _from_file(path: Path) -> Pixels:
+    with open_image(path) as image:
+        return _from_pillow(image, _one_line(str(path)))
 
 
 def _open(file: BinaryIO, name: str) -> Image.Image:
@@ -91,7 +127,7 @@ def _open(file: BinaryIO, name: str) -> Image.Image:
     except UnidentifiedImageError:
         raise ImageError(f"{name}: not an image, or of a kind that cannot be read") from None
     except Image.DecompressionBombError:
-        raise ImageError(f"{name}: has more than the {MAX_PIXELS // 10**6} megapixels that are read") from None
+        raise ImageTooLarge(f"{name}: has more than the {MAX_PIXELS // 10**6} megapixels that are read") from None
     except Exception as error:  # Pillow's plugins let nearly any exception out of a damaged header
         raise ImageError(f"{name}: damaged ({_one_line(str(error)) or type(error).__name__})") from None
 
@@ -113,18 +149,23 @@ def _from_pillow(image: Image.Image, name: str) -> Pixels:
     if width < 1 or height < 1:
         raise ImageError(f"{name}: has no pixels ({width}x{height})")
     if width * height > MAX_PIXELS:
-        raise ImageError(f"{name}: {width}x{height} is more than the {MAX_PIXELS // 10**6} megapixels that are read")
+        raise ImageTooLarge(f"{name}: {width}x{height} is more than the {MAX_PIXELS // 10**6} megapixels that are read")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             image.load()
-            turn = _TRANSPOSE.get(_orientation(image))
-            return _to_rgb(image if turn is None else image.transpose(turn))
+            return _to_rgb(upright(image))
     except MemoryError:
         raise ImageError(f"{name}: not enough memory for {width}x{height} pixels") from None
     except Exception as error:  # Pillow's plugins let nearly any exception out of damaged data
         detail = _one_line(str(error)) or type(error).__name__
         raise ImageError(f"{name}: damaged or cut short ({detail})") from None
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """The image turned as its EXIF orientation says."""
+    turn = _TRANSPOSE.get(_orientation(image))
+    return image if turn is None else image.transpose(turn)
 
 
 def _orientation(image: Image.Image) -> int:

@@ -75,10 +75,10 @@ def load_session(
     if backend == "openvino":
         if device != "cpu":
             raise ModelError(f"backend 'openvino' runs on the cpu only, not on '{device}'")
-        return _OpenVinoSession(file, ports, threads or _usable_cpus(), bfloat16)
+        return _OpenVinoSession(file, ports, threads or usable_cpus(), bfloat16)
     if bfloat16:
         raise ModelError("backend 'onnxruntime' has no bfloat16: use backend 'openvino' for it")
-    return _OnnxRuntimeSession(file, ports, device, threads or _usable_cpus())
+    return _OnnxRuntimeSession(file, ports, device, threads or usable_cpus())
 
 
 class _OnnxRuntimeSession:
@@ -143,7 +143,8 @@ def _check_names(file: Path, ports: Ports, inputs: list[str], outputs: set[str])
         raise ModelError(f"{file}: not a {ports.kind}: it needs {needs}")
 
 
-def _usable_cpus() -> int:
+def usable_cpus() -> int:
+    """How many processors this process may run on."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

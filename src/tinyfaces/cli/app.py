@@ -1,10 +1,11 @@
 """What all commands share: the applications they belong to, their common options, exit codes and messages."""
 
-from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
+
+from tinyfaces.bulk import reason as reason
 
 SOME_FAILED, UNUSABLE = 1, 2
 
@@ -53,12 +54,6 @@ ScaleOption = Annotated[
 DeviceOption = Annotated[str, typer.Option(help="cpu or cuda.")]
 BackendOption = Annotated[str, typer.Option(help="onnxruntime or openvino (an extra).")]
 ThreadsOption = Annotated[int | None, typer.Option(min=1, help="Processor threads; all if left out.")]
-
-
-def reason(error: OSError, path: Path) -> str:
-    if error.filename is None:
-        return str(error) if error.strerror is None else f"{path}: {error.strerror}"
-    return f"{error.filename}: cannot be written ({(error.strerror or 'unknown error').lower()})"
 
 
 def open_detector(model: str, threshold: float | None, scale: Any, device: str, backend: str, threads: int | None) -> Any:

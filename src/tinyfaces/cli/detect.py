@@ -4,6 +4,7 @@ import io
 import sys
 from collections import deque
 from collections.abc import Iterator
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,6 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from tinyfaces.cli import jobs
 from tinyfaces.cli.app import (
     SOME_FAILED,
     UNUSABLE,
@@ -24,12 +26,14 @@ from tinyfaces.cli.app import (
     app,
     errors,
     fail,
-    open_detector,
+    missing_extra,
     reason,
 )
+from tinyfaces.inputs import InputFile, find_inputs
 
 _FILE_SUFFIXES = {".json": "json", ".jsonl": "jsonl", ".csv": "csv"}
 _TABLE_ROWS = 30
+_PREVIEW_SIDE = 2000  # of the picture of an image too large for memory
 
 
 class Format(StrEnum):
@@ -40,12 +44,69 @@ class Format(StrEnum):
     csv = "csv"
     coco = "coco"
     yolo = "yolo"
+    voc = "voc"
     wider = "wider"
+
+
+@dataclass(frozen=True)
+class _Output:
+    """Where results go. format: None where only the table is shown; document: the one file of all images' results, if any."""
+
+    format: str | None
+    folder: Path
+    document: Path | None
+    scores: bool
+    pictures: bool
+
+    @classmethod
+    def of(cls, out: str | None, format: Format | None, scores: bool, pictures: bool) -> "_Output":
+        from tinyfaces import formats
+
+        given = Path(out) if out is not None else None
+        suffix = given.suffix.lower() if given is not None and not given.is_dir() else ""
+        chosen = format.value if format else (_FILE_SUFFIXES.get(suffix, "json") if given is not None else None)
+        document = None
+        if chosen in formats.DOCUMENTS and given is not None:
+            extension = {"coco": ".json"}.get(chosen, f".{chosen}")
+            document = given if suffix in _FILE_SUFFIXES else given / f"faces{extension}"
+        folder = Path("faces") if given is None else (given.parent if document == given else given)
+        return cls(chosen, folder, document, scores, pictures)
+
+    @property
+    def to_stdout(self) -> bool:
+        from tinyfaces import formats
+
+        return self.document is None and self.format in formats.DOCUMENTS
+
+    @property
+    def on_disk(self) -> bool:
+        return self.document is not None or self.per_image
+
+    @property
+    def per_image(self) -> bool:
+        from tinyfaces import formats
+
+        return self.format in formats.PER_IMAGE
+
+    def beside(self, suffix: str) -> Path | None:
+        """A file of the run's own beside its results."""
+        if not self.on_disk:
+            return None
+        return self.document.with_name(f"{self.document.stem}{suffix}") if self.document else self.folder / f"faces{suffix}"
+
+    def names(self, file: InputFile) -> list[Path]:
+        """Files in the folder that are written for this one alone."""
+        from tinyfaces import formats
+
+        if file.is_video:
+            return [file.name.with_suffix(f"{file.name.suffix}.{self.format}")] if self.document else []
+        names = [formats.PER_IMAGE[self.format or ""][0](file)] if self.per_image else []
+        return [*names, _picture_name(file)] if self.pictures else names
 
 
 @app.command()
 def detect(
-    paths: Annotated[list[str], typer.Argument(help="Images, folders of images, or patterns such as 'photos/**/*.jpg'.")],
+    paths: jobs.PathsArgument,
     out: Annotated[
         str | None,
         typer.Option(help="Folder for results, or a .json, .jsonl or .csv file. Without it only the table is shown."),
@@ -56,6 +117,9 @@ def detect(
     save_images: Annotated[
         bool, typer.Option("--save-images", help="Also write each image with frames around its faces (into --out or faces/).")
     ] = False,
+    no_scores: Annotated[
+        bool, typer.Option("--no-scores", help="Leave the scores out of YOLO files, as labelling tools want them.")
+    ] = False,
     threshold: Annotated[
         float | None, typer.Option(min=0, max=1, help="Score from which a detection counts; the model's own if left out.")
     ] = None,
@@ -64,80 +128,180 @@ def detect(
     device: DeviceOption = "cpu",
     backend: BackendOption = "onnxruntime",
     threads: ThreadsOption = None,
-    recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Look into folders below the given ones.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Neither table nor progress; errors only.")] = False,
+    recursive: jobs.RecursiveOption = False,
+    resume: jobs.ResumeOption = False,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS",
+            help="Work on this Ray cluster, or 'local' (an extra): PATHS of any fsspec kind (s3://...), Parquet into --out.",
+        ),
+    ] = None,
+    quiet: jobs.QuietOption = False,
 ) -> None:
-    """Find the faces in images.
+    """Find the faces in images, and follow them through videos.
 
-    Exit code: 0 all images were read, 1 some were not, 2 nothing could be done.
+    Exit code: 0 all files were read, 1 some were not, 2 nothing could be done.
     """
+    if ray is not None:
+        if format is not None or save_images or no_scores:
+            fail("--ray writes Parquet: --format, --save-images and --no-scores don't go with it")
+        _on_ray(ray, paths, out, threshold, model, scale, recursive, resume, quiet)
+        return
+    output = _Output.of(out, format, not no_scores, save_images)
+    if no_scores and output.format != "yolo":
+        fail("--no-scores goes with --format yolo")
+    if resume and not output.on_disk:
+        fail("--resume needs --out, where an earlier run's results are")
+    run = jobs.start(find_inputs(paths, recursive), quiet)
+    for video in run.videos:
+        if output.per_image or output.format == "coco" or (output.to_stdout and output.format != "jsonl"):
+            run.drop(video, f"{video.path}: a video's faces are written as json, jsonl or csv, into --out (or jsonl without it)")
+    run.plan(output.folder, output.names)
+    run.leave_if_nothing()
+    detectors = jobs.open_detectors(len(run.images) or 1, model, threshold, scale, device, backend, threads)
+    settings = {
+        "command": "detect", "model": jobs.model_identity(model), "threshold": threshold, "scale": scale, "format": output.format,
+        "scores": output.scores, "pictures": output.pictures,
+    }  # fmt: skip
+    journal = jobs.open_journal(output.beside(".journal"), settings, resume)
+    _detect_all(run, output, detectors, journal, quiet)
+    run.finish(journal, resume, output.beside("_problems.csv"))
+
+
+def _detect_all(run: jobs.Run, output: _Output, detectors: Any, journal: Any, quiet: bool) -> None:
     from tinyfaces import formats
-    from tinyfaces.inputs import find_inputs
 
-    given = Path(out) if out is not None else None
-    suffix = given.suffix.lower() if given is not None and not given.is_dir() else ""
-    chosen: str | None = format.value if format else (_FILE_SUFFIXES.get(suffix, "json") if given is not None else None)
-    document = None
-    if chosen in formats.DOCUMENTS and given is not None:
-        extension = {"coco": ".json"}.get(chosen, f".{chosen}")
-        document = given if suffix in _FILE_SUFFIXES else given / f"faces{extension}"
-    folder = Path("faces") if given is None else (given.parent if document == given else given)
-    to_stdout = chosen in formats.DOCUMENTS and given is None
+    formats.clear_partials(
+        [*(target for targets in run.targets.values() for target in targets), *filter(None, [output.document])]
+    )
 
-    inputs = find_inputs(paths, recursive)
-    for line in inputs.problems:
-        errors.print(f"tinyfaces: {line}")
-    if not inputs.files:
-        raise typer.Exit(UNUSABLE)
-    detector = open_detector(model, threshold, scale, device, backend, threads)
+    def work(file: InputFile) -> Any:
+        return detectors.call(lambda detector: _detect_image(file, output, detector))
 
-    results: list[formats.ImageResult] = []
-    failures: list[str] = list(inputs.problems)
-    written: set[Path] = set()
-    sources = {file.path.absolute() for file in inputs.files}
-
-    def save(name: Path, content: bytes) -> None:
-        target = folder / name
-        if target in written:
-            raise OSError(f"{target}: already holds the result of another image of that name")
-        if target.absolute() in sources:
-            raise OSError(f"{target}: is one of the images given, and is not overwritten")
-        formats.write_atomically(target, content)
-        written.add(target)
-
-    for result, pixels, problem in results_of(detector, inputs.files, quiet):
-        if problem is None:
-            try:
-                if chosen in formats.PER_IMAGE:
-                    name, text = formats.PER_IMAGE[chosen]
-                    save(name(result), text(result).encode())
-                if save_images:
-                    save(*_drawn(result, pixels))
-            except OSError as error:
-                problem = reason(error, result.path)
-        if problem is not None:
-            failures.append(problem)
-            errors.print(f"tinyfaces: {problem}")
-            continue
-        if to_stdout and chosen == "jsonl":
-            sys.stdout.write(formats.as_json_line(result))
+    images, videos = run.images, run.videos
+    for step in run.process(images, work, journal, detectors.size, "finding faces"):
+        if output.to_stdout and output.format == "jsonl" and step.entry.record is not None:
+            sys.stdout.write(formats.as_json_line(_result(step.file, step.entry.record)))
             sys.stdout.flush()
-        results.append(result)
+    speed = run.watch.line("images") if run.watch.count else ""
+    for _ in run.process(videos, lambda file: _detect_video(file, output, detectors, quiet), journal, 1, "videos"):
+        pass
 
-    if chosen in formats.DOCUMENTS and not (to_stdout and chosen == "jsonl"):
-        text_of_all = formats.DOCUMENTS[chosen](results)
-        if document is None:
-            sys.stdout.write(text_of_all)
-        else:
+    def results() -> Iterator[Any]:
+        return (_result(file, entry.record) for file, entry in journal.read(images) if entry.record is not None)
+
+    written = [target for target in run.all_targets if target.exists()]
+    if output.format in formats.DOCUMENTS and images:
+        parts = formats.DOCUMENTS[output.format](results())
+        if output.document is not None:
             try:
-                formats.write_atomically(document, text_of_all.encode())
+                formats.write_parts(output.document, parts)
             except OSError as error:
-                fail(reason(error, document))
-            written.add(document)
+                fail(reason(error, output.document))
+            written.insert(0, output.document)
+        elif output.format != "jsonl":
+            sys.stdout.writelines(parts)
+    if output.format == "yolo" and not output.scores:
+        formats.write_atomically(output.folder / "classes.txt", b"face\n")
     if not quiet:
-        _summary(results, written, Console(stderr=to_stdout, highlight=False))
-    if failures:
-        raise typer.Exit(SOME_FAILED if results else UNUSABLE)
+        console = Console(stderr=output.to_stdout, highlight=False)
+        _summary(results(), [(f, e.record) for f, e in journal.read(videos) if e.record is not None], console)
+        jobs.tell_written(written, console)
+        if run.skipped:
+            console.print(f"{run.skipped} files were done before")
+        if speed:
+            console.print(speed)
+
+
+def _detect_image(file: InputFile, output: _Output, detector: Any) -> Any:
+    """Find, and write what is written for this image alone."""
+    from tinyfaces import formats
+    from tinyfaces.bulk import Outcome
+    from tinyfaces.images import ImageTooLarge, read_image
+    from tinyfaces.large import LargeImage
+
+    picture: Any
+    try:
+        picture = read_image(file.path)
+        faces = detector.detect(picture)
+        height, width = picture.shape[:2]
+    except ImageTooLarge:
+        image = LargeImage(file.path)
+        faces = detector.detect_regions(image)
+        height, width = image.shape[:2]
+        picture = image.preview(_PREVIEW_SIDE) if output.pictures else None
+    result = formats.ImageResult(file.path, file.name, width, height, faces)
+    written = []
+    if output.per_image:
+        name, text = formats.PER_IMAGE[output.format or ""]
+        content = text(result) if output.scores else formats.as_yolo_labels(result)
+        written.append(output.folder / name(file))
+        formats.write_atomically(written[-1], content.encode())
+    if output.pictures:
+        written.append(output.folder / _picture_name(file))
+        formats.write_atomically(written[-1], _drawn(result, picture))
+    # Boxes and scores as they are, so that a resumed run's results are the same to the last bit.
+    record = {"width": width, "height": height, "boxes": faces.boxes.tolist(), "scores": faces.scores.tolist()}
+    return Outcome(record, written)
+
+
+def _detect_video(file: InputFile, output: _Output, detectors: Any, quiet: bool) -> Any:
+    """Find and follow faces, and write them frame by frame."""
+    from tinyfaces import formats
+    from tinyfaces.bulk import Outcome
+
+    open_clip = jobs.clip_opener()
+    with open_clip(file, detectors, quiet, "finding faces") as (video, clip):
+        frames = (settled for _, settled in clip.follow())
+        written = []
+        if output.format is None:
+            for _ in frames:
+                pass
+        else:
+            parts = formats.VIDEO_DOCUMENTS[output.format](file.path, video.width, video.height, frames)
+            if output.document is None:
+                sys.stdout.writelines(parts)
+            else:
+                written.append(output.folder / output.names(file)[0])
+                formats.write_parts(written[0], parts)
+        return Outcome(clip.summary(), written, video.problem)
+
+
+def _on_ray(
+    address: str, paths: list[str], out: str | None, threshold: float | None, model: str, scale: Any, recursive: bool,
+    resume: bool, quiet: bool,
+) -> None:  # fmt: skip
+    try:
+        from tinyfaces import ray_jobs
+    except ImportError as error:
+        missing_extra(error, "ray")
+    if out is None:
+        fail("--ray needs --out, the folder (of any fsspec kind) for Parquet files")
+    try:
+        with jobs.bar("finding faces", "{task.completed} images", None, quiet) as advance:
+            summary = ray_jobs.detect(
+                address, paths, out,
+                model=model, threshold=threshold, scale=scale, recursive=recursive, resume=resume, advance=advance,
+            )  # fmt: skip
+    except ray_jobs.RayError as error:
+        fail(str(error))
+    for line in summary.problems:
+        errors.print(f"tinyfaces: {line}")
+    if not quiet:
+        typer.echo(summary.line())
+    if summary.problems:
+        raise typer.Exit(SOME_FAILED if summary.images else UNUSABLE)
+
+
+def _result(file: InputFile, record: dict[str, Any]) -> Any:
+    import numpy as np
+
+    from tinyfaces.faces import Faces
+    from tinyfaces.formats import ImageResult
+
+    faces = Faces(np.array(record["boxes"], np.float32), np.array(record["scores"], np.float32))
+    return ImageResult(file.path, file.name, record["width"], record["height"], faces)
 
 
 def results_of(detector: Any, files: list[Any], quiet: bool) -> Iterator[tuple[Any, Any, str | None]]:
@@ -177,34 +341,49 @@ def results_of(detector: Any, files: list[Any], quiet: bool) -> Iterator[tuple[A
             yield None, None, problems.popleft()
 
 
-def _drawn(result: Any, pixels: Any) -> tuple[Path, bytes]:
-    kind = "PNG" if result.path.suffix.lower() == ".png" else "JPEG"
+def _picture_name(file: Any) -> Path:
+    return Path(file.name.with_name(f"{file.name.stem}_faces.{'png' if file.path.suffix.lower() == '.png' else 'jpg'}"))
+
+
+def _drawn(result: Any, pixels: Any) -> bytes:
+    """A picture of the image, or of a reduced copy, with frames around its faces."""
+    from tinyfaces.faces import Faces
+
     content = io.BytesIO()
-    result.faces.draw(pixels).save(content, kind, quality=92)
-    return result.name.with_name(f"{result.name.stem}_faces.{'png' if kind == 'PNG' else 'jpg'}"), content.getvalue()
+    faces = Faces(result.faces.boxes * (pixels.shape[1] / result.width), result.faces.scores)
+    kind = "PNG" if result.path.suffix.lower() == ".png" else "JPEG"
+    faces.draw(pixels).save(content, kind, quality=92)
+    return content.getvalue()
 
 
-def _summary(results: list[Any], written: set[Path], console: Console) -> None:
+def _summary(results: Iterator[Any], videos: list[tuple[InputFile, dict[str, Any]]], console: Console) -> None:
     table = Table("image", "size", "faces", "smallest", "median", "largest")
     for column in table.columns[1:]:
         column.justify = "right"
-    for result in results[:_TABLE_ROWS]:
+    images = faces = 0
+    for result in results:
+        images += 1
+        faces += len(result.faces)
+        if images > _TABLE_ROWS:
+            continue
         heights = sorted(result.faces.heights.tolist())
         sizes = [f"{heights[place]:.0f} px" for place in (0, len(heights) // 2, -1)] if heights else ["-"] * 3
-        table.add_row(shown(result.name), f"{result.width}x{result.height}", str(len(heights)), *sizes)
-    console.print(table)
-    if len(results) > _TABLE_ROWS:
-        console.print(f"and {len(results) - _TABLE_ROWS} more")
-    if len(results) != 1:
-        console.print(f"{sum(len(result.faces) for result in results)} faces in {len(results)} images")
-    for file in sorted(written)[:3]:
-        console.print(f"wrote {shown(file)}", soft_wrap=True, markup=False)
-    if len(written) > 3:
-        console.print(f"and {len(written) - 3} more files")
+        table.add_row(escaped(result.name), f"{result.width}x{result.height}", str(len(heights)), *sizes)
+    if images or not videos:
+        console.print(table)
+    if images > _TABLE_ROWS:
+        console.print(f"and {images - _TABLE_ROWS} more")
+    if images != 1 and (images or not videos):
+        console.print(f"{faces} faces in {images} images")
+    for file, record in videos:
+        console.print(
+            f"{jobs.shown(file.name)}: {record['frames']} frames of {record['width']}x{record['height']}, "
+            f"{record['tracks']} faces followed, {record['most']} at most in one frame", markup=False, soft_wrap=True,
+        )  # fmt: skip
 
 
-def shown(path: Path) -> str:
-    return str(path).encode("utf-8", "replace").decode("utf-8").replace("[", "\\[")
+def escaped(path: Path) -> str:
+    return jobs.shown(path).replace("[", "\\[")
 
 
 @app.command()

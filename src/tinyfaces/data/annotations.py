@@ -119,7 +119,7 @@ def read_wider(ground_truth: str | Path, images: str | Path, split: str = "train
     annotated = []
     for record in records:
         path = folder / record.event / f"{record.name}.jpg"
-        width, height = _size_of_image(path, source)
+        width, height = image_size(path, source)
         ignore = record.invalid | (record.boxes[:, 2:] <= 0).any(axis=1)
         annotated.append(
             AnnotatedImage(path, width, height, _to_xyxy(record.boxes), ignore, np.ones(len(record.boxes), dtype=np.float32))
@@ -237,7 +237,8 @@ def _wider_file(ground_truth: Path, split: str) -> Path:
     raise AnnotationError(f"{ground_truth}: holds neither {candidates[0].name} nor {candidates[1].name}")
 
 
-def _size_of_image(path: Path, source: Path) -> tuple[int, int]:
+def image_size(path: Path, source: Path) -> tuple[int, int]:
+    """Width and height of an upright image, from its header; source: the file that lists it. Raises AnnotationError."""
     try:
         with Image.open(path) as image:
             width, height = image.size

@@ -18,13 +18,14 @@ from fastapi_offline import FastAPIOffline
 from pydantic import BaseModel, Field
 
 from tinyfaces import __version__
+from tinyfaces.covering import Covering
 from tinyfaces.detector import LARGEST_SCALE, Detector
 from tinyfaces.faces import Faces
 from tinyfaces.images import Pixels
 from tinyfaces.service.limits import Limits
 from tinyfaces.service.memory import Allowance, HeldBytes
 from tinyfaces.service.metrics import Metrics
-from tinyfaces.service.pictures import PictureKind, make_picture
+from tinyfaces.service.pictures import ANONYMISE_THRESHOLD, Method, PictureKind, make_picture
 from tinyfaces.service.queue import DetectionQueue, QueueFull
 from tinyfaces.service.uploads import Upload, busy, decode, open_picture, read_boxes, receive
 from tinyfaces.weights import models as shipped
@@ -42,6 +43,7 @@ _PAGE_HEADERS = {
 }
 _NOT_ANSWERED = 499
 _Answer = TypeVar("_Answer")
+_MethodOption = Annotated[Method, Query(description="How faces are made unrecognisable; solid leaves nothing of them.")]
 
 
 class Detection(BaseModel):
@@ -169,7 +171,8 @@ def create_app(detectors: Mapping[str, Detector], limits: Limits | None = None, 
             Query(description="Boxes and scores, or the picture with its faces framed or made unrecognisable."),
         ] = "json",
         threshold: Annotated[
-            float | None, Query(ge=0, le=1, description="Score from which a detection counts; the model's own if left out.")
+            float | None,
+            Query(ge=0, le=1, description="Score from which a detection counts; the model's own if left out, 0.2 to anonymise."),
         ] = None,
         scale: Annotated[
             Annotated[float, Field(gt=0, le=LARGEST_SCALE)] | Literal["auto"],
@@ -178,13 +181,15 @@ def create_app(detectors: Mapping[str, Detector], limits: Limits | None = None, 
         min_height: Annotated[float, Query(ge=0, description="Leave out faces less high, in pixels.")] = 0,
         max_height: Annotated[float | None, Query(ge=0, description="Leave out higher faces, in pixels.")] = None,
         model: Annotated[str | None, Query(description="One of /v1/models.")] = None,
+        method: _MethodOption = "blur",
     ) -> Response:
         """Send a form with a `file`, or the bytes of a picture. Gives JSON, or a picture (PNG for a PNG, JPEG otherwise)."""
         name = default if model is None else model
         if name not in detectors:
             raise HTTPException(422, f"model: choose from {', '.join(detectors)}")
         detector = detectors[name]
-        lowest = detector.threshold if threshold is None else threshold
+        own = min(detector.threshold, ANONYMISE_THRESHOLD) if output == "anonymised" else detector.threshold
+        lowest = own if threshold is None else threshold
 
         async def work(upload: Upload) -> Response:
             image = await in_thread(open_picture, upload, limits, scale)
@@ -197,7 +202,7 @@ def create_app(detectors: Mapping[str, Detector], limits: Limits | None = None, 
                 metrics.faces.inc(len(faces))
                 metrics.pixels.inc(width * height)
                 if output != "json":
-                    return await picture(output, pixels, faces, file, format)
+                    return await picture(output, pixels, faces, method, file, format)
             facts = {"file": file, "width": width, "height": height, "model": name, "threshold": lowest}
             return JSONResponse({**facts, **faces.to_dict()})
 
@@ -212,7 +217,9 @@ def create_app(detectors: Mapping[str, Detector], limits: Limits | None = None, 
         openapi_extra=_body("boxes"),
     )
     async def known_faces(
-        request: Request, output: Annotated[PictureKind, Query(description="Framed or unrecognisable.")] = "annotated"
+        request: Request,
+        output: Annotated[PictureKind, Query(description="Framed or unrecognisable.")] = "annotated",
+        method: _MethodOption = "blur",
     ) -> Response:
         """Send a form with a `file` and the `boxes` of its faces: nothing is detected. Gives the picture."""
 
@@ -222,13 +229,14 @@ def create_app(detectors: Mapping[str, Detector], limits: Limits | None = None, 
             format, file = image.format, upload.name
             async with held_pixels.held(image.width * image.height):
                 pixels = await in_thread(decode, image)
-                return await picture(output, pixels, Faces(boxes, np.ones(len(boxes), np.float32)), file, format)
+                faces = Faces(boxes, np.ones(len(boxes), np.float32))
+                return await picture(output, pixels, faces, method, file, format)
 
         return await answer(request, work)
 
-    async def picture(kind: PictureKind, pixels: Pixels, faces: Faces, name: str, source: str | None) -> Response:
+    async def picture(kind: PictureKind, pixels: Pixels, faces: Faces, method: Method, name: str, source: str | None) -> Response:
         format, suffix = ("PNG", "png") if source == "PNG" else ("JPEG", "jpg")
-        content = await in_thread(make_picture, kind, pixels, faces, format)
+        content = await in_thread(make_picture, kind, pixels, faces, Covering(method), format)
         called = quote(f"{Path(name).stem or 'picture'}_{kind}.{suffix}", safe="")
         headers = {"Content-Disposition": f"inline; filename*=UTF-8''{called}", "X-Faces": str(len(faces))}
         return Response(content, media_type=f"image/{format.lower()}", headers=headers)

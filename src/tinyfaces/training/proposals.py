@@ -27,6 +27,7 @@ from torch.utils.tensorboard import SummaryWriter
 from tinyfaces.data.annotations import AnnotatedImage, read_coco, read_wider
 from tinyfaces.data.cache import ImageCache, open_cache
 from tinyfaces.data.crops import CropBatch, CropDataset, CropSettings
+from tinyfaces.data.labels import read_voc, read_yolo
 from tinyfaces.evaluation import coco
 from tinyfaces.geometry import nms
 from tinyfaces.losses import make_points, proposal_loss
@@ -35,11 +36,14 @@ from tinyfaces.proposals import decode
 from tinyfaces.training.muon import Muon
 from tinyfaces.training.records import log, save_atomically
 
+_LABEL_READERS = {"yolo": read_yolo, "voc": read_voc}
+
 
 @dataclass(frozen=True)
 class Source:
     """One set of photos. annotations: a COCO json(.gz), or the folder wider_face_split (then `format` is "wider"); images: its
-    folder; share: how often crops are drawn from it, before normalising; format: "coco" or "wider"; split: WIDER's only."""
+    folder; share: how often crops are drawn from it, before normalising; format: "coco", "wider", "yolo" or "voc" (of these two
+    annotations is a folder of label files); split: WIDER's only."""
 
     annotations: str
     images: str
@@ -110,6 +114,8 @@ def read_sources(sources: Sequence[Source]) -> tuple[list[AnnotatedImage], np.nd
     for source in sources:
         if source.format == "wider":
             read = read_wider(Path(source.annotations), Path(source.images), source.split)
+        elif source.format in _LABEL_READERS:
+            read = _LABEL_READERS[source.format](source.annotations, source.images)
         else:
             read = read_coco(Path(source.annotations), Path(source.images))
         images += read

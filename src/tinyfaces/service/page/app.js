@@ -5,6 +5,7 @@ import { Stage } from "./stage.js";
 
 const LOWEST_SCORE = 0.1;
 const LOWEST_HEIGHT = 4;
+const ANONYMISE_SCORE = 0.2; // lower than the models' own: a face that is missed costs more than a hand that is covered
 const CONTEXT = 1.6; // side of a crop in longer sides of its box
 const PAUSE = 250; // ms without a change before the anonymised picture is made anew
 
@@ -39,8 +40,7 @@ async function open(file, name, credit = false) {
     if (!visible) await showConverted(opened);
     if (current !== opened) return;
     stage.width === found.width && stage.height === found.height ? stage.layout() : stage.open(found.width, found.height);
-    const tallest = Math.max(LOWEST_HEIGHT * 2, ...found.boxes.map(([, top, , bottom]) => Math.ceil(bottom - top)));
-    opened.tallest = tallest;
+    opened.tallest = Math.max(LOWEST_HEIGHT * 2, ...found.boxes.map(([, top, , bottom]) => Math.ceil(bottom - top)));
     filter();
     say(found.boxes.length ? "" : "No faces found.");
     document.body.dataset.state = "ready";
@@ -81,7 +81,7 @@ async function show(opened) {
 
 // For pictures that the service reads and the browser does not, such as TIFF.
 async function showConverted(opened) {
-  const converted = await picture(opened.file, [], "annotated", { signal: opened.asking.signal });
+  const converted = await picture(opened.file, [], { output: "annotated" }, { signal: opened.asking.signal });
   URL.revokeObjectURL(opened.url);
   opened.url = URL.createObjectURL(converted);
   await show(opened);
@@ -140,16 +140,20 @@ function view() {
   return document.querySelector("input[name=shown]:checked").value;
 }
 
-function later(task) {
+function later(task, pause = PAUSE) {
   clearTimeout(timer);
-  timer = setTimeout(task, PAUSE);
+  timer = setTimeout(task, pause);
 }
 
-async function changeView() {
+function changeView() {
   if (!current?.found) return;
   clearTimeout(timer);
-  draw();
-  if (view() === "anonymised") await anonymise();
+  const covering = view() === "anonymised";
+  at("method-choice").hidden = !covering;
+  const score = at("threshold");
+  if (covering && Number(score.value) > ANONYMISE_SCORE) score.value = ANONYMISE_SCORE;
+  filter();
+  if (covering) later(anonymise, 0);
   else if (at("photo").src !== current.url) at("photo").src = current.url;
 }
 
@@ -157,15 +161,16 @@ async function changeView() {
 async function anonymise() {
   const opened = current;
   const boxes = shownBoxes();
-  const key = JSON.stringify(boxes);
+  const method = at("method").value;
+  const asked = method + JSON.stringify(boxes);
   try {
-    if (opened.anonymised?.key !== key) {
+    if (opened.anonymised?.key !== asked) {
       say("Anonymising …");
-      const blob = await picture(opened.file, boxes, "anonymised", { signal: opened.asking.signal });
-      if (current !== opened || JSON.stringify(shownBoxes()) !== key) return;
+      const blob = await picture(opened.file, boxes, { output: "anonymised", method }, { signal: opened.asking.signal });
+      if (current !== opened || at("method").value + JSON.stringify(shownBoxes()) !== asked) return;
       if (opened.anonymised) URL.revokeObjectURL(opened.anonymised.url);
-      opened.anonymised = { key, blob, url: URL.createObjectURL(blob) };
-      say("");
+      opened.anonymised = { key: asked, blob, url: URL.createObjectURL(blob) };
+      say(`${boxes.length} faces covered. Lower the score if one is missed.`);
     }
     if (view() === "anonymised") at("photo").src = opened.anonymised.url;
   } catch (error) {
@@ -257,7 +262,7 @@ async function savePicture() {
       await anonymise();
       [blob, kind] = [opened.anonymised?.blob, "anonymised"];
     } else {
-      [blob, kind] = [await picture(opened.file, shownBoxes(), "annotated", { signal: opened.asking.signal }), "faces"];
+      [blob, kind] = [await picture(opened.file, shownBoxes(), { output: "annotated" }, { signal: opened.asking.signal }), "faces"];
     }
     if (blob && current === opened) save(blob, `${kind}.${blob.type === "image/png" ? "png" : "jpg"}`);
   } catch (error) {
@@ -309,6 +314,7 @@ addEventListener("drop", (event) => {
 
 for (const id of ["threshold", "smallest", "largest"]) at(id).oninput = filter;
 for (const choice of document.querySelectorAll("input[name=shown]")) choice.onchange = changeView;
+at("method").onchange = () => later(anonymise, 0);
 at("model").onchange = () => current && open(current.file, current.name, !at("credit").hidden);
 at("previous").onclick = () => step(-1);
 at("next").onclick = () => step(1);

@@ -14,9 +14,9 @@ export async function detect(file, { model, threshold, waiting, signal }) {
   return (await post(`v1/detect?${query}`, { file }, { waiting, signal })).json();
 }
 
-// The picture with the given faces "annotated" or "anonymised", as a blob.
-export async function picture(file, boxes, output, options) {
-  return (await post(`v1/picture?output=${output}`, { file, boxes: JSON.stringify(boxes) }, options)).blob();
+// The picture with the given faces framed or covered, as { output, method } say, as a blob.
+export async function picture(file, boxes, query, options) {
+  return (await post(`v1/picture?${new URLSearchParams(query)}`, { file, boxes: JSON.stringify(boxes) }, options)).blob();
 }
 
 // A busy service (429) is asked again, for as long as one would wait for it.
