@@ -25,7 +25,7 @@ from tinyfaces.covering import METHODS
 from tinyfaces.service.app import PAGE, create_app
 from tinyfaces.service.limits import Limits
 from tinyfaces.service.memory import Allowance
-from tinyfaces.service.queue import BATCH_IMAGES, DetectionQueue, QueueFull
+from tinyfaces.service.queue import BATCH_IMAGES, DetectionQueue, Engine, QueueFull
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "solvay_1927.jpg"
 SMALL, LARGE = [(8, 8), (40, 40)], [(64, 0)]
@@ -51,7 +51,7 @@ def toy(toy_model):
 
 @contextmanager
 def serving(detector, **limits):
-    with TestClient(create_app({"toy": detector}, Limits(**limits))) as client:
+    with TestClient(create_app({"toy": Engine(detector, detector)}, Limits(**limits))) as client:
         yield client
 
 
@@ -177,7 +177,7 @@ def test_wrong_boxes(client, boxes):
 
 def test_the_shipped_model_finds_what_it_finds_in_python():
     detector = Detector()
-    with TestClient(create_app({"accurate": detector})) as client:
+    with TestClient(create_app({"accurate": Engine(detector, Detector(threads=1))})) as client:
         answer = client.post("/v1/detect", files={"file": (EXAMPLE.name, EXAMPLE.read_bytes())})
         assert answer.json()["boxes"] == detector.detect(EXAMPLE).to_dict()["boxes"]
         assert len(answer.json()["boxes"]) == 29
@@ -358,7 +358,7 @@ def test_a_failing_network_fails_its_requests_alone():
             return [Faces.empty() for _ in images]
 
     detector = Failing()
-    with TestClient(create_app({"toy": detector}), raise_server_exceptions=False) as client:
+    with TestClient(create_app({"toy": Engine(detector, detector)}), raise_server_exceptions=False) as client:
         assert client.post("/v1/detect", files=form(PHOTO)).status_code == 500
         detector.go.set()
         assert client.post("/v1/detect", files=form(PHOTO)).status_code == 200
@@ -366,17 +366,18 @@ def test_a_failing_network_fails_its_requests_alone():
 
 def test_what_gathers_runs_together_and_like_with_like():
     detector = Blocked()
+    engine = Engine(detector, detector)
     pixels = np.zeros((10, 10, 3), np.uint8)
 
     async def run():
         queue = DetectionQueue(100, 1)
         async with queue.running():
-            first = asyncio.create_task(queue.detect(detector, pixels, 0.5, 1.0))
+            first = asyncio.create_task(queue.detect(engine, pixels, 0.5, 1.0))
             await asyncio.to_thread(detector.busy.wait, 10)
-            like = [asyncio.create_task(queue.detect(detector, pixels, 0.5, 1.0)) for _ in range(BATCH_IMAGES + 2)]
-            other = asyncio.create_task(queue.detect(detector, pixels, 0.7, 1.0))
-            large = asyncio.create_task(queue.detect(detector, np.zeros((2500, 2000, 3), np.uint8), 0.5, 1.0))
-            gone = asyncio.create_task(queue.detect(detector, np.zeros((7, 7, 3), np.uint8), 0.5, 1.0))
+            like = [asyncio.create_task(queue.detect(engine, pixels, 0.5, 1.0)) for _ in range(BATCH_IMAGES + 2)]
+            other = asyncio.create_task(queue.detect(engine, pixels, 0.7, 1.0))
+            large = asyncio.create_task(queue.detect(engine, np.zeros((2500, 2000, 3), np.uint8), 0.5, 1.0))
+            gone = asyncio.create_task(queue.detect(engine, np.zeros((7, 7, 3), np.uint8), 0.5, 1.0))
             await asyncio.sleep(0.05)
             gone.cancel()
             detector.go.set()
@@ -386,6 +387,28 @@ def test_what_gathers_runs_together_and_like_with_like():
     sizes = [len(batch) for batch in detector.batches]
     assert sizes == [1, BATCH_IMAGES, 2, 1, 1]
     assert (2500, 2000) in detector.batches[-1] and not any((7, 7) in batch for batch in detector.batches)
+
+
+def test_threads_share_what_waits_and_a_single_picture_gets_them_all():
+    alone, shared = Blocked(), Blocked()
+    pixels = np.zeros((10, 10, 3), np.uint8)
+
+    async def run():
+        queue = DetectionQueue(100, 2)
+        async with queue.running():
+            first = asyncio.create_task(queue.detect(Engine(alone, shared), pixels, 0.5, 1.0))
+            await asyncio.to_thread(alone.busy.wait, 10)
+            second = asyncio.create_task(queue.detect(Engine(alone, shared), pixels, 0.5, 1.0))
+            await asyncio.to_thread(shared.busy.wait, 10)
+            rest = [asyncio.create_task(queue.detect(Engine(alone, shared), pixels, 0.5, 1.0)) for _ in range(6)]
+            await asyncio.sleep(0.05)
+            alone.go.set()
+            shared.go.set()
+            await asyncio.gather(first, second, *rest)
+
+    asyncio.run(run())
+    assert [len(batch) for batch in alone.batches][:1] == [1]
+    assert sorted(len(batch) for batch in shared.batches[:3]) == [1, 2, 3]
 
 
 def test_places_are_given_back():

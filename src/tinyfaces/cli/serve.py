@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from tinyfaces.cli.app import BackendOption, DeviceOption, ThreadsOption, app, errors, fail, missing_extra, open_detector
+from tinyfaces.runtime import usable_cpus
 from tinyfaces.weights import models as shipped
 
 
@@ -35,16 +36,19 @@ def serve(
     try:
         from tinyfaces.service.app import create_app
         from tinyfaces.service.limits import Limits
+        from tinyfaces.service.queue import Engine
         from tinyfaces.service.server import listen, run
     except ImportError as error:
         missing_extra(error, "serve")
 
-    detectors = {}
+    engines = {}
     for name in model or list(shipped()):
         key = name if name in shipped() else Path(name).stem
-        if key in detectors:
+        if key in engines:
             fail(f"model '{key}': given twice")
-        detectors[key] = open_detector(name, None, 1.0, device, backend, threads)
+        alone = open_detector(name, None, 1.0, device, backend, threads)
+        shared = open_detector(name, None, 1.0, device, backend, 1) if device == "cpu" else alone
+        engines[key] = Engine(alone, shared)
     limits = Limits(
         megabytes=max_megabytes, megapixels=max_megapixels, queue=queue, receive_seconds=receive_timeout, answer_seconds=timeout
     )
@@ -53,8 +57,8 @@ def serve(
     except OSError as error:
         fail(f"{host}:{port}: cannot be listened on ({(error.strerror or str(error)).lower()})")
     shown = f"[{host}]" if ":" in host else host
-    errors.print(f"tinyfaces: serving {', '.join(detectors)} on http://{shown}:{listening.getsockname()[1]} (Ctrl-C stops it)")
+    errors.print(f"tinyfaces: serving {', '.join(engines)} on http://{shown}:{listening.getsockname()[1]} (Ctrl-C stops it)")
     try:
-        run(create_app(detectors, limits), listening, limits)
+        run(create_app(engines, limits, lanes=threads or usable_cpus()), listening, limits)
     except KeyboardInterrupt:
         errors.print("tinyfaces: stopped")

@@ -19,14 +19,14 @@ from pydantic import BaseModel, Field
 
 from tinyfaces import __version__
 from tinyfaces.covering import Covering
-from tinyfaces.detector import LARGEST_SCALE, Detector
+from tinyfaces.detector import LARGEST_SCALE
 from tinyfaces.faces import Faces
 from tinyfaces.images import Pixels
 from tinyfaces.service.limits import Limits
 from tinyfaces.service.memory import Allowance, HeldBytes
 from tinyfaces.service.metrics import Metrics
 from tinyfaces.service.pictures import ANONYMISE_THRESHOLD, Method, PictureKind, make_picture
-from tinyfaces.service.queue import DetectionQueue, QueueFull
+from tinyfaces.service.queue import DetectionQueue, Engine, QueueFull
 from tinyfaces.service.uploads import Upload, busy, decode, open_picture, read_boxes, receive
 from tinyfaces.weights import models as shipped
 
@@ -110,13 +110,13 @@ def _body(*fields: str) -> dict[str, Any]:
     return {"requestBody": {"required": True, "content": content}}
 
 
-def create_app(detectors: Mapping[str, Detector], limits: Limits | None = None, *, lanes: int = 2) -> FastAPI:
+def create_app(engines: Mapping[str, Engine], limits: Limits | None = None, *, lanes: int = 2) -> FastAPI:
     """The web application.
 
-    detectors: by the name under which requests choose them; the first is the default. lanes: batches that run at once.
+    engines: by the name under which requests choose them; the first is the default. lanes: batches that run at once.
     """
     limits = limits or Limits()
-    default = next(iter(detectors))
+    default = next(iter(engines))
     queue = DetectionQueue(limits.queue, lanes, lambda size: metrics.batch_images.observe(size))
     held_uploads = HeldBytes(int(limits.held_megabytes * 1e6))
     held_pixels = Allowance(int(limits.held_megapixels * 1e6))
@@ -185,10 +185,10 @@ def create_app(detectors: Mapping[str, Detector], limits: Limits | None = None, 
     ) -> Response:
         """Send a form with a `file`, or the bytes of a picture. Gives JSON, or a picture (PNG for a PNG, JPEG otherwise)."""
         name = default if model is None else model
-        if name not in detectors:
-            raise HTTPException(422, f"model: choose from {', '.join(detectors)}")
-        detector = detectors[name]
-        own = min(detector.threshold, ANONYMISE_THRESHOLD) if output == "anonymised" else detector.threshold
+        if name not in engines:
+            raise HTTPException(422, f"model: choose from {', '.join(engines)}")
+        engine = engines[name]
+        own = min(engine.threshold, ANONYMISE_THRESHOLD) if output == "anonymised" else engine.threshold
         lowest = own if threshold is None else threshold
 
         async def work(upload: Upload) -> Response:
@@ -196,7 +196,7 @@ def create_app(detectors: Mapping[str, Detector], limits: Limits | None = None, 
             format, file = image.format, upload.name
             async with held_pixels.held(image.width * image.height):
                 pixels = await in_thread(decode, image)
-                faces = await queue.detect(detector, pixels, lowest, scale)
+                faces = await queue.detect(engine, pixels, lowest, scale)
                 faces = faces[(faces.heights >= min_height) & (faces.heights <= (max_height or float("inf")))]
                 height, width = pixels.shape[:2]
                 metrics.faces.inc(len(faces))
@@ -246,12 +246,12 @@ def create_app(detectors: Mapping[str, Detector], limits: Limits | None = None, 
         """The loaded models, with what was measured of them, and the limits of uploads."""
         records = shipped()
         known = []
-        for name, detector in detectors.items():
+        for name, engine in engines.items():
             facts = {}
             if name in records:
                 record = records[name]
                 facts = {key: getattr(record, key) for key in ("description", "parameters", "gmac", "training_data", "ap")}
-            known.append(Model(name=name, threshold=detector.threshold, **facts))
+            known.append(Model(name=name, threshold=engine.threshold, **facts))
         sizes = {"megabytes": limits.megabytes, "megapixels": limits.megapixels}
         return Models(version=__version__, default=default, models=known, limits=sizes)
 

@@ -13,8 +13,22 @@ from tinyfaces.faces import Faces
 from tinyfaces.images import Pixels
 
 BATCH_IMAGES = 8
-BATCH_PIXELS = 4_000_000
+BATCH_PIXELS = 2_000_000
 """Larger batches gain nothing on a CPU and make the small pictures in them wait."""
+
+
+@dataclass(frozen=True)
+class Engine:
+    """A model ready to run. alone: with all threads, for the soonest answer while nothing else runs. shared: with one,
+    for batches that run beside each other, since threads that never wait for one another get more done."""
+
+    alone: Detector
+    shared: Detector
+
+    @property
+    def threshold(self) -> float:
+        """The score from which a detection counts as a face by default."""
+        return self.alone.threshold
 
 
 class QueueFull(Exception):
@@ -23,14 +37,14 @@ class QueueFull(Exception):
 
 @dataclass(eq=False)
 class _Job:
-    detector: Detector
+    engine: Engine
     pixels: Pixels
     threshold: float
     scale: Scale
     result: asyncio.Future[Faces]
 
     def fits(self, other: "_Job") -> bool:
-        return (self.detector, self.threshold, self.scale) == (other.detector, other.threshold, other.scale)
+        return (self.engine, self.threshold, self.scale) == (other.engine, other.threshold, other.scale)
 
 
 @dataclass
@@ -45,6 +59,7 @@ class DetectionQueue:
     lanes: int
     observe_batch: Callable[[int], Any] = lambda size: None
     taken: int = field(default=0, init=False)
+    _busy: int = field(default=0, init=False)
     _waiting: deque[_Job] = field(default_factory=deque, init=False)
     _arrived: asyncio.Condition = field(default_factory=asyncio.Condition, init=False)
 
@@ -68,9 +83,9 @@ class DetectionQueue:
         finally:
             self.taken -= 1
 
-    async def detect(self, detector: Detector, pixels: Pixels, threshold: float, scale: Scale) -> Faces:
+    async def detect(self, engine: Engine, pixels: Pixels, threshold: float, scale: Scale) -> Faces:
         """The faces in a picture HxWx3; a cancelled call gives up its place in the next batch."""
-        job = _Job(detector, pixels, threshold, scale, asyncio.get_running_loop().create_future())
+        job = _Job(engine, pixels, threshold, scale, asyncio.get_running_loop().create_future())
         self._waiting.append(job)
         async with self._arrived:
             self._arrived.notify()
@@ -96,33 +111,39 @@ class DetectionQueue:
             if not batch:
                 continue
             self.observe_batch(len(batch))
+            alone = not self._busy and not self._waiting
+            self._busy += 1
             try:
-                found = await asyncio.get_running_loop().run_in_executor(threads, _detect, batch)
+                found = await asyncio.get_running_loop().run_in_executor(threads, _detect, batch, alone)
             except Exception as error:  # of the network; the requests of this batch fail, the service goes on
                 for job in batch:
                     if not job.result.done():
                         job.result.set_exception(error)
                 continue
+            finally:
+                self._busy -= 1
             for job, faces in zip(batch, found, strict=True):
                 if not job.result.done():
                     job.result.set_result(faces)
 
     def _next_batch(self) -> list[_Job]:
-        """The job that has waited longest, and others like it as far as a batch has room; cancelled ones are dropped."""
+        """The job that has waited longest, and others like it as far as a batch has room and leaves enough for the other
+        threads; cancelled ones are dropped."""
         batch: list[_Job] = []
         left: deque[_Job] = deque()
         pixels = 0
-        for job in self._waiting:
-            if job.result.done():
-                continue
+        waiting = [job for job in self._waiting if not job.result.done()]
+        most = min(BATCH_IMAGES, -(-len(waiting) // self.lanes))
+        for job in waiting:
             size = job.pixels.shape[0] * job.pixels.shape[1]
-            room = not batch or (len(batch) < BATCH_IMAGES and pixels + size <= BATCH_PIXELS and job.fits(batch[0]))
+            room = not batch or (len(batch) < most and pixels + size <= BATCH_PIXELS and job.fits(batch[0]))
             (batch if room else left).append(job)
             pixels += size if room else 0
         self._waiting = left
         return batch
 
 
-def _detect(batch: list[_Job]) -> list[Faces]:
+def _detect(batch: list[_Job], alone: bool) -> list[Faces]:
     first = batch[0]
-    return first.detector.detect([job.pixels for job in batch], threshold=first.threshold, scale=first.scale)
+    detector = first.engine.alone if alone else first.engine.shared
+    return detector.detect([job.pixels for job in batch], threshold=first.threshold, scale=first.scale)
