@@ -124,6 +124,7 @@ function filter() {
   const size = (share) => Math.round(heights[Math.floor(share * (heights.length - 1))]);
   at("sizes").textContent = heights.length ? `height: ${size(0)} px smallest, ${size(0.5)} median, ${size(1)} largest` : "";
   if (chosen >= 0 && !shown.includes(chosen)) choose(-1);
+  if (chosen >= 0) describe();
   draw();
   if (view() === "anonymised") later(anonymise);
 }
@@ -208,15 +209,19 @@ function choose(number) {
     held = false;
     at("face-facts").textContent = "Point at a face, tap it, or press an arrow key.";
   } else {
-    const [x1, y1, x2, y2] = current.found.boxes[number];
-    const size = `${Math.round(x2 - x1)} × ${Math.round(y2 - y1)} px`;
-    const place = current.shown.indexOf(number) + 1;
-    at("face-facts").textContent = `Face ${place} of ${current.shown.length}: ${size}, score ${current.found.scores[number].toFixed(2)}`;
-    drawCrop(at("original"), [x1, y1, x2, y2], false);
-    drawCrop(at("restored"), [x1, y1, x2, y2], true);
+    describe();
+    drawCrop(at("original"), current.found.boxes[number], false);
+    drawCrop(at("restored"), current.found.boxes[number], true);
     at("restored-caption").textContent = "enlarged, smooth";
   }
   if (current?.found) draw();
+}
+
+function describe() {
+  const { found, shown } = current;
+  const [x1, y1, x2, y2] = found.boxes[chosen];
+  const size = `${Math.round(x2 - x1)} × ${Math.round(y2 - y1)} px`;
+  at("face-facts").textContent = `Face ${shown.indexOf(chosen) + 1} of ${shown.length}: ${size}, score ${found.scores[chosen].toFixed(2)}`;
 }
 
 // The square around a face, from the picture as it was opened.
