@@ -126,6 +126,18 @@ def test_known_boxes_are_drawn_without_detection(client):
     assert (np.asarray(Image.open(io.BytesIO(nothing.content))) == paint(64, 96, SMALL, LARGE)).all()
 
 
+def test_boxes_beyond_the_picture_are_cut_and_too_many_large_ones_refused(client):
+    for output in ("annotated", "anonymised"):
+        boxes = json.dumps([[-1e30, -5, 1e30, 20], [200, 5, 300, 9]])
+        answer = client.post(f"/v1/picture?output={output}", files=form(PHOTO), data={"boxes": boxes})
+        assert answer.status_code == 200 and answer.headers["x-faces"] == "1"
+        many = json.dumps([[0, 0, 1e9, 1e9]] * 20_000)
+        refused = client.post(f"/v1/picture?output={output}", files=form(PHOTO), data={"boxes": many})
+        assert refused.status_code == 422 and "times" in refused.json()["detail"]
+        more = json.dumps([[0, 0, 1, 1]] * 20_001)
+        assert client.post(f"/v1/picture?output={output}", files=form(PHOTO), data={"boxes": more}).status_code == 422
+
+
 def test_anonymised_pictures_are_covered_and_nowhere_else(client):
     noise = np.random.default_rng(0).integers(0, 60, (64, 96, 3)).astype(np.uint8)
     noise[8:16, 8:16, 0] += 190
@@ -183,6 +195,25 @@ def test_the_shipped_model_finds_what_it_finds_in_python():
         assert len(answer.json()["boxes"]) == 29
         known = client.get("/v1/models").json()
     assert known["default"] == "accurate" and known["models"][0]["ap"]["all"] > 0.5
+
+
+def test_restored_faces_come_one_below_the_other(toy):
+    def restore(pixels, boxes):
+        return np.stack([np.full((64, 64, 3), pixels[int(y1), int(x1)], np.uint8) for x1, y1, _, _ in boxes.tolist()])
+
+    photo = np.random.default_rng(0).integers(0, 255, (40, 50, 3)).astype(np.uint8)
+    with TestClient(create_app({"toy": Engine(toy, toy)}, restore=restore)) as client:
+        assert client.get("/v1/models").json()["restores"] is True
+        answer = client.post("/v1/restore", files=form(png(photo)), data={"boxes": "[[3, 5, 9, 9], [30, 20, 40, 30.5]]"})
+        assert "/v1/restore" in client.get("/openapi.json").json()["paths"]
+    strip = np.asarray(Image.open(io.BytesIO(answer.content)))
+    assert strip.shape == (128, 64, 3)
+    assert (strip[:64] == photo[5, 3]).all() and (strip[64:] == photo[20, 30]).all()
+
+
+def test_without_a_second_stage_nothing_is_restored(client):
+    assert client.get("/v1/models").json()["restores"] is False
+    assert client.post("/v1/restore", files=form(PHOTO), data={"boxes": "[[0, 0, 8, 8]]"}).status_code == 404
 
 
 def chunk(kind: bytes, data: bytes) -> bytes:

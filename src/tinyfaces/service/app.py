@@ -6,10 +6,11 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 from urllib.parse import quote
 
 import numpy as np
+import numpy.typing as npt
 from fastapi import FastAPI, HTTPException, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse
@@ -25,9 +26,9 @@ from tinyfaces.images import Pixels
 from tinyfaces.service.limits import Limits
 from tinyfaces.service.memory import Allowance, HeldBytes
 from tinyfaces.service.metrics import Metrics
-from tinyfaces.service.pictures import ANONYMISE_THRESHOLD, Method, PictureKind, make_picture
+from tinyfaces.service.pictures import ANONYMISE_THRESHOLD, Method, PictureKind, make_picture, stacked
 from tinyfaces.service.queue import DetectionQueue, Engine, QueueFull
-from tinyfaces.service.uploads import Upload, busy, decode, open_picture, read_boxes, receive
+from tinyfaces.service.uploads import Upload, boxes_within, busy, decode, open_picture, read_boxes, receive
 from tinyfaces.weights import models as shipped
 
 PAGE = Path(__file__).parent / "page"
@@ -43,6 +44,7 @@ _PAGE_HEADERS = {
 }
 _NOT_ANSWERED = 499
 _Answer = TypeVar("_Answer")
+Restore: TypeAlias = Callable[[Pixels, npt.NDArray[np.float32]], Pixels]
 _MethodOption = Annotated[Method, Query(description="How faces are made unrecognisable; solid leaves nothing of them.")]
 
 
@@ -77,6 +79,7 @@ class Models(BaseModel):
     default: str
     models: list[Model]
     limits: dict[str, float]
+    restores: bool
 
 
 class Problem(BaseModel):
@@ -110,10 +113,13 @@ def _body(*fields: str) -> dict[str, Any]:
     return {"requestBody": {"required": True, "content": content}}
 
 
-def create_app(engines: Mapping[str, Engine], limits: Limits | None = None, *, lanes: int = 2) -> FastAPI:
+def create_app(
+    engines: Mapping[str, Engine], limits: Limits | None = None, *, lanes: int = 2, restore: Restore | None = None
+) -> FastAPI:
     """The web application.
 
     engines: by the name under which requests choose them; the first is the default. lanes: batches that run at once.
+    restore: gives the faces at boxes (N, 4) of an image HxWx3 with their surroundings, restored, as (N, S, S, 3) uint8 RGB.
     """
     limits = limits or Limits()
     default = next(iter(engines))
@@ -197,7 +203,7 @@ def create_app(engines: Mapping[str, Engine], limits: Limits | None = None, *, l
             async with held_pixels.held(image.width * image.height):
                 pixels = await in_thread(decode, image)
                 faces = await queue.detect(engine, pixels, lowest, scale)
-                faces = faces[(faces.heights >= min_height) & (faces.heights <= (max_height or float("inf")))]
+                faces = faces[(faces.heights >= min_height) & (faces.heights <= (np.inf if max_height is None else max_height))]
                 height, width = pixels.shape[:2]
                 metrics.faces.inc(len(faces))
                 metrics.pixels.inc(width * height)
@@ -229,10 +235,40 @@ def create_app(engines: Mapping[str, Engine], limits: Limits | None = None, *, l
             format, file = image.format, upload.name
             async with held_pixels.held(image.width * image.height):
                 pixels = await in_thread(decode, image)
+                boxes = boxes_within(boxes, pixels)
                 faces = Faces(boxes, np.ones(len(boxes), np.float32))
                 return await picture(output, pixels, faces, method, file, format)
 
         return await answer(request, work)
+
+    async def restored(request: Request) -> Response:
+        """Send a form with a `file` and `boxes`: the picture, or a part of it, and faces in it.
+
+        Gives a PNG of the faces with their surroundings, restored, one below the other. They show what is likely, not
+        what was there: never take them for evidence of who someone is.
+        """
+        assert restore is not None
+        restorer = restore
+
+        async def work(upload: Upload) -> Response:
+            boxes = read_boxes(upload.fields.get("boxes"), limits)
+            image = await in_thread(open_picture, upload, limits)
+            async with held_pixels.held(image.width * image.height):
+                pixels = await in_thread(decode, image)
+                crops = await in_thread(restorer, pixels, boxes_within(boxes, pixels))
+            return Response(await in_thread(stacked, crops), media_type="image/png")
+
+        return await answer(request, work)
+
+    if restore is not None:
+        app.post(
+            "/v1/restore",
+            tags=["pictures"],
+            summary="Restore small faces",
+            response_class=Response,
+            responses={200: {"content": {"image/png": {}}, "description": "The restored faces."}, **_REFUSALS},
+            openapi_extra=_body("boxes"),
+        )(restored)
 
     async def picture(kind: PictureKind, pixels: Pixels, faces: Faces, method: Method, name: str, source: str | None) -> Response:
         format, suffix = ("PNG", "png") if source == "PNG" else ("JPEG", "jpg")
@@ -253,7 +289,7 @@ def create_app(engines: Mapping[str, Engine], limits: Limits | None = None, *, l
                 facts = {key: getattr(record, key) for key in ("description", "parameters", "gmac", "training_data", "ap")}
             known.append(Model(name=name, threshold=engine.threshold, **facts))
         sizes = {"megabytes": limits.megabytes, "megapixels": limits.megapixels}
-        return Models(version=__version__, default=default, models=known, limits=sizes)
+        return Models(version=__version__, default=default, models=known, limits=sizes, restores=restore is not None)
 
     @app.get("/healthz", tags=["service"], summary="Whether the service lives")
     async def health() -> dict[str, str]:

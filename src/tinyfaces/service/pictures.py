@@ -1,8 +1,9 @@
-"""Pictures made of a detection: faces framed, faces covered."""
+"""Pictures made of a detection: faces framed, faces covered, faces restored."""
 
 import io
 from typing import Literal
 
+import numpy as np
 from PIL import Image
 
 from tinyfaces.covering import Covering, Plane, cover
@@ -26,6 +27,12 @@ def make_picture(kind: PictureKind, pixels: Pixels, faces: Faces, covering: Cove
     covered = pixels.copy()
     cover([Plane(covered, 1, 1, (0, 0, 0))], faces.boxes, covering)
     return as_file(Image.fromarray(covered), format)
+
+
+def stacked(crops: Pixels) -> bytes:
+    """Crops (N, S, S, 3) as a PNG, one below the other; one white pixel where there are none."""
+    strip = crops.reshape(-1, *crops.shape[2:]) if len(crops) else np.full((1, 1, 3), 255, np.uint8)
+    return as_file(Image.fromarray(strip), "PNG")
 
 
 def as_file(image: Image.Image, format: str) -> bytes:

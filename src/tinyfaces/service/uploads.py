@@ -18,6 +18,7 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect
 
 from tinyfaces.detector import AUTO_LARGEST_SCALE, AUTO_PIXELS, Scale
+from tinyfaces.geometry import areas, clip
 from tinyfaces.images import ImageError, Pixels, read_image
 from tinyfaces.service.limits import Limits
 from tinyfaces.service.memory import MemoryFull, Share
@@ -27,6 +28,7 @@ FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "BMP", "GIF", "TIFF")
 
 _FORM_BYTES = 2_000_000
 _NAME_LENGTH = 255
+_COVERED_TIMES = 4
 
 
 @dataclass(frozen=True)
@@ -164,3 +166,16 @@ def read_boxes(text: str | None, limits: Limits) -> npt.NDArray[np.float32]:
     if not np.isfinite(boxes).all() or (boxes[:, 2:] <= boxes[:, :2]).any():
         raise HTTPException(422, "boxes must be finite, with x1 < x2 and y1 < y2")
     return boxes
+
+
+def boxes_within(boxes: npt.NDArray[np.float32], pixels: Pixels) -> npt.NDArray[np.float32]:
+    """Boxes (N, 4) cut to the picture HxWx3, without those beyond it.
+
+    Raises HTTPException 422 where they cover the picture many times over, which faces don't and which takes long.
+    """
+    height, width = pixels.shape[:2]
+    cut = clip(boxes, width, height)
+    cut = cut[(cut[:, 2] > cut[:, 0]) & (cut[:, 3] > cut[:, 1])]
+    if areas(cut).sum() > _COVERED_TIMES * width * height:
+        raise HTTPException(422, f"the boxes cover the picture more than {_COVERED_TIMES} times")
+    return cut

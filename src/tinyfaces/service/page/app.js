@@ -1,19 +1,21 @@
 // What the controls do. The service is asked once for all detections down to a low score; the rest happens here.
 
-import { Refusal, detect, offers, picture } from "./service.js";
+import { Refusal, detect, offers, picture, restore } from "./service.js";
 import { Stage } from "./stage.js";
 
 const LOWEST_SCORE = 0.1;
 const LOWEST_HEIGHT = 4;
 const ANONYMISE_SCORE = 0.2; // lower than the models' own: a face that is missed costs more than a hand that is covered
 const CONTEXT = 1.6; // side of a crop in longer sides of its box
+const RESTORED_SIDE = 64; // pixels; larger faces are restored to less than they are
+const REST = 80; // ms for which the pointer stays on a face before it is restored
 const PAUSE = 250; // ms without a change before the anonymised picture is made anew
 
 const at = (id) => document.getElementById(id);
 const stage = new Stage({ view: at("view"), stage: at("stage"), photo: at("photo"), overlay: at("overlay"), picked });
 const service = offers();
 
-let current = null; // the open picture: { file, name, url, found, shown, anonymised, asking }
+let current = null; // the open picture: { file, name, url, found, shown, anonymised, restored, asking }
 let chosen = -1; // place of the chosen face in found
 let held = false; // it was tapped: pointing at others does not change it
 let timer = 0;
@@ -24,7 +26,7 @@ async function open(file, name, credit = false) {
   current?.asking.abort();
   if (current?.url) URL.revokeObjectURL(current.url);
   if (current?.anonymised) URL.revokeObjectURL(current.anonymised.url);
-  const opened = { file, name, url: URL.createObjectURL(file), found: null, shown: [], anonymised: null, asking: new AbortController() };
+  const opened = { file, name, url: URL.createObjectURL(file), found: null, shown: [], anonymised: null, restored: new Map(), asking: new AbortController() };
   current = opened;
   choose(-1);
   at("credit").hidden = !credit;
@@ -213,6 +215,7 @@ function choose(number) {
     drawCrop(at("original"), current.found.boxes[number], false);
     drawCrop(at("restored"), current.found.boxes[number], true);
     at("restored-caption").textContent = "enlarged, smooth";
+    drawRestored(current.found.boxes[number]);
   }
   if (current?.found) draw();
 }
@@ -237,6 +240,40 @@ async function drawCrop(canvas, [x1, y1, x2, y2], smooth) {
   pen.imageSmoothingQuality = "high";
   const left = (x1 + x2 - side) / 2, top = (y1 + y2 - side) / 2;
   pen.drawImage(photo, left * factor, top * factor, side * factor, side * factor, 0, 0, canvas.width, canvas.height);
+}
+
+// Only the face and what surrounds it is sent. Answers are kept, and asked for once the pointer rests.
+async function drawRestored(box) {
+  const opened = current, number = chosen;
+  const [x1, y1, x2, y2] = box;
+  const longer = Math.max(x2 - x1, y2 - y1, 1);
+  if (!(await service).restores || longer > RESTORED_SIDE) return;
+  await new Promise((done) => setTimeout(done, opened.restored.has(number) ? 0 : REST));
+  if (current !== opened || chosen !== number) return;
+  try {
+    if (!opened.restored.has(number)) {
+      const photo = await source(opened);
+      const factor = photo.naturalWidth / opened.found.width;
+      const reach = longer * CONTEXT;
+      const left = Math.max(0, Math.floor((x1 - reach) * factor)), top = Math.max(0, Math.floor((y1 - reach) * factor));
+      const part = document.createElement("canvas");
+      part.width = Math.min(photo.naturalWidth, Math.ceil((x2 + reach) * factor)) - left;
+      part.height = Math.min(photo.naturalHeight, Math.ceil((y2 + reach) * factor)) - top;
+      part.getContext("2d").drawImage(photo, -left, -top);
+      const blob = await new Promise((done) => part.toBlob(done, "image/png"));
+      const within = [x1 * factor - left, y1 * factor - top, x2 * factor - left, y2 * factor - top];
+      opened.restored.set(number, await createImageBitmap(await restore(blob, within, { signal: opened.asking.signal })));
+    }
+    if (current !== opened || chosen !== number) return;
+    const canvas = at("restored");
+    const pen = canvas.getContext("2d");
+    pen.imageSmoothingEnabled = true;
+    pen.imageSmoothingQuality = "high";
+    pen.drawImage(opened.restored.get(number), 0, 0, canvas.width, canvas.height);
+    at("restored-caption").textContent = "restored: likely, not known";
+  } catch (error) {
+    if (error.name !== "AbortError") say(error.message, true);
+  }
 }
 
 async function source(opened) {

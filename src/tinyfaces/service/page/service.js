@@ -19,6 +19,11 @@ export async function picture(file, boxes, query, options) {
   return (await post(`v1/picture?${new URLSearchParams(query)}`, { file, boxes: JSON.stringify(boxes) }, options)).blob();
 }
 
+// A small face in a part of the picture, restored, as a blob.
+export async function restore(part, box, options) {
+  return (await post("v1/restore", { file: part, boxes: JSON.stringify([box]) }, options)).blob();
+}
+
 // A busy service (429) is asked again, for as long as one would wait for it.
 async function post(address, { file, ...fields }, { waiting = () => {}, signal } = {}) {
   const begun = performance.now();
