@@ -11,7 +11,6 @@ import argparse
 import asyncio
 import io
 import json
-import multiprocessing
 import os
 import platform
 import re
@@ -27,6 +26,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from tinyfaces import Detector
 from tinyfaces.formats import write_atomically
 
 ROOT = Path(__file__).parents[1]
@@ -48,31 +48,35 @@ def photos() -> list[bytes]:
     return files
 
 
-def plain_loop(seconds: float, threads: int, answer) -> None:
-    """Photos a second and milliseconds of `Detector.detect`, one photo after the other; runs in a process of its own."""
-    from tinyfaces import Detector
-
-    detector = Detector(threads=threads)
+def plain_loop(detector: Detector, seconds: float) -> list[float]:
+    """Seconds of each `Detector.detect`, one photo after the other."""
     files = photos()
-    times = []
-    end = None
-    while end is None or time.perf_counter() < end:
+    times: list[float] = []
+    while sum(times) < seconds:
         begun = time.perf_counter()
         detector.detect(Image.open(io.BytesIO(files[len(times) % len(files)])))
         times.append(time.perf_counter() - begun)
-        if end is None and len(times) == len(files):  # a round to warm up
-            times.clear()
-            end = time.perf_counter() + seconds
-    answer.put(times)
+    return times
 
 
-def measure_plain(seconds: float, threads: int) -> dict[str, float]:
-    answer = multiprocessing.get_context("spawn").Queue()
-    process = multiprocessing.get_context("spawn").Process(target=plain_loop, args=(seconds, threads, answer))
-    process.start()
-    times = answer.get()
-    process.join()
-    return summary(times, sum(times))
+def measure_load(port: int, pid: int, threads: int, seconds: float, rounds: int) -> dict[str, dict]:
+    """The plain call and the service at 1, 8 and 64 clients take turns; by their names, the median of each number."""
+    detector = Detector(threads=threads)
+    rows: dict[str, list[dict]] = {}
+    for turn in range(rounds + 1):
+        times = plain_loop(detector, seconds)
+        found = {"plain": summary(times, sum(times))}
+        found |= {str(number): asyncio.run(load(port, pid, number, seconds)) for number in CLIENTS}
+        found["8"]["times_plain"] = round(found["8"]["per_second"] / found["plain"]["per_second"], 2)
+        for name, row in found.items():
+            if turn:  # the first round warms up
+                rows.setdefault(name, []).append(row)
+    result = {}
+    for name, several in rows.items():
+        result[name] = {key: statistics.median(row[key] for row in several) for key in several[0] if key != "statuses"}
+        if name != "plain":
+            result[name]["statuses"] = dict(sum((Counter(row["statuses"]) for row in several), Counter()))
+    return result
 
 
 def summary(times: list[float], seconds: float) -> dict[str, float]:
@@ -264,43 +268,44 @@ def as_tables(results: dict) -> str:
     lines = ["# The service under load", "", f"Command: `{results['command']}`", "", f"Machine: {results['machine']}.", ""]
     if "load" in results:
         lines += [
-            "The example photo as JPEG at 1024, 1024, 960 and 800 pixels, in turn; model `accurate`. The clients run on the same cores.", "",
+            "The example photo as JPEG at 1024, 1024, 960 and 800 pixels, in turn; model `accurate`. The plain call and the",
+            "service took turns, and the clients ran on the same cores as the service; medians of the turns.", "",
             "| | photos/s | p50 ms | p99 ms | statuses |", "|---|---|---|---|---|",
         ]  # fmt: skip
-        rows = [("plain Python call in a loop", results["plain"], "")]
-        rows += [
-            (f"service, {n} clients", row, ", ".join(f"{s}: {c}" for s, c in row["statuses"].items()))
-            for n, row in results["load"].items()
-        ]
-        lines += [f"| {name} | {row['per_second']} | {row['p50_ms']} | {row['p99_ms']} | {told} |" for name, row, told in rows]
+        for name, row in results["load"].items():
+            title = "plain Python call in a loop" if name == "plain" else f"service, {name} clients"
+            told = statuses_of(row) if "statuses" in row else ""
+            lines.append(f"| {title} | {row['per_second']} | {row['p50_ms']} | {row['p99_ms']} | {told} |")
+        lines += ["", f"At 8 clients the service does {results['load']['8']['times_plain']} times what the plain loop does."]
     if "minute" in results:
         row = results["minute"]
         lines += [
-            "", f"64 clients for {row['seconds']:g} s: {', '.join(f'{s}: {c}' for s, c in row['statuses'].items())}; {row['per_second']} photos/s. "
-            f"Memory of the service, MB: {row['memory_first_half_mb']} on average from {row['seconds'] / 4:g} s to half of the rest, "
-            f"{row['memory_second_half_mb']} after that, {row['memory_most_mb']} at most.",
+            "", f"64 clients for {row['seconds']:g} s: {statuses_of(row)}; {row['per_second']} photos/s. Memory of the service "
+            f"from {row['seconds'] / 4:g} s on, MB: first half {row['memory_first_half_mb']}, second half "
+            f"{row['memory_second_half_mb']} on average, most {row['memory_most_mb']}.",
         ]  # fmt: skip
     if "hostile" in results:
         lines += ["", "| hostile upload | status | ms | message |", "|---|---|---|---|"]
         lines += [f"| {kind} | {row['status']} | {row['ms']} | {row['detail']} |" for kind, row in results["hostile"].items()]
-        row = results["tiny"]
-        statuses = ", ".join(f"{s}: {c}" for s, c in row["statuses"].items())
+        tiny, slow = results["tiny"], results["slow"]
         lines += [
-            "",
-            f"{TINY_REQUESTS} requests of one byte: {statuses} in {row['seconds']} s; a photo among them took {row['photo_among_them_ms']} ms.",
-        ]
-        row = results["slow"]
-        lines += [
-            "",
-            f"{row['senders']} senders that stall: a photo meanwhile took {row['photo_meanwhile_ms']} ms ({row['photo_meanwhile_status']}).",
-        ]
+            "", f"{TINY_REQUESTS} requests of one byte: {statuses_of(tiny)} in {tiny['seconds']} s; a photo among them took "
+            f"{tiny['photo_among_them_ms']} ms.",
+            "", f"{slow['senders']} senders that stall: a photo meanwhile took {slow['photo_meanwhile_ms']} ms "
+            f"({slow['photo_meanwhile_status']}).",
+        ]  # fmt: skip
     return "\n".join(lines) + "\n"
+
+
+def statuses_of(row: dict) -> str:
+    return ", ".join(f"{count} x {status}" for status, count in row["statuses"].items())
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--seconds", type=float, default=8, help="of each measurement")
+    parser.add_argument("--seconds", type=float, default=3, help="of each measurement")
+    parser.add_argument("--rounds", type=int, default=3, help="of the plain call and the service by turns")
     parser.add_argument("--minute", type=float, default=60, help="seconds of the long run with 64 clients")
     parser.add_argument("--parts", nargs="+", choices=("load", "minute", "hostile"), default=("load", "minute", "hostile"))
     parser.add_argument("--dry", action="store_true", help="print the numbers, write nothing")
@@ -311,12 +316,8 @@ def main() -> None:
     results["machine"] = machine(arguments.threads)
     options = ["--threads", str(arguments.threads)]
     if "load" in arguments.parts:
-        before = measure_plain(arguments.seconds, arguments.threads)
         with service(options) as (pid, port):
-            asyncio.run(load(port, pid, 8, 2))  # to warm up
-            results["load"] = {str(number): asyncio.run(load(port, pid, number, arguments.seconds)) for number in CLIENTS}
-        after = measure_plain(arguments.seconds, arguments.threads)
-        results["plain"] = max(before, after, key=lambda row: row["per_second"])
+            results["load"] = measure_load(port, pid, arguments.threads, arguments.seconds, arguments.rounds)
     if "minute" in arguments.parts:
         with service(options) as (pid, port):
             results["minute"] = {"seconds": arguments.minute, **asyncio.run(load(port, pid, 64, arguments.minute))}

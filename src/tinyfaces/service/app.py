@@ -210,7 +210,7 @@ def create_app(
                 if output != "json":
                     return await picture(output, pixels, faces, method, file, format)
             facts = {"file": file, "width": width, "height": height, "model": name, "threshold": lowest}
-            return JSONResponse({**facts, **faces.to_dict()})
+            return await in_thread(lambda: JSONResponse({**facts, **faces.to_dict()}))
 
         return await answer(request, work)
 
