@@ -61,12 +61,7 @@ def command_of(line: str) -> str:
 
 
 BLOCKS = [block for page in PAGES for block in blocks_of(page)]
-COMMANDS = [
-    (block.page, command, block.run)
-    for block in BLOCKS
-    if not block.language
-    for command in filter(None, map(command_of, block.lines))
-]
+SHELL = [(block, command) for block in BLOCKS if not block.language for command in map(command_of, block.lines) if command]
 OWN = [(block.page, command) for block, command in SHELL if command.startswith("tinyfaces ")]
 TO_RUN = [(block.page, command) for block, command in SHELL if block.run]
 SCRIPTS = [(block.page, "\n".join(block.lines)) for block in BLOCKS if block.language == "python" and block.run]
