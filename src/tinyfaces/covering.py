@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -41,13 +42,13 @@ class Covering:
 
 @dataclass(frozen=True)
 class Plane:
-    """Values to cover. values: HxW or HxWxC, of any type, changed in place. step_x, step_y: pixels of the image per value (2 for
-    halved colour). blank: the value, or one per channel, that "solid" puts there."""
+    """One channel to cover. values: HxW, of any type, changed in place. step_x, step_y: pixels of the image per value (2 for
+    halved colour). blank: the value that "solid" puts there."""
 
     values: npt.NDArray[np.generic]
     step_x: float
     step_y: float
-    blank: float | tuple[float, ...]
+    blank: float
 
 
 def cover(planes: Sequence[Plane], boxes: npt.NDArray[np.float32], covering: Covering) -> None:
@@ -74,7 +75,7 @@ def _cover_one(
         return
     area = plane.values[top:bottom, left:right]
     if covering.method == "solid":
-        filled = np.broadcast_to(np.asarray(plane.blank, np.float64), area.shape)
+        filled = np.full(area.shape, plane.blank, np.float64)
     else:
         filled = _averaged(area, cells, smooth=covering.method == "blur")
     if np.issubdtype(area.dtype, np.integer):
@@ -89,22 +90,25 @@ def _cover_one(
 
 
 def _averaged(area: npt.NDArray[np.generic], cells: tuple[int, ...], smooth: bool) -> npt.NDArray[np.float64]:
-    """The area HxW or HxWxC from its averages over at most `cells` (across, down), as blocks or blurred."""
-    height, width = area.shape[:2]
+    """The area HxW from its averages over at most `cells` (across, down), as blocks or blurred."""
+    height, width = area.shape
     columns, rows = min(cells[0], width), min(cells[1], height)
-    x_edges, y_edges = (np.arange(n) * size // n for n, size in ((columns, width), (rows, height)))
-    sums = np.add.reduceat(np.add.reduceat(area.astype(np.float64), y_edges, axis=0), x_edges, axis=1)
-    x_sizes, y_sizes = np.diff(x_edges, append=width), np.diff(y_edges, append=height)
-    counts = y_sizes[:, None] * x_sizes
-    means = sums / (counts if area.ndim == 2 else counts[..., None])
+    means = _means(height, rows) @ area.astype(np.float64) @ _means(width, columns).T
+    return np.asarray(_spread(height, rows, smooth) @ means @ _spread(width, columns, smooth).T)
+
+
+@lru_cache(maxsize=2048)
+def _means(size: int, cells: int) -> npt.NDArray[np.float64]:
+    """The weights (cells, size) with which each of `size` values counts in the mean of each cell."""
+    of_cell = np.arange(size) * cells // size == np.arange(cells)[:, None]
+    return np.asarray(of_cell / of_cell.sum(axis=1, keepdims=True))
+
+
+@lru_cache(maxsize=2048)
+def _spread(size: int, cells: int, smooth: bool) -> npt.NDArray[np.float64]:
+    """The weights (size, cells) with which each cell counts at each of `size` places."""
     if not smooth:
-        return np.repeat(np.repeat(means, y_sizes, axis=0), x_sizes, axis=1)
-    by_row = np.tensordot(_weights(height, rows), means, axes=(1, 0))
-    return np.moveaxis(np.tensordot(_weights(width, columns), by_row, axes=(1, 1)), 0, 1)
-
-
-def _weights(size: int, cells: int) -> npt.NDArray[np.float64]:
-    """How much (size, cells) each cell counts at each place."""
+        return (np.arange(size)[:, None] * cells // size == np.arange(cells)).astype(np.float64)
     places = (np.arange(size) + 0.5) / size * cells
     weights = np.exp(-0.5 * ((places[:, None] - np.arange(cells) - 0.5) / _BLUR) ** 2)
     return np.asarray(weights / weights.sum(axis=1, keepdims=True))

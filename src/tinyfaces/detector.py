@@ -36,6 +36,7 @@ _MULTIPLE = 32
 _BATCH_PIXELS = 4_000_000
 _WINDOW_PIXELS = 8_000_000
 _STRIP_PIXELS = 4_000_000
+_STRIP_ROWS = 8  # fewer would be mostly the slack around them
 _CUT_MARGIN = 0.05
 _FRAGMENT_SHARE = 0.7
 _FRAGMENT_SMALLEST = 1 / 16
@@ -289,7 +290,7 @@ def _resample(image: Pixels | Regions, working: tuple[int, int], rectangle: Sequ
     resampling = Image.Resampling.BICUBIC if step_x < 1 else Image.Resampling.BILINEAR
     slack_x, slack_y = math.ceil(3 * max(1, step_x)), math.ceil(3 * max(1, step_y))
     left, right = max(0, math.floor(x1 * step_x) - slack_x), min(width, math.ceil(x2 * step_x) + slack_x)
-    rows = max(1, int(_STRIP_PIXELS / ((right - left) * step_y)))
+    rows = max(_STRIP_ROWS, int(_STRIP_PIXELS / ((right - left) * step_y)))
     scaled = np.empty((y2 - y1, x2 - x1, 3), np.uint8)
     for first in range(y1, y2, rows):
         last = min(first + rows, y2)

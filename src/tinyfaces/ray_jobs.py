@@ -180,11 +180,7 @@ def _run(job: _Job, parts: dict[str, list[str]], advance: Callable[[int], None])
 
 
 def _connect(address: str) -> None:
-    # Ray tells a great deal; what matters is told here.
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    where: dict[str, Any] = (
-        {"include_dashboard": False} if address == LOCAL else {"address": address, "ignore_reinit_error": True}
-    )
+    where: dict[str, Any] = {"include_dashboard": False} if address == LOCAL else {"address": address}
     try:
         ray.init(log_to_driver=False, logging_level=logging.ERROR, **where)
         for name in ("ray", "ray.data"):

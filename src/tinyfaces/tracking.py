@@ -17,8 +17,9 @@ HELD = 3
 
 _SMOOTHING = 2
 _SMOOTHING_WEIGHTS = np.array([1, 2, 3, 2, 1], np.float64)
-_SAME_FACE = 1.0  # distance, in sides of a face, at which what ends and what begins are one track
-_MAYBE_SAME_FACE = 1.5  # the same for a frame's movement, where only the frames between are to be covered
+_SAME_FACE = 1.5  # distance, in sides of a face, at which what ends and what begins are one track
+_MAYBE_SAME_FACE = 3.0  # the same, where it is only about covering the frames between
+_MAYBE_SAME_FACE_ONE_MISSED = 8.0  # the same where that is a single frame
 _SIZE_RATIO = 2.0
 _FORGOTTEN_AFTER = 90  # frames
 
@@ -140,6 +141,8 @@ class Tracker:
             track.speed = (track.speed + (_centre(box) - _centre(track.box)) / gap) / 2
         else:
             track.speed = np.zeros(2)
+        # It may have jumped rather than moved: in the gap it is where it was, where it will be, or between.
+        self._hold_before(now, box, track.last)
         track.last, track.box, track.score = now, box, score
         self._at(now).seen[track.number] = _Seen(box, score, True)
 
@@ -157,8 +160,7 @@ class Tracker:
                 self._tracks_so_far += 1
                 self._tracks[track.number] = track
                 self._at(now).seen[track.number] = _Seen(box, score, True)
-                for number in range(max(self._given, now - HELD), now):
-                    self._at(number).held.append(box)
+                self._hold_before(now, box)
             if identities[row] >= 0:
                 self._numbers[identities[row]] = track.number
         # A new face that may be one just lost, too far off to tell: whichever it is, nothing between is left uncovered.
@@ -172,6 +174,10 @@ class Tracker:
         for number in range(first + 1, last):
             share = (number - first) / (last - first)
             yield number, box + (other - box) * share
+
+    def _hold_before(self, now: int, box: Box, last: int = -1) -> None:
+        for number in range(max(self._given, now - HELD, last + 1), now):
+            self._at(number).held.append(box)
 
     def _hold_and_forget(self, now: int) -> None:
         frame = self._at(now)
@@ -232,7 +238,8 @@ def _nearest(boxes: Box, ends: list[_Track], now: int, *, loose: bool) -> dict[i
     side, last_side = (np.sqrt(np.maximum((b[:, 2:] - b[:, :2]).prod(axis=1), 1e-6)) for b in (boxes, last))
     mean_side = (side[:, None] + last_side) / 2
     distance = np.linalg.norm(centres[:, None] - moved, axis=2) / mean_side
-    limit = _MAYBE_SAME_FACE * gaps if loose else np.full(len(ends), _SAME_FACE)
+    far = np.where(gaps <= 2, _MAYBE_SAME_FACE_ONE_MISSED, _MAYBE_SAME_FACE)
+    limit = far if loose else np.full(len(ends), _SAME_FACE)
     ratio = side[:, None] / last_side
     allowed = (distance <= limit) & (ratio < _SIZE_RATIO) & (ratio > 1 / _SIZE_RATIO)
     pairs: dict[int, _Track] = {}

@@ -1,0 +1,217 @@
+"""Many files: work overlaps, the journal knows what is done, and a run killed at any instant goes on to the same end."""
+
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from conftest import paint
+from test_images import bad_files
+from tinyfaces.bulk import Outcome, Pool, overlapped, process
+from tinyfaces.cli import app
+from tinyfaces.inputs import InputFile
+from tinyfaces.journal import Entry, Journal, JournalError
+
+KILL_RUNS = str(Path(__file__).with_name("kill_runs.py"))
+
+
+def _files(folder: Path, number: int) -> list[InputFile]:
+    folder.mkdir(exist_ok=True)
+    for n in range(number):
+        (folder / f"{n}.txt").write_text(str(n))
+    return [InputFile(folder / f"{n}.txt", Path(f"{n}.txt")) for n in range(number)]
+
+
+def test_overlapped_keeps_the_order_and_works_at_once():
+    together, most = set(), []
+    meet = threading.Barrier(2, timeout=10)
+
+    def work(item):
+        together.add(item)
+        if item in (0, 1):
+            meet.wait()  # passes only if both are worked on at once
+            time.sleep(0.05 * (1 - item))
+        most.append(len(together))
+        together.discard(item)
+        return item * 10
+
+    assert list(overlapped(iter(range(12)), work, 2)) == [(n, 10 * n) for n in range(12)]
+    assert max(most) == 2
+
+
+def test_overlapped_takes_only_so_many_ahead():
+    taken = []
+
+    def items():
+        for n in range(100):
+            taken.append(n)
+            yield n
+
+    results = overlapped(items(), lambda item: item, 2, ahead=3)
+    for _ in range(5):
+        next(results)
+    assert len(taken) <= 5 + 6
+    results.close()
+
+
+def test_a_tool_is_never_shared():
+    pool = Pool([[], []])
+    busy = []
+
+    def use(tool):
+        busy.append(id(tool))
+        assert busy.count(id(tool)) == 1
+        time.sleep(0.001)
+        busy.remove(id(tool))
+
+    for _ in overlapped(range(60), lambda _: pool.call(use), 4):
+        pass
+
+
+def test_problems_are_the_files_own_and_the_rest_goes_on(tmp_path):
+    def work(file):
+        if file.name.stem == "2":
+            raise ValueError("2.txt: is odd")
+        if file.name.stem == "3":
+            raise OSError(28, "No space left on device", "out/3")
+        return Outcome({"n": int(file.name.stem)}, (), "half of it" if file.name.stem == "4" else None)
+
+    journal = Journal(None, {})
+    steps = list(process(_files(tmp_path, 6), work, journal, 2))
+    assert [step.entry.record for step in steps] == [{"n": 0}, {"n": 1}, None, None, {"n": 4}, {"n": 5}]
+    assert steps[2].entry.problem == "2.txt: is odd" and "no space left" in steps[3].entry.problem
+    assert steps[4].entry.problem == "half of it"
+
+
+def test_the_journal_knows_what_is_done_and_what_has_changed_since(tmp_path):
+    files = _files(tmp_path / "in", 4)
+    output = tmp_path / "out.bin"
+    output.write_bytes(b"12345")
+    first = Journal(tmp_path / "j", {"threshold": 0.5})
+    first.write(files[0], Entry({"x": 1.25}, None))
+    first.write(files[1], Entry(None, "is bad"))
+    first.write(files[2], Entry({}, None), [output])
+    first.close(keep=True)
+    again = Journal(tmp_path / "j", {"threshold": 0.5}, resume=True)
+    assert [again.done(file) for file in files] == [True, False, True, False]
+    assert [entry for _, entry in again.read(files)] == [Entry({"x": 1.25}, None), Entry(None, "is bad"), Entry({}, None)]
+    files[0].path.write_text("changed")
+    output.write_bytes(b"123")
+    assert [again.done(file) for file in files] == [False, False, False, False]
+    with pytest.raises(JournalError, match="another run is at work"):
+        Journal(tmp_path / "j", {"threshold": 0.5}, resume=True)
+    again.close(keep=True)
+    with pytest.raises(JournalError, match=r"threshold: 0\.5, now 0\.6"):
+        Journal(tmp_path / "j", {"threshold": 0.6}, resume=True)
+    anew = Journal(tmp_path / "j", {"threshold": 0.6})
+    assert not anew.done(files[1]) and list(anew.read(files)) == []
+    anew.close(keep=False)
+    assert not (tmp_path / "j").exists()
+    (tmp_path / "other").write_bytes(b"not a database" * 100)
+    with pytest.raises(JournalError, match="other: not a journal"):
+        Journal(tmp_path / "other", {}, resume=True)
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("photos")
+    rng = np.random.default_rng(0)
+    for n in range(24):
+        small = [(8 * int(x), 8 * int(y)) for x, y in rng.integers(0, 11, (6, 2))]
+        image = paint(96, 96 + 32 * (n % 3), small)
+        image[..., 2] = rng.integers(0, 60, image.shape[:2])
+        Image.fromarray(image).save(folder / f"{n:02d}.png")
+    (folder / "bad.jpg").write_text("no image")
+    return folder
+
+
+def _contents(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def test_killed_at_ten_random_moments_it_ends_as_an_undisturbed_run(toy_model, photos, tmp_path):
+    command = ["detect", str(photos), "--model", str(toy_model), "--format", "voc", "--save-images", "--threads", "2", "--quiet"]
+    places = [str(tmp_path / "whole"), str(tmp_path / "killed")]
+    done = subprocess.run([sys.executable, KILL_RUNS, *places, "10", *command], capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.strip() == "10", done.stderr
+    for path in (tmp_path / "killed").glob("*.xml"):
+        assert path.read_text().endswith("</annotation>\n")
+    some_done = len(list((tmp_path / "killed").glob("*.xml")))
+    resumed = [sys.executable, "-m", "tinyfaces", *command, "--out", places[1], "--resume"]
+    result = subprocess.run(resumed, capture_output=True, text=True)
+    assert result.returncode == 1 and len(result.stderr.splitlines()) == 1
+    assert some_done > 0
+    whole, killed = _contents(tmp_path / "whole"), _contents(tmp_path / "killed")
+    for contents in (whole, killed):
+        for name in [name for name in contents if name.startswith("faces.journal")]:
+            del contents[name]
+    assert whole == killed
+    assert len(whole) == 24 * 2 + 1  # and faces_problems.csv
+    assert whole["faces_problems.csv"].decode().count("bad.jpg") == 2
+
+
+@pytest.fixture
+def run(toy_model, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments, code=0):
+        result = CliRunner().invoke(app, [*arguments, "--model", str(toy_model)])
+        assert result.exit_code == code, result.output
+        return result
+
+    return call
+
+
+@pytest.mark.parametrize("command,out", [("detect", "res/a.csv"), ("anonymise", "res")])
+def test_resume_skips_what_is_done(run, photos, tmp_path, command, out):
+    first = run(command, str(photos), "--out", out, code=1)
+    assert "images/s" in first.stdout and "megapixels/s" in first.stdout
+    before = _contents(tmp_path / "res")
+    second = run(command, str(photos), "--out", out, "--resume", code=1)
+    assert "24 files were done before" in second.stdout
+    after = _contents(tmp_path / "res")
+    assert {n: c for n, c in before.items() if "journal" not in n} == {n: c for n, c in after.items() if "journal" not in n}
+    other = run(command, str(photos), "--out", out, "--resume", "--threshold", "0.9", code=2)
+    assert "other settings (threshold" in other.stderr and len(other.stderr.splitlines()) == 1
+
+
+def test_the_journal_goes_when_all_is_done(run, tmp_path):
+    (tmp_path / "in").mkdir()
+    Image.fromarray(paint(32, 32, [(8, 8)])).save(tmp_path / "in/a.png")
+    run("detect", "in", "--out", "res")
+    assert [path.name for path in (tmp_path / "res").iterdir()] == ["faces.json"]
+    run("detect", "in", "--out", "res", "--resume")
+    assert {path.name for path in (tmp_path / "res").iterdir()} == {"faces.json", "faces.journal"}
+    assert sqlite3.connect(tmp_path / "res/faces.journal").execute("SELECT count(*) FROM files").fetchone() == (1,)
+    assert "needs --out" in run("detect", "in", "--resume", code=2).stderr
+
+
+def test_what_a_killed_process_left_half_written_is_cleared(run, tmp_path):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "res").mkdir()
+    Image.fromarray(paint(32, 32, [(8, 8)])).save(tmp_path / "in/a.png")
+    for name in (".a.txt.12345678.partial", ".other.txt.12345678.partial"):
+        (tmp_path / "res" / name).write_text("half")
+    run("detect", "in", "--out", "res", "--format", "yolo", "--no-scores")
+    assert {path.name for path in (tmp_path / "res").iterdir()} == {"a.txt", "classes.txt", ".other.txt.12345678.partial"}
+
+
+def test_problems_are_gathered_in_a_file(run, tmp_path):
+    (tmp_path / "in").mkdir()
+    Image.fromarray(paint(32, 32, [(8, 8)])).save(tmp_path / "in/a.png")
+    bad = bad_files(tmp_path / "in")
+    result = run("anonymise", "in", "gone.jpg", "--out", "res", code=1)
+    lines = (tmp_path / "res/problems.csv").read_text().splitlines()
+    assert lines[0] == "file,problem" and len(lines) == len(bad) + 2
+    assert "problems, listed in res/problems.csv" in result.stdout
+    for name in bad:
+        (tmp_path / "in" / name).unlink()
+    run("anonymise", "in", "--out", "res")
+    assert [path.name for path in (tmp_path / "res").iterdir()] == ["a.png"]

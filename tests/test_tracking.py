@@ -1,0 +1,91 @@
+"""Faces followed through frames: ids stay, gaps are bridged both ways, nothing flashes."""
+
+import numpy as np
+import pytest
+
+pytest.importorskip("trackers", reason="trackers is not installed (the extra video)")
+
+from tinyfaces import Faces
+from tinyfaces.tracking import HELD, LONGEST_GAP, Tracker
+
+
+def _follow(frames, rate=25.0):
+    """frames: for each a list of boxes. Gives the tracked frames."""
+    tracker = Tracker(rate, 0.5)
+    out = []
+    for number, boxes in enumerate(frames):
+        settled = tracker.push(Faces(np.array(boxes, np.float32), np.full(len(boxes), 0.9, np.float32)), number / rate)
+        out += [settled] if settled is not None else []
+    out += tracker.finish()
+    assert len(out) == len(frames)
+    return out, tracker
+
+
+def _at(x, y, side=20.0):
+    return [x - side / 2, y - side / 2, x + side / 2, y + side / 2]
+
+
+def _covered(frame, box) -> bool:
+    """Whether one cover holds all of the box."""
+    covers = frame.covers
+    return bool(((covers[:, :2] <= np.array(box[:2]) + 0.01) & (covers[:, 2:] >= np.array(box[2:]) - 0.01)).all(axis=1).any())
+
+
+def test_ids_stay_and_frames_come_back_in_order():
+    frames = [[_at(30 + 2 * n, 50), _at(200 - n, 120)] for n in range(60)]
+    out, tracker = _follow(frames)
+    assert tracker.tracks_so_far == 2
+    assert [frame.time for frame in out] == [n / 25 for n in range(60)]
+    for number, frame in enumerate(out):
+        assert frame.found.all() and len(frame.faces) == 2
+        by_track = dict(zip(frame.tracks.tolist(), frame.faces.boxes.tolist(), strict=True))
+        left, right = (by_track[track] for track in sorted(by_track))
+        np.testing.assert_allclose(left, frames[number][0], atol=1e-3)
+        np.testing.assert_allclose(right, frames[number][1], atol=1e-3)
+
+
+@pytest.mark.parametrize("gap", [1, 4, LONGEST_GAP])
+def test_a_gap_is_bridged_where_the_face_was(gap):
+    places = [_at(40 + 3 * n, 60 + n) for n in range(50)]
+    frames = [[] if 20 <= n < 20 + gap else [places[n]] for n in range(50)]
+    out, tracker = _follow(frames)
+    assert tracker.tracks_so_far == 1
+    for number in range(50):
+        assert out[number].found.tolist() == [number < 20 or number >= 20 + gap]
+        np.testing.assert_allclose(out[number].faces.boxes[0], places[number], atol=0.01)
+        assert _covered(out[number], places[number])
+
+
+def test_a_longer_gap_is_none():
+    frames = [[_at(50, 50)]] * 20 + [[]] * (LONGEST_GAP + 5) + [[_at(50, 50)]] * 20
+    out, _ = _follow(frames)
+    assert [len(frame.faces) for frame in out] == [len(boxes) for boxes in frames]
+    # but some frames after and before it are covered
+    assert all(_covered(out[n], _at(50, 50)) for n in (*range(20, 20 + HELD), *range(35 - HELD, 35)))
+    assert not len(out[26].covers)
+
+
+@pytest.mark.parametrize("speed", [5, 15, 28])
+def test_fast_and_tiny_faces_are_covered_in_every_frame_between_two_in_which_they_were_found(speed):
+    """An 8 px face that moves up to 3.5 times its size a frame, which no overlap can link."""
+    rng = np.random.default_rng(speed)
+    places = [_at(20 + speed * n, 100, 8.0) for n in range(40)]
+    missed = set(rng.choice(np.arange(1, 39, 2), 12, replace=False).tolist())
+    out, _ = _follow([[] if n in missed else [places[n]] for n in range(40)])
+    between = [n for n in sorted(missed) if n - 1 not in missed and n + 1 not in missed]
+    assert len(between) > 5
+    assert [n for n in between if not _covered(out[n], places[n])] == []
+
+
+def test_memory_does_not_grow():
+    tracker = Tracker(25.0, 0.5)
+    rng = np.random.default_rng(0)
+    for number in range(700):
+        corners = rng.uniform(0, 400, (3, 2))
+        boxes = np.concatenate([corners, corners + 12], axis=1).astype(np.float32)
+        settled = tracker.push(Faces(boxes, np.full(3, 0.9, np.float32)), number / 25)
+        assert (settled is None) == (number < tracker.delay)
+        if number % 100 == 99:
+            assert len(tracker._frames) <= tracker.delay + 3
+            assert len(tracker._tracks) < 400 and len(tracker._numbers) < 1000
+    assert tracker.tracks_so_far > 700
