@@ -25,7 +25,7 @@ def make_picture(kind: PictureKind, pixels: Pixels, faces: Faces, covering: Cove
     if kind == "annotated":
         return as_file(faces.draw(pixels), format)
     covered = pixels.copy()
-    cover([Plane(covered, 1, 1, (0, 0, 0))], faces.boxes, covering)
+    cover([Plane(covered[..., channel], 1, 1, 0) for channel in range(3)], faces.boxes, covering)
     return as_file(Image.fromarray(covered), format)
 
 
