@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import re
 import shutil
 import time
 from pathlib import Path
@@ -287,6 +288,44 @@ def test_a_thousand_faces_stay_fluid(open_page):
     )
     assert faces_shown(page) == 1000 and len(times) == 30
     print(f"frame while sliding over 1,000 faces: median {np.median(times):.0f} ms, longest {max(times):.0f} ms")
+
+
+def test_a_face_is_restored_from_what_surrounds_it(open_page):
+    """With a stand-in for the second stage: what is sent is the face and its surroundings, exactly."""
+    page = open_page()
+    noise = np.random.default_rng(0).integers(0, 60, (120, 200, 3)).astype(np.uint8)
+    noise[40:48, 80:88, 0] += 190
+    sent = []
+
+    def offer(route):
+        route.fulfill(json={**route.fetch().json(), "restores": True})
+
+    def restore(route):
+        sent.append(route.request.post_data_buffer)
+        route.fulfill(body=encoded(np.full((64, 64, 3), (10, 20, 200), np.uint8)), content_type="image/png")
+
+    page.route("**/v1/models", offer)
+    page.route("**/v1/restore", restore)
+    page.reload()
+    choose(page, encoded(noise))
+    page.click("#next")
+    page.wait_for_selector("#restored-caption:has-text('restored')")
+    assert page.evaluate("[...document.getElementById('restored').getContext('2d').getImageData(80, 80, 1, 1).data]") == [
+        10,
+        20,
+        200,
+        255,
+    ]
+    picture = sent[0][sent[0].index(b"\x89PNG") :]
+    part = np.asarray(Image.open(io.BytesIO(picture)).convert("RGB"))
+    x1, y1, x2, y2 = json.loads(re.search(rb'name="boxes"\s+(\[\[.*\]\])', sent[0])[1])[0]
+    left, top = 80 - round(x1), 40 - round(y1)
+    assert (x2 - x1, y2 - y1) == pytest.approx((8, 8), abs=0.5)
+    assert (part == noise[top : top + part.shape[0], left : left + part.shape[1]]).all()
+    assert left < 76 and top < 36 and part.shape[0] < 50 and part.shape[1] < 50
+    page.click("#previous")
+    page.click("#next")
+    assert len(sent) == 1
 
 
 def test_a_busy_service_is_asked_again(open_page):

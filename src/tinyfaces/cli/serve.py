@@ -57,8 +57,9 @@ def serve(
     except OSError as error:
         fail(f"{host}:{port}: cannot be listened on ({(error.strerror or str(error)).lower()})")
     shown = f"[{host}]" if ":" in host else host
-    errors.print(f"tinyfaces: serving {', '.join(engines)} on http://{shown}:{listening.getsockname()[1]} (Ctrl-C stops it)")
+    address = f"http://{shown}:{listening.getsockname()[1]}"
     try:
+        errors.print(f"tinyfaces: serving {', '.join(engines)} on {address} (Ctrl-C stops it)")
         run(create_app(engines, limits, lanes=threads or usable_cpus()), listening, limits)
     except KeyboardInterrupt:
         errors.print("tinyfaces: stopped")
