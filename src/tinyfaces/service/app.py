@@ -1,7 +1,6 @@
 """The application: its addresses, and what happens at each."""
 
 import asyncio
-import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -23,6 +22,7 @@ from tinyfaces.covering import Covering
 from tinyfaces.detector import LARGEST_SCALE
 from tinyfaces.faces import Faces
 from tinyfaces.images import Pixels
+from tinyfaces.runtime import usable_cpus
 from tinyfaces.service.limits import Limits
 from tinyfaces.service.memory import Allowance, HeldBytes
 from tinyfaces.service.metrics import Metrics
@@ -127,7 +127,7 @@ def create_app(
     held_uploads = HeldBytes(int(limits.held_megabytes * 1e6))
     held_pixels = Allowance(int(limits.held_megapixels * 1e6))
     metrics = Metrics(lambda: queue.taken, lambda: queue.waiting, lambda: held_uploads.held)
-    threads = ThreadPoolExecutor(os.cpu_count() or 1, "pictures")
+    threads = ThreadPoolExecutor(usable_cpus(), "pictures")
 
     @asynccontextmanager
     async def running(app: FastAPI) -> AsyncIterator[None]:

@@ -40,7 +40,7 @@ def run(app: FastAPI, listening: socket.socket, limits: Limits) -> None:
         http=_impatient(limits.receive_seconds + _GRACE_SECONDS),
         ws="none",
         lifespan="on",
-        log_level="warning",
+        log_level="error",
         access_log=False,
         server_header=False,
         limit_concurrency=MOST_CONNECTIONS,

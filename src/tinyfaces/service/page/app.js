@@ -43,6 +43,7 @@ async function open(file, name, credit = false) {
     if (current !== opened) return;
     stage.width === found.width && stage.height === found.height ? stage.layout() : stage.open(found.width, found.height);
     opened.tallest = Math.max(LOWEST_HEIGHT * 2, ...found.boxes.map(([, top, , bottom]) => Math.ceil(bottom - top)));
+    if (view() === "anonymised") lowerScore();
     filter();
     say(found.boxes.length ? "" : "No faces found.");
     document.body.dataset.state = "ready";
@@ -60,6 +61,8 @@ async function ask(opened) {
   const waiting = () => say("The service is busy; trying again …");
   const found = await detect(opened.file, { model, threshold: LOWEST_SCORE, waiting, signal: opened.asking.signal });
   at("threshold").value = models.find(({ name }) => name === model).threshold;
+  at("smallest").value = 0;
+  at("largest").value = 100;
   return found;
 }
 
@@ -141,6 +144,11 @@ function view() {
   return document.querySelector("input[name=shown]:checked").value;
 }
 
+function lowerScore() {
+  const slider = at("threshold");
+  if (Number(slider.value) > ANONYMISE_SCORE) slider.value = ANONYMISE_SCORE;
+}
+
 function later(task, pause = PAUSE) {
   clearTimeout(timer);
   timer = setTimeout(task, pause);
@@ -151,8 +159,7 @@ function changeView() {
   clearTimeout(timer);
   const covering = view() === "anonymised";
   at("method-choice").hidden = !covering;
-  const score = at("threshold");
-  if (covering && Number(score.value) > ANONYMISE_SCORE) score.value = ANONYMISE_SCORE;
+  if (covering) lowerScore();
   filter();
   if (covering) later(anonymise, 0);
   else if (at("photo").src !== current.url) at("photo").src = current.url;
