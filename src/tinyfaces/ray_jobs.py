@@ -27,7 +27,7 @@ from tinyfaces.weights import models
 LOCAL = "local"
 """The address of a Ray of this machine alone, started for the job."""
 
-_JOB = "job.json"
+_JOB = "_job.json"  # readers of Parquet folders pass over names that begin so
 _SMALLEST_PART, _LARGEST_PART, _PARTS = 8, 1000, 1000  # images, images, number aimed at
 _ATTEMPTS = 3
 _SCHEMA = pyarrow.schema(
@@ -265,8 +265,8 @@ def _write(out: str, name: str, content: bytes) -> None:
 
 def _sum_up(out: str, name: str, summary: Summary) -> None:
     system, folder = _filesystem(out)
-    with system.open(f"{folder}/{name}", "rb") as file:
-        table = pyarrow.parquet.read_table(file, columns=["scores", "problem"])
+    content = pyarrow.BufferReader(system.cat_file(f"{folder}/{name}"))
+    table = pyarrow.parquet.read_table(content, columns=["scores", "problem"])
     problems = [problem for problem in table["problem"].to_pylist() if problem is not None]
     summary.problems += problems
     summary.images += table.num_rows - len(problems)

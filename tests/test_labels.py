@@ -1,0 +1,172 @@
+"""From detections to labels, through a correction, and into a training."""
+
+import json
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from conftest import paint
+from tinyfaces import Faces, formats
+from tinyfaces.cli import app
+from tinyfaces.data.annotations import AnnotationError, read_coco
+from tinyfaces.data.labels import read_voc, read_yolo
+from tinyfaces.formats import ImageResult
+
+BOXES = np.array([[10, 20, 30, 60], [0.5, 0.25, 8.5, 10.25]], np.float32)
+
+
+@pytest.fixture
+def exported(toy_model, tmp_path, monkeypatch):
+    """Two photos with three faces and one, in all formats that come back."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photos/deep").mkdir(parents=True)
+    Image.fromarray(paint(64, 96, [(8, 8), (40, 40)], [(64, 0)])).save("photos/a.png")
+    Image.fromarray(paint(64, 64, [(16, 16)])).save("photos/deep/b.png")
+    for name, *more in (("coco",), ("yolo", "--no-scores"), ("voc",)):
+        command = [
+            "detect",
+            "photos",
+            "-r",
+            "--format",
+            name,
+            "--out",
+            name,
+            *more,
+            "--model",
+            str(toy_model),
+            "--threshold",
+            "0.5",
+        ]
+        result = CliRunner().invoke(app, command)
+        assert result.exit_code == 0, result.output
+    return tmp_path
+
+
+def _correct_coco(folder: Path) -> None:
+    document = json.loads((folder / "coco/faces.json").read_text())
+    kept = [a for a in document["annotations"] if a["bbox"][:2] != [40.0, 40.0]]
+    kept.append({"id": 99, "image_id": 2, "category_id": 1, "bbox": [30, 32, 10, 12], "area": 120, "iscrowd": 0})
+    document["annotations"] = kept
+    (folder / "coco/faces.json").write_text(json.dumps(document))
+
+
+def _correct_yolo(folder: Path) -> None:
+    lines = (folder / "yolo/a.txt").read_text().splitlines()
+    assert all(len(line.split()) == 5 for line in lines) and (folder / "yolo/classes.txt").read_text() == "face\n"
+    kept = [line for line in lines if abs(float(line.split()[1]) * 96 - 44) > 1]
+    (folder / "yolo/a.txt").write_text("\n".join(kept) + "\n")
+    with (folder / "yolo/deep/b.txt").open("a") as file:
+        file.write(f"0 {35 / 64} {38 / 64} {10 / 64} {12 / 64}\n")
+
+
+def _correct_voc(folder: Path) -> None:
+    tree = ElementTree.parse(folder / "voc/a.xml")
+    for face in tree.findall("object"):
+        if face.findtext("bndbox/xmin") == "41":
+            tree.getroot().remove(face)
+    tree.write(folder / "voc/a.xml")
+    tree = ElementTree.parse(folder / "voc/deep/b.xml")
+    face = ElementTree.SubElement(tree.getroot(), "object")
+    ElementTree.SubElement(face, "name").text = "face"
+    box = ElementTree.SubElement(face, "bndbox")
+    for side, value in (("xmin", 31), ("ymin", 33), ("xmax", 40), ("ymax", 44)):
+        ElementTree.SubElement(box, side).text = str(value)
+    tree.write(folder / "voc/deep/b.xml")
+
+
+@pytest.mark.parametrize("name", ["coco", "yolo", "voc"])
+def test_a_corrected_export_is_what_is_trained_on(exported, name):
+    {"coco": _correct_coco, "yolo": _correct_yolo, "voc": _correct_voc}[name](exported)
+    source = str(exported / "coco/faces.json") if name == "coco" else str(exported / name)
+    read = {"coco": read_coco, "yolo": read_yolo, "voc": read_voc}[name](source, exported / "photos")
+    assert [image.path.name for image in read] == ["a.png", "b.png"]
+    found = [{tuple(box.round().astype(int).tolist()) for box in image.boxes} for image in read]
+    assert found == [{(8, 8, 16, 16), (64, 0, 96, 32)}, {(16, 16, 24, 24), (30, 32, 40, 44)}]
+    assert [(image.width, image.height) for image in read] == [(96, 64), (64, 64)]
+    assert not any(image.ignore.any() for image in read)
+
+
+@pytest.mark.parametrize("name", ["yolo", "voc"])
+def test_a_training_step_takes_them(exported, name):
+    torch = pytest.importorskip("torch")
+    from tinyfaces.training.proposals import load_config, train
+
+    source = f'annotations = "{exported / name}"\nimages = "{exported / "photos"}"\nformat = "{name}"\n'
+    (exported / "c.toml").write_text(
+        f'variant = "fast"\ncache = "{exported}/cache"\nout = "{exported}/run"\nsteps = 1\nbatch = 2\nworkers = 0\nthreads = 1\n'
+        f"evaluate_images = 1\n[crops]\nsize = 128\n[[train]]\n{source}[[dev]]\n{source}"
+    )
+    train(load_config(exported / "c.toml", {}))
+    assert torch.load(exported / "run/last.pt", weights_only=True)["step"] == 1
+
+
+def test_voc_is_read_by_supervision(tmp_path):
+    supervision = pytest.importorskip("supervision")
+    Image.new("RGB", (100, 200)).save(tmp_path / "one.jpg")
+    result = ImageResult(tmp_path / "one.jpg", Path("one.jpg"), 100, 200, Faces(BOXES, np.array([0.75, 0.5])))
+    (tmp_path / "one.xml").write_text(formats.as_voc(result))
+    data = supervision.DetectionDataset.from_pascal_voc(str(tmp_path), str(tmp_path))
+    (_, _, read), *_ = list(data)
+    np.testing.assert_array_equal(read.xyxy, [[10, 20, 30, 60], [1, 0, 9, 10]])
+    assert data.classes == ["face"]
+
+
+def test_yolo_is_read_by_supervision(tmp_path):
+    supervision = pytest.importorskip("supervision")
+    Image.new("RGB", (100, 200)).save(tmp_path / "one.jpg")
+    result = ImageResult(tmp_path / "one.jpg", Path("one.jpg"), 100, 200, Faces(BOXES, np.array([0.75, 0.5])))
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "labels/one.txt").write_text(formats.as_yolo_labels(result))
+    (tmp_path / "data.yaml").write_text("names: [face]\nnc: 1\n")
+    data = supervision.DetectionDataset.from_yolo(str(tmp_path), str(tmp_path / "labels"), str(tmp_path / "data.yaml"))
+    (_, _, read), *_ = list(data)
+    np.testing.assert_allclose(read.xyxy, BOXES, atol=1e-3)
+
+
+def test_supervision_and_back():
+    supervision = pytest.importorskip("supervision")
+    faces = Faces(BOXES, np.array([0.75, 0.5], np.float32))
+    back = Faces.from_supervision(faces.to_supervision())
+    assert (back.boxes == faces.boxes).all() and (back.scores == faces.scores).all()
+    assert Faces.from_supervision(supervision.Detections(xyxy=BOXES)).scores.tolist() == [1, 1]
+    assert len(Faces.from_supervision(supervision.Detections.empty())) == 0
+
+
+def test_what_is_ignored_and_other_classes(tmp_path):
+    Image.new("RGB", (100, 100)).save(tmp_path / "a.png")
+    (tmp_path / "a.txt").write_text("1 0.5 0.5 0.1 0.1\n0 0.2 0.2 0.2 0.2 0.77\n0 0.5 0.5 0 0.1\n\n")
+    (read,) = read_yolo(tmp_path, tmp_path)
+    assert read.boxes.shape == (2, 4) and read.ignore.tolist() == [False, True] and read.scores.tolist() == [1, 1]
+    (tmp_path / "classes.txt").write_text("person\nFace\n")
+    (read,) = read_yolo(tmp_path, tmp_path)
+    np.testing.assert_allclose(read.boxes, [[45, 45, 55, 55]], atol=1e-4)
+    box = "<bndbox><xmin>1</xmin><ymin>2</ymin><xmax>9</xmax><ymax>9.5</ymax></bndbox>"
+    face = "<object><name>{}</name><difficult>{}</difficult>" + box + "</object>"
+    objects = face.format("face", 1) + face.format("dog", 0) + face.format("Face", 0)
+    (tmp_path / "a.xml").write_text(f"<annotation>{objects}</annotation>")
+    (read,) = read_voc(tmp_path, tmp_path)
+    assert read.boxes.tolist() == [[0, 1, 9, 9.5]] * 2 and read.ignore.tolist() == [True, False]
+
+
+@pytest.mark.parametrize(
+    "reader,name,content,word",
+    [
+        (read_yolo, "a.txt", "0 0.1 0.2", "line 1: expected"),
+        (read_yolo, "a.txt", "0 0.1 0.2 nan 0.1", "not finite"),
+        (read_yolo, "gone.txt", "", "no image of that name"),
+        (read_yolo, "classes.txt", "dog", "no class 'face'"),
+        (read_voc, "a.xml", "<annotation>", "not valid XML"),
+        (read_voc, "a.xml", "<a><object><name>face</name></object></a>", "no 'bndbox'"),
+        (read_voc, "a.txt", "", "holds no .xml files"),
+    ],
+)
+def test_wrong_labels_are_one_line(tmp_path, reader, name, content, word):
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    (tmp_path / name).write_text(content)
+    with pytest.raises(AnnotationError, match=word) as caught:
+        reader(tmp_path, tmp_path)
+    assert "\n" not in str(caught.value) and str(tmp_path) in str(caught.value)
