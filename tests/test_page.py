@@ -107,7 +107,7 @@ def test_the_example_with_a_mouse(open_page):
     page.wait_for_timeout(50)
     assert frames_drawn(page)[0] > 500 and frames_drawn(page)[1] == 0
     photo = page.locator("#photo").bounding_box()
-    scale = photo["width"] / 800
+    scale = photo["width"] / 560
     x1, y1, x2, y2 = found.boxes[0].tolist()
     page.mouse.move(photo["x"] + (x1 + x2) / 2 * scale, photo["y"] + (y1 + y2) / 2 * scale)
     page.wait_for_selector("#crops:visible")

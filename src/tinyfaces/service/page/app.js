@@ -7,7 +7,7 @@ const LOWEST_SCORE = 0.15; // below it, crowds have more false detections than f
 const LOWEST_HEIGHT = 4;
 const ANONYMISE_SCORE = 0.2; // lower than the models' own: a face that is missed costs more than a hand that is covered
 const CONTEXT = 1.6; // side of a crop in longer sides of its box
-const RESTORED_SIDE = 64; // pixels; larger faces are restored to less than they are
+const RESTORED_SIDE = 32; // pixels; larger faces show more as they are
 const REST = 80; // ms for which the pointer stays on a face before it is restored
 const PAUSE = 250; // ms without a change before the anonymised picture is made anew
 
