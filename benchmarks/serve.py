@@ -252,7 +252,7 @@ async def slow(port: int, number: int = 300) -> dict:
 
 
 def machine(threads: int) -> str:
-    """Processor, threads and versions."""
+    """Processor, threads, versions, and how busy it is."""
     import onnxruntime
 
     name = platform.processor() or platform.machine()
@@ -260,7 +260,8 @@ def machine(threads: int) -> str:
     if cpuinfo.exists():
         lines = [line.split(":")[1].strip() for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
         name = lines[0] if lines else name
-    return f"{name}, {os.cpu_count()} cores, {threads} threads, ONNX Runtime {onnxruntime.__version__}"
+    load = f"load average {os.getloadavg()[0]:.1f} at the start"  # of whatever else ran
+    return f"{name}, {os.cpu_count()} cores, {threads} threads, ONNX Runtime {onnxruntime.__version__}; {load}"
 
 
 def as_tables(results: dict) -> str:
