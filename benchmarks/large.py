@@ -1,6 +1,6 @@
 """Gigapixel images: time and peak memory of `tinyfaces detect` on mosaics of the example photo, of several sizes and formats.
 
-python benchmarks/large.py [--megapixels 300 600 1200] [--model fast]
+python benchmarks/large.py [--megapixels 150 600 1200] [--formats tif jpg] [--model fast]
 """
 
 import argparse
@@ -47,7 +47,8 @@ def measure(path: Path, model: str) -> tuple[float, float, float, int]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--megapixels", type=float, nargs="+", default=[300, 600, 1200])
+    parser.add_argument("--megapixels", type=float, nargs="+", default=[150, 600, 1200])
+    parser.add_argument("--formats", nargs="+", default=["tif", "jpg"])
     parser.add_argument("--model", default="fast")
     chosen = parser.parse_args()
     print(
@@ -55,7 +56,7 @@ def main() -> None:
     )
     print("|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
-        for suffix in (".tif", ".jpg"):
+        for suffix in (f".{name}" for name in chosen.formats):
             for megapixels in chosen.megapixels:
                 path = Path(folder) / f"mosaic{suffix}"
                 width, height, copies = mosaic(megapixels, path)

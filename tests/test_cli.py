@@ -159,6 +159,25 @@ def test_detection_never_imports_torch(toy_model):
     assert done.stdout.strip() == "[]"
 
 
+@pytest.mark.parametrize(
+    "missing,extra,command",
+    [
+        ("av", "video", ["anonymise", "clip.mp4"]),
+        ("trackers", "video", ["detect", "clip.mp4"]),
+        ("ray", "ray", ["detect", "photos", "--ray", "local", "--out", "res"]),
+        ("pyarrow", "ray", ["detect", "photos", "--ray", "local", "--out", "res"]),
+    ],
+)
+def test_a_missing_extra_is_one_line_that_says_what_to_install(photos, toy_model, tmp_path, missing, extra, command):
+    (tmp_path / "clip.mp4").write_bytes(b"anything")
+    code = f"import sys; sys.modules['{missing}'] = None; from tinyfaces.cli import app; app()"
+    done = subprocess.run(
+        [sys.executable, "-c", code, *command, "--model", str(toy_model)], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 2 and f"pip install 'tinyfaces[{extra}]'" in done.stderr and missing in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
 def test_version():
     import tinyfaces
 

@@ -91,31 +91,18 @@ def test_it_learns(data, tmp_path):
     assert _same(best, torch.load(tmp_path / "run/last.pt", weights_only=True)["average"])
 
 
-def test_two_processes(data, tmp_path):
-    """Both train; the network they end with is one, and close to a single process's of the same batch."""
+def test_two_processes_on_two_nodes(data, tmp_path):
+    """torchrun begins one process on each of two "nodes", as it would on two machines; both train, and one writes."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
-    command = [
-        sys.executable,
-        "-m",
-        "tinyfaces",
-        "train",
-        "proposals",
-        "--config",
-        str(data / "small.toml"),
-        "--set",
-        f"out={tmp_path}/two",
-    ]
-    source = str(Path(__file__).parents[1] / "src")
+    nodes = ["--nnodes", "2", "--nproc-per-node", "1", "--master-addr", "localhost", "--master-port", str(port)]
+    command = ["-m", "tinyfaces", "train", "proposals", "--config", str(data / "small.toml"), "--set", f"out={tmp_path}/two"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1] / "src"), "OMP_NUM_THREADS": "1"}
     running = [
         subprocess.Popen(
-            command,
-            env={
-                **os.environ, "PYTHONPATH": source, "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2",
-                "MASTER_ADDR": "localhost", "MASTER_PORT": str(port),
-            },
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            [sys.executable, "-m", "torch.distributed.run", *nodes, "--node-rank", str(rank), *command],
+            env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         )
         for rank in range(2)
     ]  # fmt: skip

@@ -61,8 +61,13 @@ def overlapped(
 ) -> Iterator[tuple[Item, Result]]:
     """Each item with the result of `work`, in order, while threads work on the next ones.
 
-    workers: threads. ahead: results each may have waiting, which bounds memory. What `work` raises is raised here.
+    workers: threads; with 0 the work is done in this thread. ahead: results each may have waiting, which bounds memory. What
+    `work` raises is raised here.
     """
+    if workers == 0:
+        for item in items:
+            yield item, work(item)
+        return
     waiting: deque[tuple[Item, Future[Result]]] = deque()
     with ThreadPoolExecutor(workers) as pool:
         try:
@@ -84,6 +89,7 @@ def process(
 ) -> Iterator[Progress]:
     """Do the work on each file that the journal doesn't know as done, and record it there; gives the files in order.
 
+    workers: see `overlapped`; 0 for work that is long and threaded itself, so that an interruption ends it at once.
     A ValueError (ImageError is one) or OSError of the work is that file's problem, and the rest goes on.
     """
 

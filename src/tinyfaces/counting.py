@@ -16,7 +16,7 @@ Polygon = npt.NDArray[np.float64]
 
 _Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 _MAP_SIDE = 1024  # pixels of the longer side of a density map
-_SPREAD = 1.5  # standard deviation around a face, in its longer side
+_SPREAD = 1.0  # standard deviation around a face, in its longer side
 _NARROWEST, _WIDEST = 1 / 200, 1 / 25  # standard deviation, in the map's longer side
 _HEAT = np.array([[0, 0, 60], [60, 20, 140], [170, 40, 120], [240, 110, 40], [255, 240, 120]], np.float64)
 

@@ -30,6 +30,7 @@ _OPTIONS = {
     "libsvtav1": {"preset": "8"},
 }
 _SHORT_BY = 0.5  # seconds that may be missing at the end, next to what the file's header says
+_INDEX_AT_THE_END = (".mp4", ".m4v", ".mov", ".3gp")
 _KEPT_STREAM_TAGS = ("language", "title")
 
 
@@ -89,7 +90,8 @@ class VideoReader:
         try:
             self.container = av.open(str(path), metadata_errors="ignore")
         except (FFmpegError, OSError, ValueError) as error:
-            raise VideoError(f"{path}: cannot be read as a video ({_reason(error)})") from None
+            hint = "; if it is an MP4 that was cut short, its index is lost" if path.suffix.lower() in _INDEX_AT_THE_END else ""
+            raise VideoError(f"{path}: cannot be read as a video ({_reason(error)}{hint})") from None
         pictures = [s for s in self.container.streams.video if not s.disposition & Disposition.attached_pic]
         if not pictures or pictures[0].codec_context is None:
             self.container.close()

@@ -96,7 +96,7 @@ def anonymise(
     for _ in run.process(run.images, photo, journal, detectors.size, "covering faces"):
         pass
     speed = run.watch.line("images") if run.watch.count else ""
-    for _ in run.process(run.videos, video, journal, 1, "videos"):
+    for _ in run.process(run.videos, video, journal):
         pass
     done = [(file, entry.record) for file, entry in journal.read(run.files) if entry.record is not None]
     if report is not None:
@@ -106,7 +106,7 @@ def anonymise(
             fail(reason(error, report))
     if not quiet:
         console = Console(highlight=False)
-        faces = sum(record["faces"] for _, record in done)
+        faces = sum(record.get("tracks", record["faces"]) for _, record in done)
         console.print(f"{faces} faces covered in {len(done)} files")
         jobs.tell_written([run.targets[file][0] for file, _ in done], console)
         if run.skipped:

@@ -75,7 +75,7 @@ def count(
 
     for _ in run.process(run.images, image, journal, detectors.size, "counting"):
         pass
-    for _ in run.process(run.videos, lambda file: _count_video(file, detectors, quiet), journal, 1, "videos"):
+    for _ in run.process(run.videos, lambda file: _count_video(file, detectors, quiet), journal):
         pass
 
     records = [

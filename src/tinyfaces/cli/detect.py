@@ -185,7 +185,7 @@ def _detect_all(run: jobs.Run, output: _Output, detectors: Any, journal: Any, qu
             sys.stdout.write(formats.as_json_line(_result(step.file, step.entry.record)))
             sys.stdout.flush()
     speed = run.watch.line("images") if run.watch.count else ""
-    for _ in run.process(videos, lambda file: _detect_video(file, output, detectors, quiet), journal, 1, "videos"):
+    for _ in run.process(videos, lambda file: _detect_video(file, output, detectors, quiet), journal):
         pass
 
     def results() -> Iterator[Any]:

@@ -87,10 +87,16 @@ class Run:
         self.files = [file for file in self.files if file in self.targets]
 
     def process(
-        self, files: Sequence[InputFile], work: Callable[[InputFile], bulk.Outcome], journal: Journal, workers: int, label: str
+        self,
+        files: Sequence[InputFile],
+        work: Callable[[InputFile], bulk.Outcome],
+        journal: Journal,
+        workers: int = 0,
+        label: str | None = None,
     ) -> Iterator[bulk.Progress]:
-        """`bulk.process`, with a bar, and problems told as they come."""
-        with bar(label, "{task.completed}/{task.total}", len(files), self.quiet or len(files) < 2) as advance:
+        """`bulk.process`, with problems told as they come, and a bar if there is a label; a video's work has one of its own."""
+        hidden = self.quiet or len(files) < 2 or label is None
+        with bar(label or "", "{task.completed}/{task.total}", len(files), hidden) as advance:
             for step in bulk.process(files, work, journal, workers):
                 advance(1)
                 self.skipped += step.skipped
@@ -153,6 +159,8 @@ def clip_opener() -> Callable[..., Any]:
     """What opens a video and its clip: `with open(file, detectors, quiet, label) as (video, clip)`. Raises ValueError where the
     extra is missing, as a problem of that file."""
     try:
+        import trackers  # noqa: F401  (which the clip imports when a video is open)
+
         from tinyfaces.clips import Clip
         from tinyfaces.video import VideoReader
     except ImportError as error:
@@ -162,7 +170,7 @@ def clip_opener() -> Callable[..., Any]:
     def open_clip(file: InputFile, detectors: Pool[Any], quiet: bool, label: str) -> Iterator[tuple[Any, Any]]:
         with (
             VideoReader(file.path) as video,
-            bar(f"{label}: {shown(file.name)}", "{task.completed}/{task.total} frames", video.frames_expected, quiet) as advance,
+            bar(f"{label}: {shown(file.name)}", _count_of(video.frames_expected), video.frames_expected, quiet) as advance,
         ):
             threshold = detectors.call(lambda detector: detector.threshold)
             yield video, Clip(video, detectors, threshold, advance)
@@ -207,6 +215,10 @@ def tell_written(written: Sequence[Path], console: Console) -> None:
 
 def shown(path: Path) -> str:
     return str(path).encode("utf-8", "replace").decode("utf-8")
+
+
+def _count_of(frames: int | None) -> str:
+    return "{task.completed} frames" if frames is None else "{task.completed}/{task.total} frames"
 
 
 def _identity(path: Path) -> tuple[int, int] | None:

@@ -1,0 +1,142 @@
+"""Bulk runs against the simple loop over files, side by side, and where the time of a file goes.
+
+python benchmarks/bulk.py [--files 32] [--model accurate] [--rounds 3]
+
+The files are the example photo at several sizes around 1024 x 741, as JPEG. "loop" reads, finds and writes one file after
+another with one detector of all threads (or of one); "bulk" is `tinyfaces.bulk.process` with its journal. The ways take turns
+within each round; the table has the median. Thread-seconds of the parts come from one file after another on one thread.
+"""
+
+import argparse
+import io
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from PIL import Image
+
+from tinyfaces import Detector, read_image
+from tinyfaces.anonymise import anonymised, open_photo
+from tinyfaces.bulk import Outcome, Pool, process
+from tinyfaces.covering import Covering
+from tinyfaces.formats import write_atomically
+from tinyfaces.inputs import InputFile
+from tinyfaces.journal import Journal
+
+PHOTO = Path(__file__).parents[1] / "examples" / "solvay_1927.jpg"
+THREADS = len(os.sched_getaffinity(0))
+
+Job = Callable[[Detector, Path, Path], None]
+
+
+def make_files(folder: Path, number: int) -> list[Path]:
+    photo = Image.open(PHOTO).convert("RGB")
+    paths = []
+    for n in range(number):
+        width = 1024 + 16 * (n % 5)
+        paths.append(folder / f"{n:04d}.jpg")
+        photo.resize((width, width * photo.height // photo.width)).save(paths[-1], quality=90)
+    return paths
+
+
+def boxes_only(detector: Detector, path: Path, out: Path) -> None:
+    faces = detector.detect(path)
+    write_atomically(out / f"{path.stem}.txt", repr(faces.to_dict()).encode())
+
+
+def with_picture(detector: Detector, path: Path, out: Path) -> None:
+    pixels = read_image(path)
+    content = io.BytesIO()
+    detector.detect(pixels).draw(pixels).save(content, "JPEG", quality=92)
+    write_atomically(out / path.name, content.getvalue())
+
+
+def anonymise(detector: Detector, path: Path, out: Path) -> None:
+    photo = open_photo(path)
+    write_atomically(out / path.name, anonymised(photo, detector.detect(photo.pixels, threshold=0.2), Covering()))
+
+
+JOBS: dict[str, Job] = {"boxes": boxes_only, "boxes and pictures": with_picture, "anonymise": anonymise}
+
+
+def loop(job: Job, detector: Detector, paths: list[Path], out: Path) -> float:
+    started = time.perf_counter()
+    for path in paths:
+        job(detector, path, out)
+    return time.perf_counter() - started
+
+
+def bulk(job: Job, detectors: Pool[Detector], paths: list[Path], out: Path) -> float:
+    def work(file: InputFile) -> Outcome:
+        detectors.call(lambda detector: job(detector, file.path, out))
+        return Outcome({})
+
+    started = time.perf_counter()
+    journal = Journal(out / "bulk.journal", {})
+    for step in process([InputFile(path, Path(path.name)) for path in paths], work, journal, detectors.size):
+        assert step.entry.problem is None, step.entry.problem
+    journal.close(keep=False)
+    return time.perf_counter() - started
+
+
+def parts(detector: Detector, paths: list[Path], out: Path) -> dict[str, float]:
+    """Milliseconds a file: reading it, the network, and the rest of a run that also writes the picture; one thread."""
+    network = 0.0
+    run = detector._session.run
+
+    def timed(images):
+        nonlocal network
+        started = time.perf_counter()
+        outputs = run(images)
+        network += time.perf_counter() - started
+        return outputs
+
+    detector._session.run = timed
+    whole = loop(with_picture, detector, paths, out)
+    detector._session.run = run
+    started = time.perf_counter()
+    for path in paths:
+        read_image(path)
+    reading = time.perf_counter() - started
+    return {
+        name: seconds / len(paths) * 1000
+        for name, seconds in (("reading", reading), ("network", network), ("boxes, picture, writing", whole - network - reading))
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--files", type=int, default=32)
+    parser.add_argument("--model", default="accurate")
+    parser.add_argument("--rounds", type=int, default=3)
+    chosen = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        source, out = Path(folder) / "in", Path(folder) / "out"
+        source.mkdir()
+        out.mkdir()
+        paths = make_files(source, chosen.files)
+        single, all_threads = Detector(chosen.model, threads=1), Detector(chosen.model, threads=THREADS)
+        pool = Pool([Detector(chosen.model, threads=1) for _ in range(THREADS)])
+        for detector in (single, all_threads):
+            detector.detect(paths[0])
+        print(f"{chosen.model}, {chosen.files} files, {THREADS} processors; files a second, median of {chosen.rounds} rounds")
+        print(
+            f"| job | loop, 1 thread | loop, {THREADS} threads | bulk | bulk / loop, 1 thread | bulk / loop, {THREADS} threads |"
+        )
+        print("|---|---|---|---|---|---|")
+        for name, job in JOBS.items():
+            rounds = [
+                (loop(job, single, paths, out), loop(job, all_threads, paths, out), bulk(job, pool, paths, out))
+                for _ in range(chosen.rounds)
+            ]
+            one, every, many = (statistics.median(times) for times in zip(*rounds, strict=True))
+            rates = " | ".join(f"{chosen.files / seconds:.2f}" for seconds in (one, every, many))
+            print(f"| {name} | {rates} | {one / many:.2f} | {every / many:.2f} |", flush=True)
+        print("a file on one thread, ms: " + ", ".join(f"{what} {ms:.1f}" for what, ms in parts(single, paths, out).items()))
+
+
+if __name__ == "__main__":
+    main()
