@@ -209,7 +209,7 @@ def test_gone_clients_leave_no_places_taken(service):
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGTERM there")
 def test_requests_under_way_are_answered_before_the_end():
-    with running_service("--model", "accurate") as service:
+    with running_service("--model", "fast") as service:
         photo = png(np.concatenate([read_image(EXAMPLE)] * 3, axis=1))
         with ThreadPoolExecutor(1) as threads:
             answer = threads.submit(httpx.post, f"{service.url}/v1/detect", files={"file": ("a.png", photo)}, timeout=60)
