@@ -263,7 +263,8 @@ def test_other_pixel_formats(run, tmp_path):
     for codec, pixels, name in (("libx264", "yuv420p", "a.mov"), ("libx264", "yuv420p10le", "b.mkv"), ("ffv1", "bgr0", "c.avi")):
         write(tmp_path / name, images, codec=codec, pixels=pixels, sound=False)
         run("anonymise", name, "--method", "solid")
-        frame = frames_of(tmp_path / "anonymised" / name)[3]
+        written = name.replace(".avi", ".mkv")
+        frame = frames_of(tmp_path / "anonymised" / written)[3]
         if codec == "libx264":
             assert frame.format.name == pixels
         image = frame.to_ndarray(format="rgb24")

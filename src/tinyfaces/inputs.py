@@ -13,7 +13,7 @@ SUFFIXES = frozenset(
 VIDEO_SUFFIXES = frozenset(".3gp .avi .flv .m2ts .m4v .mkv .mov .mp4 .mpeg .mpg .mts .ogv .ts .webm .wmv".split())
 """Files that are taken for videos."""
 CONTAINERS = {
-    ".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska", ".webm": "webm", ".avi": "avi",
+    ".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska", ".webm": "webm",
     ".ts": "mpegts", ".mts": "mpegts", ".m2ts": "mpegts",
 }  # fmt: skip
 """Kinds of video that are written, as FFmpeg calls them."""

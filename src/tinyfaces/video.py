@@ -1,6 +1,7 @@
 """Videos: frames out of a file, upright for the detector, and into a new one that keeps sound, subtitles, timing and colour."""
 
 import math
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -217,9 +218,10 @@ class VideoWriter:
         self.left_out: list[str] = []
         self._copies: dict[int, Any] = {}
         stream: Any = source.stream
-        encoder = _encoder(stream.codec_context.name, kind)
+        encoder = _encoder(stream.codec_context.codec.canonical_name, kind)
         rate = stream.average_rate or stream.guessed_rate or Fraction(25)
         options = _OPTIONS[encoder] | {"crf": str(quality)}
+        os.environ.setdefault("SVT_LOG", "1")  # the AV1 encoder's only way to be told to report errors alone
         self._stream = cast(Any, self._container.add_stream(encoder, rate=rate, options=options))
         context: Any = self._stream.codec_context
         original: Any = stream.codec_context
@@ -310,7 +312,7 @@ def _encoder(codec: str, container: str) -> str:
     encoder = _ENCODERS.get(codec, "libx264")
     if container == "webm" and encoder not in _WEBM_ENCODERS:
         return _WEBM_ENCODERS[0]
-    return "libx264" if container in ("avi", "mpegts") and encoder in _WEBM_ENCODERS else encoder
+    return "libx264" if container == "mpegts" and encoder in _WEBM_ENCODERS else encoder
 
 
 def _pixel_format(source: str | None, encoder: av.Codec) -> str:
