@@ -2,7 +2,7 @@
 
     python benchmarks/page.py
 
-Writes docs/page_benchmark.json, docs/page_benchmark.md and docs/page_{light,dark,phone,anonymised}.png. The 12-megapixel photo
+Writes docs/page_benchmark.json, docs/page_benchmark.md and docs/page_{light,dark,phone,anonymised}.jpg. The 12-megapixel photo
 is the example photo beside and below itself. Needs Chromium (`--chromium` or the variable CHROMIUM give its path).
 """
 
@@ -134,12 +134,12 @@ def take_screenshots(browser, url: str) -> None:
         page.wait_for_selector("body[data-state=ready]")
         page.click("#next")
         page.wait_for_timeout(800)
-        page.screenshot(path=DOCS / f"page_{name}.png")
+        page.screenshot(path=DOCS / f"page_{name}.jpg", type="jpeg", quality=88)
         if name == "light":
             page.check("input[value=anonymised]")
             page.wait_for_selector("#status:has-text('covered')")
             page.wait_for_timeout(500)
-            page.screenshot(path=DOCS / "page_anonymised.png")
+            page.screenshot(path=DOCS / "page_anonymised.jpg", type="jpeg", quality=88)
         page.close()
 
 
