@@ -133,7 +133,8 @@ def take_screenshots(browser, url: str) -> None:
         page.click("#example")
         page.wait_for_selector("body[data-state=ready]")
         page.click("#next")
-        page.wait_for_timeout(800)
+        if page.evaluate("fetch('v1/models').then((answer) => answer.json())")["restores"]:
+            page.wait_for_selector("#restored-caption:has-text('restored')")
         page.screenshot(path=DOCS / f"page_{name}.jpg", type="jpeg", quality=88)
         if name == "light":
             page.check("input[value=anonymised]")

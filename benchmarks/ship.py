@@ -15,7 +15,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from rich.progress import track
-from torch import nn
 
 from tinyfaces.data.annotations import AnnotatedImage, read_coco
 from tinyfaces.detector import Detector
@@ -24,6 +23,7 @@ from tinyfaces.export import export, load_network
 from tinyfaces.faces import Faces
 from tinyfaces.formats import write_atomically
 from tinyfaces.geometry import iou_matrix, share_within
+from tinyfaces.networks.cost import count_macs
 from tinyfaces.weights import ModelRecord
 
 WEIGHTS = Path(__file__).parents[1] / "src/tinyfaces/weights"
@@ -33,23 +33,6 @@ DESCRIPTIONS = {
 }
 TRAINING_DATA = "WIDER FACE (1,098 training images), groups, masks, SCUT-HEAD B and ShanghaiTech photos; research use"
 _LOW = 0.02
-
-
-def count_macs(network: nn.Module, height: int, width: int) -> int:
-    """Multiply-adds of all convolutions for one image."""
-    macs = 0
-
-    def add(layer: nn.Module, inputs: object, output: torch.Tensor) -> None:
-        nonlocal macs
-        assert isinstance(layer, nn.Conv2d)
-        macs += output[0, 0].numel() * layer.weight.numel()
-
-    hooks = [layer.register_forward_hook(add) for layer in network.modules() if isinstance(layer, nn.Conv2d)]
-    with torch.no_grad():
-        network(torch.zeros(1, 3, height, width))
-    for hook in hooks:
-        hook.remove()
-    return macs
 
 
 def best_threshold(found: Sequence[Faces], images: Sequence[AnnotatedImage]) -> tuple[float, float]:
@@ -83,7 +66,7 @@ def ship(name: str, checkpoint: Path, images: Sequence[AnnotatedImage], dev_only
     file = WEIGHTS / f"{name}.onnx"
     print(f"{name}: largest difference from torch {export(checkpoint, file):.1e}")
     network, _ = load_network(checkpoint)
-    detector = Detector(file, threshold=_LOW)
+    detector = Detector(file, threshold=_LOW, stages="proposals")
     found = [detector.detect(image.path) for image in track(images, f"{name} on the dev split")]
     bands = coco.score([(faces.boxes, faces.scores) for faces in found], images)
     people = [number for number, image in enumerate(images) if any(image is known for known in dev_only)]
@@ -95,7 +78,7 @@ def ship(name: str, checkpoint: Path, images: Sequence[AnnotatedImage], dev_only
         file=file.name,
         description=DESCRIPTIONS[name],
         parameters=sum(parameter.numel() for parameter in network.parameters()),
-        gmac=round(count_macs(network, 480, 640) / 1e9, 3),
+        gmac=round(count_macs(network, torch.zeros(1, 3, 480, 640)) / 1e9, 3),
         bytes=len(content),
         threshold=threshold,
         training_data=TRAINING_DATA,

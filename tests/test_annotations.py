@@ -3,12 +3,20 @@
 import gzip
 import json
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from tinyfaces.data.annotations import AnnotationError, read_coco, read_wider, read_wider_txt
+from tinyfaces.data.annotations import (
+    AnnotatedImage,
+    AnnotationError,
+    dismiss_doubtful,
+    read_coco,
+    read_wider,
+    read_wider_txt,
+)
 
 COCO = {
     "images": [
@@ -302,3 +310,12 @@ def test_mat_without_scipy_tells_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "scipy.io", None)
     with pytest.raises(AnnotationError, match=r"wider_face_val\.mat: .* pip install 'tinyfaces\[evaluate\]'"):
         read_wider(path, tmp_path)
+
+
+def test_doubtful_boxes_are_dismissed():
+    boxes = np.arange(16, dtype=np.float32).reshape(4, 4)
+    ignore = np.array([False, True, True, True])
+    image = AnnotatedImage(Path("a"), 9, 9, boxes, ignore, np.array([0.1, 0.1, 0.5, 0.4], np.float32))
+    kept = dismiss_doubtful(image, 0.4)
+    assert kept.boxes.tolist() == boxes[[0, 2, 3]].tolist() and kept.ignore.tolist() == [False, True, True]
+    assert len(dismiss_doubtful(image, 0.0)) == 4

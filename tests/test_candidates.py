@@ -46,7 +46,7 @@ def photo(tmp_path):
 
 
 def _search(photo, boxes, **settings):
-    options = CandidateSettings(**{"factors": (0.25,), "sharpness": 50.0, **settings})
+    options = CandidateSettings(**{"factors": ((0.2, 0.25),), "sharpness": 50.0, **settings})
     pixels = np.asarray(Image.open(photo.path))
     return list(search_photo(pixels, photo, 7, FakeDetector(boxes, 512), options, np.random.default_rng(0)))
 

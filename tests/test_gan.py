@@ -8,7 +8,8 @@ torch = pytest.importorskip("torch")
 from torch import nn  # noqa: E402
 
 from tinyfaces import losses  # noqa: E402
-from tinyfaces.networks.gan import GAN_VARIANTS, HIGH_SIDE, LOW_SIDE, SLIM, Discriminator, Generator  # noqa: E402
+from tinyfaces.crops import HIGH_SIDE, LOW_SIDE  # noqa: E402
+from tinyfaces.networks.gan import GAN_VARIANTS, SLIM, Discriminator, Generator  # noqa: E402
 
 
 def _macs(network, *inputs):

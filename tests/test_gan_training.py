@@ -1,6 +1,14 @@
 """The second stage's training: it restores and tells apart, and a killed run ends as an unbroken one."""
 
 import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import fields
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -65,6 +73,66 @@ def test_a_resumed_run_ends_in_the_same_state(run, monkeypatch, tmp_path):
     resumed, _ = run("broken")
     for network in ("generator", "discriminator", "average"):
         assert all(torch.equal(resumed[network][name], value) for name, value in whole[network].items())
+
+
+def _command(tmp_path: Path, name: str, **settings) -> list[str]:
+    """A training on candidates that lie in a folder."""
+    folder = tmp_path / "candidates"
+    folder.mkdir(exist_ok=True)
+    data = _candidates(80)
+    np.savez(folder / "00000.npz", **{f.name: getattr(data, f.name) for f in fields(Candidates)})
+    (folder / "manifest.json").write_text(json.dumps({"shards": [{"file": "00000.npz"}]}))
+    (tmp_path / "gan.toml").write_text(f'candidates = "{folder}"\nbatch = 8\nthreads = 1\nevaluate_every = 1000\n')
+    chosen = {"out": tmp_path / name, "pretrain_steps": 4, **settings}
+    options = [text for key, value in chosen.items() for text in ("--set", f"{key}={value}")]
+    return [sys.executable, "-m", "tinyfaces", "train", "gan", "--config", str(tmp_path / "gan.toml"), *options]
+
+
+def test_a_killed_run_loses_only_what_came_after_the_last_checkpoint(tmp_path):
+    last = tmp_path / "killed/last.pt"
+    running = subprocess.Popen(_command(tmp_path, "killed", steps=5000, save_every=4), stdout=subprocess.DEVNULL)
+    for _ in range(600):
+        time.sleep(0.1)
+        if last.exists() or running.poll() is not None:
+            break
+    running.send_signal(signal.SIGKILL)
+    assert running.wait() == -signal.SIGKILL
+    reached = torch.load(last, weights_only=True)["step"]
+    assert reached >= 4 and reached % 4 == 0
+    subprocess.run(_command(tmp_path, "killed", steps=reached + 2, save_every=100), check=True, capture_output=True)
+    assert torch.load(last, weights_only=True)["step"] == reached + 2
+    steps = [json.loads(line)["step"] for line in (tmp_path / "killed/log.jsonl").read_text().splitlines()]
+    assert steps[-1] == reached + 2
+    assert [p.name for p in last.parent.glob("*.partial")] in ([], ["last.partial"])
+
+
+def test_two_processes(tmp_path):
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    command = _command(tmp_path, "two", steps=6)
+    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
+    running = [
+        subprocess.Popen(
+            command, env={**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )
+        for rank in range(2)
+    ]  # fmt: skip
+    for process in running:
+        output = process.communicate(timeout=120)[0]
+        assert process.returncode == 0, output.decode()
+    state = torch.load(tmp_path / "two/last.pt", weights_only=True)
+    assert state["step"] == 6
+    assert all(torch.isfinite(value).all() for value in state["average"].values() if value.is_floating_point())
+
+
+@pytest.mark.parametrize("parts", ["srn", "bilinear", "none"])
+def test_parts_alone_train_too(run, parts):
+    state, lines = run(parts, generator=parts, pretrain_steps=0, steps=4)
+    assert state["parts"] == parts and "face accuracy" in lines[-2]
+    frozen = [name for name in state["generator"] if "weight" in name]
+    assert bool(frozen) == (parts == "srn")
 
 
 def test_it_learns_to_restore_and_to_tell(run):

@@ -26,6 +26,7 @@ from tinyfaces.service.app import PAGE, create_app
 from tinyfaces.service.limits import Limits
 from tinyfaces.service.memory import Allowance
 from tinyfaces.service.queue import BATCH_IMAGES, DetectionQueue, Engine, QueueFull
+from tinyfaces.service.restoring import restorer
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "solvay_1927.jpg"
 SMALL, LARGE = [(8, 8), (40, 40)], [(64, 0)]
@@ -209,6 +210,22 @@ def test_restored_faces_come_one_below_the_other(toy):
     strip = np.asarray(Image.open(io.BytesIO(answer.content)))
     assert strip.shape == (128, 64, 3)
     assert (strip[:64] == photo[5, 3]).all() and (strip[64:] == photo[20, 30]).all()
+
+
+def test_restored_faces_are_those_of_the_library(toy):
+    photo = np.asarray(Image.open(EXAMPLE).convert("RGB").resize((560, 405)))
+    faces = Detector().detect(photo)[:5]
+    with TestClient(create_app({"toy": Engine(toy, toy)}, restore=restorer("cpu", "onnxruntime"))) as client:
+        boxes = json.dumps(faces.boxes.tolist())
+        answer = client.post("/v1/restore", files=form(png(photo)), data={"boxes": boxes})
+        x1, y1, x2, y2 = faces.boxes[0].tolist()
+        left, top = int(x1) - 40, int(y1) - 40  # as the page does it: the surroundings alone
+        part = photo[top : int(y2) + 40, left : int(x2) + 40]
+        box = json.dumps([[x1 - left, y1 - top, x2 - left, y2 - top]])
+        alone = client.post("/v1/restore", files=form(png(part)), data={"boxes": box})
+    strip = np.asarray(Image.open(io.BytesIO(answer.content))).reshape(5, 64, 64, 3)
+    assert (strip == faces.restored).all()
+    assert np.abs(np.asarray(Image.open(io.BytesIO(alone.content))).astype(int) - strip[0]).max() <= 2
 
 
 def test_without_a_second_stage_nothing_is_restored(client):

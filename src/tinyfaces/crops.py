@@ -1,5 +1,7 @@
 """Candidates cut out of an image: squares that keep the aspect ratio and carry context around the box."""
 
+import math
+
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
@@ -8,6 +10,11 @@ from tinyfaces.images import Pixels
 
 CONTEXT = 1.6
 """Side of a crop in longer sides of its box."""
+LOW_SIDE = 16
+"""Pixels a side of the low-resolution crop that the second stage takes."""
+FACTOR = 4
+"""How much larger the generator's output is."""
+HIGH_SIDE = FACTOR * LOW_SIDE
 
 
 def crop_squares(boxes: npt.NDArray[np.float32], context: float = CONTEXT) -> npt.NDArray[np.float64]:
@@ -25,20 +32,15 @@ def cut_crops(image: Pixels, squares: npt.NDArray[np.float64], side: int) -> Pix
     """
     height, width = image.shape[:2]
     crops = np.empty((len(squares), side, side, 3), np.uint8)
-    whole = Image.fromarray(image)
-    inside = (squares[:, :2] >= 0).all(axis=1) & (squares[:, 2] <= width) & (squares[:, 3] <= height)
-    for number, (square, fits) in enumerate(zip(squares.tolist(), inside.tolist(), strict=True)):
-        source, (x1, y1, x2, y2) = (whole, square) if fits else _with_border(image, square)
-        kernel = Image.Resampling.BILINEAR if square[2] - square[0] > side else Image.Resampling.BICUBIC
-        crops[number] = np.asarray(source.resize((side, side), kernel, box=(x1, y1, x2, y2)))
+    for number, (x1, y1, x2, y2) in enumerate(squares.tolist()):
+        slack = math.ceil(2 * max(1.0, (x2 - x1) / side))  # the kernels' reach
+        left, top, right, bottom = math.floor(x1) - slack, math.floor(y1) - slack, math.ceil(x2) + slack, math.ceil(y2) + slack
+        if left >= 0 and top >= 0 and right <= width and bottom <= height:
+            piece = image[top:bottom, left:right]
+        else:
+            columns = np.clip(np.arange(left, right), 0, width - 1)
+            piece = image[np.clip(np.arange(top, bottom), 0, height - 1)[:, None], columns]
+        kernel = Image.Resampling.BILINEAR if x2 - x1 > side else Image.Resampling.BICUBIC
+        box = (x1 - left, y1 - top, x2 - left, y2 - top)
+        crops[number] = np.asarray(Image.fromarray(np.ascontiguousarray(piece)).resize((side, side), kernel, box=box))
     return crops
-
-
-def _with_border(image: Pixels, square: list[float]) -> tuple[Image.Image, list[float]]:
-    """A piece of the image that holds the square, its border repeated, and the square's place in it."""
-    height, width = image.shape[:2]
-    left, top = int(np.floor(square[0])), int(np.floor(square[1]))
-    columns = np.clip(np.arange(left, int(np.ceil(square[2])) + 1), 0, width - 1)
-    rows = np.clip(np.arange(top, int(np.ceil(square[3])) + 1), 0, height - 1)
-    piece = Image.fromarray(np.ascontiguousarray(image[rows[:, None], columns]))
-    return piece, [square[0] - left, square[1] - top, square[2] - left, square[3] - top]

@@ -2,25 +2,34 @@
 
 import math
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, Union, overload
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from tinyfaces.cascade import SecondStage
 from tinyfaces.faces import Faces
+from tinyfaces.fusion import FusionRule
 from tinyfaces.geometry import areas, nms, share_within, tiles
 from tinyfaces.images import ImageError, ImageSource, Pixels, Regions, read_image
 from tinyfaces.proposals import NMS_OVERLAP, find_faces
 from tinyfaces.runtime import ModelError, load_session
-from tinyfaces.weights import models
+from tinyfaces.weights import models, second_stage
+
+if TYPE_CHECKING:
+    import supervision
 
 Scale: TypeAlias = float | Literal["auto"]
 ImageList: TypeAlias = list[Any] | tuple[ImageSource, ...]
+Proposals: TypeAlias = Union[Callable[[Pixels], Any], "supervision.Detections"]
+
+STAGES = ("proposals", "proposals+gan")
 
 LARGEST_SCALE = 16.0
 AUTO_PIXELS = 2_000_000
@@ -53,12 +62,20 @@ class Detector:
         that size, at most twofold, and leaves larger ones as they are.
     device: "cpu" or "cuda". backend: "onnxruntime" or "openvino". threads: all processors if None.
     bfloat16: let openvino compute in bfloat16 where the processor has it.
+    stages: "proposals" for the proposal network alone; "proposals+gan" to have small or undecided candidates restored and
+        judged by the second stage too. None takes both stages with a shipped model or with `proposals`, else the first alone.
+    rule: which candidates the second stage judges and how its judgement is fused (see `tinyfaces.fusion`); if None, the one
+        learnt for the model.
+    proposals: another detector whose faces the second stage is to judge, instead of `model`: a function of an image HxWx3 (uint8,
+        RGB) that gives `Faces`, `supervision.Detections`, or a pair of boxes (N, 4), x1 y1 x2 y2 in pixels, and scores (N,); or
+        the `supervision.Detections` of the one image that is going to be given. It should give low scores too: what it leaves
+        out can't be found. `scale` has no effect then.
 
     Images of more than 4 megapixels, after scaling, are searched in overlapping tiles, and once more as a whole,
     reduced, for the faces that are too large for the overlap. Memory does not grow with them beyond their own pixels.
 
-    Raises ModelError where the model, the backend or the device is missing, ValueError for a threshold outside 0-1 or
-    a scale outside 0-16.
+    Raises ModelError where the model, the backend or the device is missing, ValueError for a threshold outside 0-1, a scale
+    outside 0-16 or unknown stages.
     """
 
     def __init__(
@@ -71,11 +88,26 @@ class Detector:
         backend: str = "onnxruntime",
         threads: int | None = None,
         bfloat16: bool = False,
+        stages: str | None = None,
+        rule: FusionRule | None = None,
+        proposals: Proposals | None = None,
     ) -> None:
+        if stages is not None and stages not in STAGES:
+            raise ValueError(f"stages '{stages}': must be one of {', '.join(STAGES)}")
         path, own_threshold = _find_model(model)
+        shipped = path in {record.path for record in models().values()}
         self.threshold = _checked_threshold(own_threshold if threshold is None else threshold)
         self.scale = _checked_scale(scale)
-        self._session = load_session(path, backend=backend, device=device, threads=threads, bfloat16=bfloat16)
+        self._proposals = proposals
+        if proposals is None:
+            self._session = load_session(path, backend=backend, device=device, threads=threads, bfloat16=bfloat16)
+        self.stages = stages or STAGES[shipped or proposals is not None]
+        self._second: SecondStage | None = None
+        if self.stages == "proposals+gan":
+            record = second_stage()
+            known = record.rules.get(str(model) if shipped and proposals is None else "other")
+            chosen = rule or FusionRule.from_dict(known or record.rules["other"])
+            self._second = SecondStage(record, chosen, backend=backend, device=device, threads=threads)
 
     @overload
     def detect(self, image: ImageSource, *, threshold: float | None = None, scale: Scale | None = None) -> Faces: ...
@@ -121,21 +153,22 @@ class Detector:
 
     def detect_regions(self, image: Regions, *, threshold: float | None = None) -> Faces:
         """The faces in an image that is read region by region, such as `tinyfaces.large.LargeImage`: in tiles, and reduced as a
-        whole, from top to bottom each time. threshold: instead of the detector's own."""
+        whole, from top to bottom each time. threshold: instead of the detector's own. By the first stage alone: the second's crops
+        would jump about in the file."""
         height, width = image.shape[:2]
         working = _scaled(width, height, _factor(self.scale, width, height))
         return self._detect_tiled(image, working, _checked_threshold(self.threshold if threshold is None else threshold))
 
     def _stream(self, sources: Iterable[ImageSource], threshold: float, scale: Scale) -> Iterator[Faces | ImageError]:
-        window: list[Pixels | ImageError] = []
+        window: list[tuple[ImageSource, Pixels | ImageError]] = []
         held = 0
         for source in sources:
             try:
                 pixels = read_image(source)
             except ImageError as error:
-                window.append(error)
+                window.append((source, error))
                 continue
-            window.append(pixels)
+            window.append((source, pixels))
             height, width = pixels.shape[:2]
             held += max(1, _factor(scale, width, height)) ** 2 * width * height
             if held >= _WINDOW_PIXELS:
@@ -143,19 +176,45 @@ class Detector:
                 window, held = [], 0
         yield from self._detect_window(window, threshold, scale)
 
-    def _detect_window(self, window: Sequence[Pixels | ImageError], threshold: float, scale: Scale) -> list[Faces | ImageError]:
-        results: list[Faces | ImageError] = []
+    def _detect_window(
+        self, window: Sequence[tuple[ImageSource, Pixels | ImageError]], threshold: float, scale: Scale
+    ) -> list[Faces | ImageError]:
+        images = [pixels for _, pixels in window if not isinstance(pixels, ImageError)]
+        if self._second is None:
+            found = [faces.above(threshold) for faces in self._propose(images, threshold, scale)]
+        else:
+            proposals = self._propose(images, self._second.rule.lowest_useful(threshold), scale)
+            found = [faces.above(threshold) for faces in self._second.apply(images, proposals)]
+        in_order = iter(found)
+        return [
+            pixels if isinstance(pixels, ImageError) else self._restorable(next(in_order), source) for source, pixels in window
+        ]
+
+    def restore(self, image: ImageSource, boxes: npt.NDArray[np.float32]) -> Pixels:
+        """Boxes (N, 4) of an image, in pixels, each with its context, at four times the 16x16 pixels that the generator sees:
+        (N, 64, 64, 3) uint8 RGB. Raises ValueError where the detector has no second stage, ImageError for an unreadable image."""
+        if self._second is None:
+            raise ValueError("restoring needs the second stage: Detector(stages='proposals+gan')")
+        return self._second.restore_faces(read_image(image), boxes)
+
+    def _restorable(self, faces: Faces, source: ImageSource) -> Faces:
+        if self._second is None:
+            return faces
+        return Faces(faces.boxes, faces.scores, partial(self.restore, source))
+
+    def _propose(self, images: Sequence[Pixels], threshold: float, scale: Scale) -> list[Faces]:
+        """First stage: faces of each image, in pixels of the image."""
+        if self._proposals is not None:
+            given = [self._proposals(image) if callable(self._proposals) else self._proposals for image in images]
+            return [_as_faces(one).above(threshold) for one in given]
+        results = [Faces.empty()] * len(images)
         small: list[tuple[int, _View]] = []
-        for number, image in enumerate(window):
-            if isinstance(image, ImageError):
-                results.append(image)
-                continue
+        for number, image in enumerate(images):
             height, width = image.shape[:2]
             working = _scaled(width, height, _factor(scale, width, height))
             if _padded_pixels(*working) > TILED_ABOVE_PIXELS:
-                results.append(self._detect_tiled(image, working, threshold))
+                results[number] = self._detect_tiled(image, working, threshold)
             else:
-                results.append(Faces.empty())
                 small.append((number, _View.of(image, working, (0, 0, *working))))
         found = self._detect_views([view for _, view in small], threshold)
         for (number, view), faces in zip(small, found, strict=True):
@@ -327,6 +386,16 @@ def _padded(side: int) -> int:
 
 def _padded_pixels(width: int, height: int) -> int:
     return _padded(width) * _padded(height)
+
+
+def _as_faces(given: Any) -> Faces:
+    """What another detector gave, as faces, highest score first."""
+    if hasattr(given, "xyxy"):
+        if given.confidence is None:
+            raise ValueError("proposals need scores: these supervision.Detections have no confidence")
+        given = Faces.from_supervision(given)
+    faces = given if isinstance(given, Faces) else Faces(*given)
+    return faces[np.argsort(-faces.scores, kind="stable")]
 
 
 def _find_model(model: str | os.PathLike[str]) -> tuple[Path, float]:

@@ -1,46 +1,84 @@
 """Export of trained weights: ONNX for inference, safetensors for fine-tuning."""
 
 import copy
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from tinyfaces.crops import HIGH_SIDE, LOW_SIDE
 from tinyfaces.formats import write_atomically
+from tinyfaces.networks.gan import Discriminator, Generator, make_networks
 from tinyfaces.networks.proposals import STRIDES, VARIANTS, ProposalNetwork
+from tinyfaces.runtime import DISCRIMINATOR, GENERATOR, PROPOSALS, Ports, load_session
 
 _OPSET = 17
 LARGEST_DIFFERENCE = 1e-3
 """That ONNX Runtime's outputs may have from torch's."""
 
+Network = TypeVar("Network", bound=nn.Module)
+
 
 def load_network(path: Path) -> tuple[ProposalNetwork, str]:
     """The network in evaluation mode and its variant's name, of a training checkpoint or of a .safetensors file that
     `export` wrote. Raises ValueError with one line that names the file."""
+    settings, weights = _read(path, "a proposal network", "variant")
+    if "parts" in settings:
+        raise ValueError(f"{path}: holds a generator and a discriminator, not a proposal network")
+    try:
+        network = ProposalNetwork(VARIANTS[settings["variant"]])
+        network.load_state_dict(weights)
+    except (KeyError, RuntimeError) as error:
+        raise ValueError(f"{path}: cannot be read ({' '.join(str(error).split())[:200]})") from None
+    return network.eval(), settings["variant"]
+
+
+def load_second_stage(path: Path) -> tuple[Generator, Discriminator, dict[str, str]]:
+    """Generator and discriminator in evaluation mode, and the settings `variant` and `parts`, of a checkpoint of `train gan`
+    or of a .safetensors file that `export` wrote. Raises ValueError with one line that names the file."""
+    settings, weights = _read(path, "a second stage", "parts")
+    try:
+        generator, discriminator = make_networks(settings["variant"], settings["parts"])
+        nn.ModuleDict({"generator": generator, "discriminator": discriminator}).load_state_dict(weights)
+    except (KeyError, RuntimeError) as error:
+        raise ValueError(f"{path}: cannot be read ({' '.join(str(error).split())[:200]})") from None
+    return generator.eval(), discriminator.eval(), settings
+
+
+def _read(path: Path, what: str, needed: str) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """Settings and averaged weights of a checkpoint or of a .safetensors file."""
     try:
         if path.suffix == ".safetensors":
             with safe_open(path, "pt") as file:
-                variant = (file.metadata() or {})["variant"]
+                settings = dict(file.metadata() or {})
             weights = load_file(path)
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
-            variant, weights = state["variant"], state["average"]
-        network = ProposalNetwork(VARIANTS[variant])
-        network.load_state_dict(weights)
+            settings = {name: value for name, value in state.items() if isinstance(value, str)}
+            weights = state["average"]
     except FileNotFoundError:
         raise ValueError(f"{path}: no such file") from None
     except KeyError as error:
-        raise ValueError(f"{path}: not weights of a proposal network, {error} is missing") from None
+        raise ValueError(f"{path}: not weights of {what}, {error} is missing") from None
     except Exception as error:  # a damaged file makes torch and safetensors raise nearly anything
         raise ValueError(f"{path}: cannot be read ({' '.join(str(error).split())[:200]})") from None
-    return network.eval(), variant
+    if needed not in settings:
+        raise ValueError(f"{path}: not weights of {what}, '{needed}' is missing")
+    return settings, weights
 
 
-def fused(network: ProposalNetwork) -> ProposalNetwork:
+def is_second_stage(path: Path) -> bool:
+    """Whether a checkpoint or .safetensors file holds generator and discriminator. Raises ValueError where it cannot be read."""
+    return "parts" in _read(path, "a network", "variant")[0]
+
+
+def fused(network: Network) -> Network:
     """A copy in which every batch normalisation is part of the convolution before it; for evaluation only."""
     merged = copy.deepcopy(network).eval()
     for module in merged.modules():
@@ -53,49 +91,93 @@ def fused(network: ProposalNetwork) -> ProposalNetwork:
 
 
 def export(checkpoint: Path, out: Path) -> float:
-    """Write `out` (ONNX, dynamic batch and size) and the same weights as .safetensors beside it.
+    """Write a proposal network to `out` (ONNX, dynamic batch and size) and the same weights as .safetensors beside it.
 
     Returns the largest absolute difference of the outputs between torch and ONNX Runtime on noise. Raises ValueError
     where that is above LARGEST_DIFFERENCE or the checkpoint cannot be used; `out` is not touched then.
     """
     network, variant = load_network(checkpoint)
+    axes = {"images": {0: "batch", 2: "height", 3: "width"}}
+    axes |= {f"stride{stride}": {0: "batch", 2: f"height{stride}", 3: f"width{stride}"} for stride in STRIDES}
+    difference = write_onnx(network, PROPOSALS, ((1, 3, 96, 160), (3, 3, 64, 64)), 255.0, axes, out)
+    _write_weights(out.with_suffix(".safetensors"), network, {"variant": variant})
+    return difference
+
+
+def export_second_stage(checkpoint: Path, out: Path) -> float:
+    """Write generator and discriminator to NAME.generator.onnx and NAME.discriminator.onnx (dynamic batch), where `out` is
+    NAME.onnx, and the weights of both as NAME.safetensors.
+
+    Returns the largest absolute difference between torch and ONNX Runtime on noise. Raises ValueError as `export` does.
+    """
+    generator, discriminator, settings = load_second_stage(checkpoint)
+    if settings["parts"] == "none":
+        raise ValueError(f"{checkpoint}: has no generator, and serves the ablation only")
+    largest = 0.0
+    for network, ports, side in ((generator, GENERATOR, LOW_SIDE), (_Heads(discriminator), DISCRIMINATOR, HIGH_SIDE)):
+        axes = {name: {0: "batch"} for name in (ports.input, *ports.outputs)}
+        shapes = ((2, 3, side, side), (5, 3, side, side))
+        largest = max(largest, write_onnx(network, ports, shapes, 1.0, axes, out.with_suffix(f".{ports.kind}.onnx")))
+    both = nn.ModuleDict({"generator": generator, "discriminator": discriminator})
+    _write_weights(out.with_suffix(".safetensors"), both, settings)
+    return largest
+
+
+class _Heads(nn.Module):
+    """The discriminator with a tuple for its judgement, as ONNX has it."""
+
+    def __init__(self, discriminator: Discriminator) -> None:
+        super().__init__()
+        self.discriminator = discriminator
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        judged = self.discriminator(images)
+        return judged.real, judged.face, judged.box
+
+
+def write_onnx(
+    network: nn.Module,
+    ports: Ports,
+    shapes: Sequence[tuple[int, ...]],
+    largest_input: float,
+    axes: dict[str, dict[int, str]],
+    out: Path,
+) -> float:
+    """Write the fused network as ONNX with the names of `ports` and the dynamic `axes`, and compare it with torch on noise from 0
+    to `largest_input` of the given shapes. Returns the largest absolute difference; raises ValueError where that is above
+    LARGEST_DIFFERENCE, and leaves `out` as it was."""
     partial = out.with_suffix(".partial.onnx")
     out.parent.mkdir(parents=True, exist_ok=True)
     try:
-        write_onnx(network, partial)
-        difference = largest_difference(network, partial)
+        torch.onnx.export(
+            fused(network), (torch.zeros(shapes[0]),), str(partial), input_names=[ports.input], output_names=list(ports.outputs),
+            dynamic_axes=axes, opset_version=_OPSET, dynamo=False,
+        )  # fmt: skip
+        difference = largest_difference(network, partial, ports, shapes, largest_input)
         if not difference <= LARGEST_DIFFERENCE:
-            raise ValueError(f"{checkpoint}: ONNX Runtime's outputs differ from torch's by {difference:.1e}")
-        weights = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
-        write_atomically(out.with_suffix(".safetensors"), save(weights, {"variant": variant}))
+            raise ValueError(f"{out}: ONNX Runtime's outputs differ from torch's by {difference:.1e}")
         partial.replace(out)
     finally:
         partial.unlink(missing_ok=True)
     return difference
 
 
-def write_onnx(network: ProposalNetwork, out: Path) -> None:
-    """Write the fused network as ONNX: input `images` Nx3xHxW, outputs `stride4` to `stride32`."""
-    names = [f"stride{stride}" for stride in STRIDES]
-    axes = {"images": {0: "batch", 2: "height", 3: "width"}}
-    axes |= {name: {0: "batch", 2: f"{name}_height", 3: f"{name}_width"} for name in names}
-    torch.onnx.export(
-        fused(network), (torch.zeros(1, 3, 64, 96),), str(out),
-        input_names=["images"], output_names=names, dynamic_axes=axes, opset_version=_OPSET, dynamo=False,
-    )  # fmt: skip
-
-
 @torch.no_grad()
-def largest_difference(network: ProposalNetwork, onnx_file: Path) -> float:
-    """Largest absolute difference between torch's outputs and ONNX Runtime's, on noise of two sizes and batches."""
-    from tinyfaces.runtime import load_session
-
-    session = load_session(onnx_file)
+def largest_difference(
+    network: nn.Module, onnx_file: Path, ports: Ports, shapes: Sequence[tuple[int, ...]], largest_input: float
+) -> float:
+    """Largest absolute difference between torch's outputs and ONNX Runtime's, on noise of several shapes."""
+    session = load_session(onnx_file, ports)
     rng = np.random.default_rng(0)
     largest = 0.0
-    for shape in ((1, 3, 96, 160), (3, 3, 64, 64)):
-        images = rng.uniform(0, 255, shape).astype(np.float32)
+    for shape in shapes:
+        images = rng.uniform(0, largest_input, shape).astype(np.float32)
         expected = network.eval()(torch.from_numpy(images))
         for ours, theirs in zip(session.run(images), expected, strict=True):
             largest = max(largest, float(np.abs(ours - theirs.numpy()).max()))
     return largest
+
+
+def _write_weights(path: Path, network: nn.Module, settings: dict[str, Any]) -> None:
+    weights = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
+    write_atomically(path, save(weights, settings))

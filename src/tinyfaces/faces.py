@@ -1,7 +1,7 @@
 """The result type: faces of one image, as every part of the package takes and gives them."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,10 +22,13 @@ class Faces:
 
     boxes: (N, 4) float32, x1 y1 x2 y2 in pixels of the upright image. scores: (N,) float32 in 0-1.
     Detectors give them sorted, highest score first. Raises ValueError where the shapes do not fit.
+
+    restorer: restores boxes (N, 4) of the image they were found in; detectors with a second stage put it there (see `restored`).
     """
 
     boxes: npt.NDArray[np.float32]
     scores: npt.NDArray[np.float32]
+    restorer: Callable[[npt.NDArray[np.float32]], npt.NDArray[np.uint8]] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         boxes = np.asarray(self.boxes, np.float32)
@@ -52,7 +55,7 @@ class Faces:
         chosen = index if isinstance(index, slice) else np.asarray(index)
         if not isinstance(chosen, slice) and chosen.size == 0 and chosen.dtype != np.bool_:
             chosen = chosen.astype(np.intp)
-        return Faces(self.boxes[chosen], self.scores[chosen])
+        return Faces(self.boxes[chosen], self.scores[chosen], self.restorer)
 
     def __iter__(self) -> "Iterator[Faces]":
         return (self[i] for i in range(len(self)))
@@ -66,6 +69,21 @@ class Faces:
     def heights(self) -> npt.NDArray[np.float32]:
         """(N,) float32, in pixels."""
         return self.boxes[:, 3] - self.boxes[:, 1]
+
+    @property
+    def restored(self) -> npt.NDArray[np.uint8]:
+        """Each face with its context, restored at four times the 16x16 pixels that the generator sees: (N, 64, 64, 3) uint8 RGB.
+
+        Computed at each call; images given as a path are read again for it. What it shows is likely, not known: never take it for
+        evidence of who someone is. Raises ValueError where the faces do not come from a detector with a second stage.
+        """
+        if self.restorer is None:
+            raise ValueError("these faces cannot be restored: they do not come from a detector with stages='proposals+gan'")
+        return self.restorer(self.boxes)
+
+    def without_image(self) -> "Faces":
+        """The same faces, which let go of the image they were found in and can no longer be restored."""
+        return Faces(self.boxes, self.scores)
 
     def above(self, threshold: float) -> "Faces":
         """The faces that score at least `threshold`."""

@@ -19,26 +19,24 @@ def areas(boxes: Boxes) -> Floats:
     return sides[:, 0] * sides[:, 1]
 
 
-def intersections(boxes: Boxes, others: Boxes) -> Floats:
-    """Intersection areas (N,) of boxes (N, 4) with others (N, 4), pair by pair."""
-    boxes, others = boxes.astype(np.float64), others.astype(np.float64)
-    sides = np.minimum(boxes[:, 2:], others[:, 2:]) - np.maximum(boxes[:, :2], others[:, :2])
-    sides = np.maximum(sides, 0)
-    return sides[:, 0] * sides[:, 1]
-
-
-def paired_iou(boxes: Boxes, others: Boxes) -> Floats:
-    """Intersection over union (N,) of boxes (N, 4) with others (N, 4), pair by pair; 0 where both are empty."""
-    shared = intersections(boxes, others)
-    union = areas(boxes) + areas(others) - shared
-    return np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
+def intersection_matrix(boxes: Boxes, others: Boxes) -> Floats:
+    """Intersection areas (N, M) of boxes (N, 4) with others (M, 4)."""
+    x1, y1, x2, y2 = boxes.astype(np.float64).T[:, :, None]
+    left, top, right, bottom = others.astype(np.float64).T
+    across = np.minimum(x2, right)
+    across -= np.maximum(x1, left)
+    down = np.minimum(y2, bottom)
+    down -= np.maximum(y1, top)
+    shared: Floats = np.maximum(across, 0, out=across)
+    shared *= np.maximum(down, 0, out=down)
+    return shared
 
 
 def iou_matrix(boxes: Boxes, others: Boxes) -> Floats:
-    """Intersection over union (N, M) of boxes (N, 4) with others (M, 4)."""
-    first = np.repeat(np.arange(len(boxes)), len(others))
-    second = np.tile(np.arange(len(others)), len(boxes))
-    return paired_iou(boxes[first], others[second]).reshape(len(boxes), len(others))
+    """Intersection over union (N, M) of boxes (N, 4) with others (M, 4); 0 where both are empty."""
+    shared = intersection_matrix(boxes, others)
+    union = areas(boxes)[:, None] + areas(others) - shared
+    return np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
 
 
 def clip(boxes: npt.NDArray[np.float32], width: float, height: float) -> npt.NDArray[np.float32]:
@@ -125,11 +123,9 @@ def _near_pairs(boxes: Floats, reach: float, overlap: float) -> tuple[Indices, I
 
 def share_within(boxes: Boxes, hosts: Boxes) -> Floats:
     """How much (N, M) of the area of each box (N, 4) lies within each host (M, 4); 0 for empty boxes."""
-    first = np.repeat(np.arange(len(boxes)), len(hosts))
-    second = np.tile(np.arange(len(hosts)), len(boxes))
-    own = areas(boxes)[first]
-    shared = intersections(boxes[first], hosts[second])
-    return np.divide(shared, own, out=np.zeros_like(shared), where=own > 0).reshape(len(boxes), len(hosts))
+    own = areas(boxes)[:, None]
+    shared = intersection_matrix(boxes, hosts)
+    return np.divide(shared, own, out=np.zeros_like(shared), where=own > 0)
 
 
 def tiles(width: int, height: int, side: int, overlap: int, multiple: int = 32) -> npt.NDArray[np.int64]:

@@ -53,13 +53,39 @@ ScaleOption = Annotated[
 ]
 DeviceOption = Annotated[str, typer.Option(help="cpu or cuda.")]
 BackendOption = Annotated[str, typer.Option(help="onnxruntime or openvino (an extra).")]
+StagesOption = Annotated[
+    str | None,
+    typer.Option(help="proposals: the first network alone; proposals+gan (default of shipped models): with the second stage."),
+]
 ThreadsOption = Annotated[int | None, typer.Option(min=1, help="Processor threads; all if left out.")]
 
 
-def open_detector(model: str, threshold: float | None, scale: Any, device: str, backend: str, threads: int | None) -> Any:
+def open_detector(
+    model: str, threshold: float | None, scale: Any, device: str, backend: str, threads: int | None, stages: str | None = None
+) -> Any:
     from tinyfaces.detector import Detector
 
     try:
-        return Detector(model, threshold=threshold, scale=scale, device=device, backend=backend, threads=threads)
+        return Detector(model, threshold=threshold, scale=scale, device=device, backend=backend, threads=threads, stages=stages)
     except ValueError as error:  # ModelError is one
         fail(str(error))
+
+
+def overrides_of(settings: list[str] | None) -> dict[str, Any]:
+    """What `--set NAME=VALUE` options say."""
+    overrides = {}
+    for text in settings or []:
+        name, equals, value = text.partition("=")
+        if not equals:
+            fail(f"--set {text}: must be NAME=VALUE")
+        overrides[name.strip()] = _toml_value(value)
+    return overrides
+
+
+def _toml_value(text: str) -> Any:
+    import tomllib
+
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text.strip()

@@ -22,6 +22,7 @@ from tinyfaces.cli.app import (
     DeviceOption,
     ModelOption,
     ScaleOption,
+    StagesOption,
     ThreadsOption,
     app,
     errors,
@@ -124,6 +125,7 @@ def detect(
         float | None, typer.Option(min=0, max=1, help="Score from which a detection counts; the model's own if left out.")
     ] = None,
     model: ModelOption = "accurate",
+    stages: StagesOption = None,
     scale: ScaleOption = 1.0,
     device: DeviceOption = "cpu",
     backend: BackendOption = "onnxruntime",
@@ -159,10 +161,10 @@ def detect(
             run.drop(video, f"{video.path}: a video's faces are written as json, jsonl or csv, into --out (or jsonl without it)")
     run.plan(output.folder, output.names)
     run.leave_if_nothing()
-    detectors = jobs.open_detectors(len(run.images) or 1, model, threshold, scale, device, backend, threads)
+    detectors = jobs.open_detectors(len(run.images) or 1, model, threshold, scale, device, backend, threads, stages)
     settings = {
-        "command": "detect", "model": jobs.model_identity(model), "threshold": threshold, "scale": scale, "format": output.format,
-        "scores": output.scores, "pictures": output.pictures,
+        "command": "detect", "model": jobs.model_identity(model), "stages": stages, "threshold": threshold, "scale": scale,
+        "format": output.format, "scores": output.scores, "pictures": output.pictures,
     }  # fmt: skip
     journal = jobs.open_journal(output.beside(".journal"), settings, resume)
     _detect_all(run, output, detectors, journal, quiet)
@@ -336,7 +338,7 @@ def results_of(detector: Any, files: list[Any], quiet: bool) -> Iterator[tuple[A
             file, pixels = waiting.popleft()
             height, width = pixels.shape[:2]
             progress.advance(bar)
-            yield ImageResult(file.path, file.name, width, height, faces), pixels, None
+            yield ImageResult(file.path, file.name, width, height, faces.without_image()), pixels, None
         while problems:
             yield None, None, problems.popleft()
 

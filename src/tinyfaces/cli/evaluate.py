@@ -14,11 +14,14 @@ from tinyfaces.cli.app import (
     DeviceOption,
     ModelOption,
     ScaleOption,
+    StagesOption,
     ThreadsOption,
+    errors,
     evaluate_app,
     fail,
     missing_extra,
     open_detector,
+    overrides_of,
     reason,
 )
 from tinyfaces.cli.detect import results_of
@@ -34,6 +37,7 @@ def evaluate_wider(
         Path | None, typer.Option(help="Folder or zip of official prediction files, scored instead of running the detector.")
     ] = None,
     model: ModelOption = "accurate",
+    stages: StagesOption = None,
     scale: ScaleOption = 1.0,
     device: DeviceOption = "cpu",
     backend: BackendOption = "onnxruntime",
@@ -58,7 +62,7 @@ def evaluate_wider(
         else:
             assert images is not None
             paths = wider.image_paths(truth, images)
-            detector = open_detector(model, _EVALUATION_THRESHOLD, scale, device, backend, threads)
+            detector = open_detector(model, _EVALUATION_THRESHOLD, scale, device, backend, threads, stages)
             files = [InputFile(path, Path(f"{key}.jpg")) for key, path in paths.items()]
             found = {}
             for result, _, problem in results_of(detector, files, quiet=False):
@@ -80,6 +84,7 @@ def evaluate_coco(
     annotations: Annotated[list[Path], typer.Option(help="COCO detection json or json.gz; may be given several times.")],
     images: Annotated[Path, typer.Option(help="Folder that the file names in the annotations start from.")],
     model: ModelOption = "accurate",
+    stages: StagesOption = None,
     scale: ScaleOption = 1.0,
     device: DeviceOption = "cpu",
     backend: BackendOption = "onnxruntime",
@@ -95,13 +100,53 @@ def evaluate_coco(
         known = [image for file in annotations for image in read_coco(file, images)]
     except AnnotationError as error:
         fail(str(error))
-    detector = open_detector(model, _EVALUATION_THRESHOLD, scale, device, backend, threads)
+    detector = open_detector(model, _EVALUATION_THRESHOLD, scale, device, backend, threads, stages)
     found = []
     for result, _, problem in results_of(detector, [InputFile(image.path, image.path) for image in known], quiet=False):
         if problem is not None:
             fail(problem)
         found.append((result.faces.boxes, result.faces.scores))
     _show_ap({name: (band.ap, band.faces) for name, band in coco.score(found, known).items()}, json_out)
+
+
+@evaluate_app.command("ablation")
+def evaluate_ablation(
+    config: Annotated[Path, typer.Option(help="TOML file of the second stage, such as configs/gan.toml.")],
+    proposals: Annotated[Path, typer.Option(help="TOML file of the proposal network: its [[dev]] photos are measured.")],
+    out: Annotated[Path, typer.Option(help="OUT.json and OUT.md are written.")],
+    model: ModelOption = "accurate",
+    settings: Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Override a setting.")] = None,
+) -> None:
+    """Train the second stage with and without each of its parts, and measure what each brings (the paper's claims).
+
+    A way whose training is finished under the configuration's `out` is not trained again.
+    """
+    import platform
+    import shlex
+    import sys
+
+    try:
+        from tinyfaces.data.cache import open_cache
+        from tinyfaces.training import ablation
+        from tinyfaces.training.gan import load_gan_config
+        from tinyfaces.training.proposals import load_config, read_sources
+    except ImportError as error:
+        missing_extra(error, "train")
+    try:
+        chosen = load_gan_config(config, overrides_of(settings))
+        sources = load_config(proposals, {})
+        images, _ = read_sources(sources.dev)
+        cache = open_cache(images, Path(sources.cache))
+        results = ablation.run_ablation(chosen, model, images, cache, ablation.Bounds(), errors.print)
+    except ValueError as error:
+        fail(str(error))
+    command = shlex.join(["tinyfaces", *sys.argv[1:]])
+    tables = ablation.as_tables(results, command, f"{platform.machine()}, {chosen.threads} threads", chosen)
+    try:
+        ablation.write(results, tables, out)
+    except OSError as error:
+        fail(reason(error, out))
+    typer.echo(tables)
 
 
 def _show_ap(results: dict[str, tuple[float, int]], json_out: Path | None) -> None:

@@ -145,14 +145,21 @@ def open_journal(path: Path | None, settings: dict[str, Any], resume: bool) -> J
 
 
 def open_detectors(
-    files: int, model: str, threshold: float | None, scale: Any, device: str, backend: str, threads: int | None
+    files: int,
+    model: str,
+    threshold: float | None,
+    scale: Any,
+    device: str,
+    backend: str,
+    threads: int | None,
+    stages: str | None = None,
 ) -> Pool[Any]:
     """Detectors for as many files at once as there are threads: one thread each is more work done than all for one."""
     from tinyfaces.runtime import usable_cpus
 
     total = threads or usable_cpus()
     workers = max(1, min(total, files))
-    return Pool([open_detector(model, threshold, scale, device, backend, total // workers) for _ in range(workers)])
+    return Pool([open_detector(model, threshold, scale, device, backend, total // workers, stages) for _ in range(workers)])
 
 
 def clip_opener() -> Callable[..., Any]:

@@ -37,6 +37,7 @@ def serve(
         from tinyfaces.service.app import create_app
         from tinyfaces.service.limits import Limits
         from tinyfaces.service.queue import Engine
+        from tinyfaces.service.restoring import restorer
         from tinyfaces.service.server import listen, run
     except ImportError as error:
         missing_extra(error, "serve")
@@ -60,6 +61,6 @@ def serve(
     address = f"http://{shown}:{listening.getsockname()[1]}"
     try:
         errors.print(f"tinyfaces: serving {', '.join(engines)} on {address} (Ctrl-C stops it)")
-        run(create_app(engines, limits, lanes=threads or usable_cpus()), listening, limits)
+        run(create_app(engines, limits, lanes=threads or usable_cpus(), restore=restorer(device, backend)), listening, limits)
     except KeyboardInterrupt:
         errors.print("tinyfaces: stopped")

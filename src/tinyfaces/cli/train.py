@@ -1,12 +1,12 @@
 """`tinyfaces train` and `tinyfaces export`."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
-from tinyfaces.cli.app import ModelOption, ThreadsOption, app, errors, fail, missing_extra, open_detector, train_app
+from tinyfaces.cli.app import ModelOption, ThreadsOption, app, errors, fail, missing_extra, open_detector, overrides_of, train_app
 
 ConfigOption = Annotated[Path, typer.Option(help="TOML file, such as those in configs/.")]
 SetOption = Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Override a setting; repeatable.")]
@@ -21,7 +21,7 @@ def train_proposals(config: ConfigOption, settings: SetOption = None, fresh: Fre
     except ImportError as error:
         missing_extra(error, "train")
     try:
-        train(load_config(config, _overrides(settings)), resume=not fresh)
+        train(load_config(config, overrides_of(settings)), resume=not fresh)
     except ValueError as error:  # AnnotationError and ImageError too
         fail(str(error))
 
@@ -31,6 +31,7 @@ def train_candidates(
     config: ConfigOption,
     out: Annotated[Path, typer.Option(help="Folder for the candidates.")],
     model: ModelOption = "accurate",
+    photos: Annotated[int | None, typer.Option(min=1, help="Search only so many, drawn at random; all if left out.")] = None,
     settings: SetOption = None,
     threads: ThreadsOption = None,
 ) -> None:
@@ -39,19 +40,24 @@ def train_candidates(
     --config is that of the proposal network: its [[train]] sources and cache are searched.
     """
     try:
+        import numpy as np
+
         from tinyfaces.data.cache import open_cache
         from tinyfaces.data.candidates import CandidateSettings, gather_candidates
         from tinyfaces.training.proposals import load_config, read_sources
     except ImportError as error:
         missing_extra(error, "train")
     chosen = CandidateSettings()
-    detector = open_detector(model, chosen.threshold, 1.0, "cpu", "onnxruntime", threads)
+    detector = open_detector(model, chosen.threshold, 1.0, "cpu", "onnxruntime", threads, "proposals")
     try:
-        proposals = load_config(config, _overrides(settings))
-        photos, _ = read_sources(proposals.train)
-        cache = open_cache(photos, Path(proposals.cache))
-        with Progress(BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(compact=True), console=errors) as progress:
-            for _ in progress.track(gather_candidates(photos, cache, detector, chosen, out), total=len(photos)):
+        proposals = load_config(config, overrides_of(settings))
+        images, _ = read_sources(proposals.train)
+        cache = open_cache(images, Path(proposals.cache))
+        number = min(photos or len(images), len(images))
+        drawn = np.sort(np.random.default_rng(0).permutation(len(images))[:number]).tolist()
+        columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(compact=True))
+        with Progress(*columns, console=errors) as progress:
+            for _ in progress.track(gather_candidates(images, cache, detector, chosen, out, drawn), total=number):
                 pass
     except ValueError as error:
         fail(str(error))
@@ -65,28 +71,9 @@ def train_second_stage(config: ConfigOption, settings: SetOption = None, fresh: 
     except ImportError as error:
         missing_extra(error, "train")
     try:
-        train_gan(load_gan_config(config, _overrides(settings)), resume=not fresh)
+        train_gan(load_gan_config(config, overrides_of(settings)), resume=not fresh)
     except ValueError as error:
         fail(str(error))
-
-
-def _overrides(settings: list[str] | None) -> dict[str, Any]:
-    overrides = {}
-    for text in settings or []:
-        name, equals, value = text.partition("=")
-        if not equals:
-            fail(f"--set {text}: must be NAME=VALUE")
-        overrides[name.strip()] = _toml_value(value)
-    return overrides
-
-
-def _toml_value(text: str) -> Any:
-    import tomllib
-
-    try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        return text.strip()
 
 
 @app.command("export")
@@ -94,13 +81,16 @@ def export_model(
     checkpoint: Annotated[Path, typer.Argument(help="best.pt of a run, or a .safetensors file that `export` wrote.")],
     out: Annotated[Path, typer.Argument(help="The ONNX file to write; a .safetensors is put beside it.")],
 ) -> None:
-    """Export trained weights to ONNX, and check that both give the same."""
+    """Export trained weights to ONNX, and check that both give the same.
+
+    Of a second stage NAME.generator.onnx and NAME.discriminator.onnx are written, where OUT is NAME.onnx.
+    """
     try:
-        from tinyfaces.export import export
+        from tinyfaces.export import export, export_second_stage, is_second_stage
     except ImportError as error:
         missing_extra(error, "train")
     try:
-        difference = export(checkpoint, out)
+        difference = (export_second_stage if is_second_stage(checkpoint) else export)(checkpoint, out)
     except (ValueError, OSError) as error:
         fail(str(error))
     typer.echo(f"wrote {out}, largest difference from torch {difference:.1e}")

@@ -5,7 +5,7 @@ import json
 import math
 import zlib
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +101,13 @@ def read_coco(annotations: str | Path, images: str | Path) -> list[AnnotatedImag
         width, height = (_image_side(entry, side, source) for side in ("width", "height"))
         annotated.append(AnnotatedImage(path, width, height, _to_xyxy(xywh[mine]), ignore[mine], scores[mine].astype(np.float32)))
     return annotated
+
+
+def dismiss_doubtful(image: AnnotatedImage, below: float) -> AnnotatedImage:
+    """The image without its ignored boxes of a score less than `below`: what lies there becomes background, hard negatives where
+    people have marked every face."""
+    kept = ~image.ignore | (image.scores >= below)
+    return replace(image, boxes=image.boxes[kept], ignore=image.ignore[kept], scores=image.scores[kept])
 
 
 def read_wider(ground_truth: str | Path, images: str | Path, split: str = "train") -> list[AnnotatedImage]:

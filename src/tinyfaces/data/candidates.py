@@ -1,6 +1,6 @@
 """The second stage's training data: what the proposal network takes for faces in the training photos, rightly or not.
 
-Each photo is searched at its own size and reduced; a reduced photo is degraded first, so that its large, sharp faces become
+Each photo is searched at its own size and reduced; on the way it is degraded, so that its large, sharp faces become
 tiny ones whose sharp original is known. Crops lie in numpy shards of some thousand, with a manifest beside them.
 """
 
@@ -14,37 +14,36 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from tinyfaces.crops import CONTEXT, crop_squares, cut_crops
+from tinyfaces.crops import CONTEXT, HIGH_SIDE, LOW_SIDE, crop_squares, cut_crops
 from tinyfaces.data.annotations import AnnotatedImage
 from tinyfaces.data.cache import ImageCache
-from tinyfaces.data.crops import degrade
+from tinyfaces.data.degradation import shrink
 from tinyfaces.detector import Detector
 from tinyfaces.formats import write_atomically
 from tinyfaces.geometry import iou_matrix, share_within
-from tinyfaces.networks.gan import HIGH_SIDE, LOW_SIDE
 
 MANIFEST = "manifest.json"
-_KERNELS = (cv2.INTER_AREA, cv2.INTER_AREA, cv2.INTER_LINEAR, cv2.INTER_CUBIC)
 
 
 @dataclass(frozen=True)
 class CandidateSettings:
     """Which candidates are kept.
 
-    threshold: lowest proposal score. factors: by how much photos are reduced before the search, besides a random 0-30% more.
-    sides: bounds of the longer side of a candidate, in pixels where it was found. context: see `tinyfaces.crops`.
-    positive: IoU with a face from which a candidate is one; negative: highest IoU with any face of a non-face, which also lies by
-    no more than that in an ignored box. per_search: at most so many non-faces, the highest scored, and so many faces.
+    threshold: lowest proposal score. factors: for each search of a photo the bounds, log-uniform, of the factor by which it is
+    reduced (and degraded, see `tinyfaces.data.degradation`); 1 leaves it as it is. sides: bounds of the longer side of a
+    candidate, in pixels where it was found. context: see `tinyfaces.crops`. positive: IoU with a face from which a candidate is
+    one; negative: highest IoU with any face of a non-face, which also lies by no more than that in an ignored box. per_search:
+    at most so many non-faces, the highest scored, and so many faces.
     sharpness: lowest variance of the Laplacian (8-bit grey) of a sharp target, without its context.
     """
 
     threshold: float = 0.05
-    factors: tuple[float, ...] = (1.0, 0.5, 0.25)
-    sides: tuple[float, float] = (4.0, 40.0)
+    factors: tuple[tuple[float, float], ...] = ((1.0, 1.0), (0.15, 0.6))
+    sides: tuple[float, float] = (4.0, 32.0)
     context: float = CONTEXT
-    positive: float = 0.5
-    negative: float = 0.2
-    per_search: int = 24
+    positive: float = 0.45
+    negative: float = 0.25
+    per_search: int = 32
     sharpness: float = 150.0
 
 
@@ -104,12 +103,12 @@ def search_photo(
 ) -> Iterator[Candidates]:
     """The candidates of one photo (H, W, 3), one lot for each factor by which it is reduced."""
     height, width = photo.shape[:2]
-    for factor in settings.factors:
+    for least, most in settings.factors:
         seen, scale = photo, np.ones(2)
+        factor = float(np.exp(rng.uniform(np.log(least), np.log(most))))
         if factor < 1:
-            reduced = factor * rng.uniform(0.7, 1.0)
-            size = (max(32, round(width * reduced)), max(32, round(height * reduced)))
-            seen = degrade(np.asarray(cv2.resize(photo, size, interpolation=int(rng.choice(_KERNELS))), np.uint8), rng)
+            size = (max(32, round(width * factor)), max(32, round(height * factor)))
+            seen = shrink(photo, size, rng)
             scale = np.array([size[0] / width, size[1] / height])
         found = detector.detect(seen, threshold=settings.threshold)
         longer = np.maximum(found.widths, found.heights)
@@ -159,10 +158,11 @@ def gather_candidates(
     detector: Detector,
     settings: CandidateSettings,
     folder: Path,
+    chosen: Sequence[int] | None = None,
     seed: int = 0,
     shard: int = 4096,
 ) -> Iterator[int]:
-    """Search all photos and write the candidates to `folder`; gives the number of each photo when it is done.
+    """Search the chosen photos (all if left out) and write the candidates to `folder`; gives the number of each photo when done.
 
     Shards are written whole or not at all, the manifest last: a folder without one is not complete.
     """
@@ -181,15 +181,16 @@ def gather_candidates(
 
     folder.mkdir(parents=True, exist_ok=True)
     (folder / MANIFEST).unlink(missing_ok=True)
-    for number, image in enumerate(images):
+    numbers = range(len(images)) if chosen is None else chosen
+    for number in numbers:
         rng = np.random.default_rng((seed, number))
-        waiting += search_photo(cache[number], image, number, detector, settings, rng)
+        waiting += search_photo(cache[number], images[number], number, detector, settings, rng)
         if sum(map(len, waiting)) >= shard:
             write()
         yield number
     if waiting:
         write()
-    content = {"settings": asdict(settings), "seed": seed, "photos": len(images), "shards": shards}
+    content = {"settings": asdict(settings), "seed": seed, "photos": len(numbers), "shards": shards}
     write_atomically(folder / MANIFEST, (json.dumps(content, indent=1) + "\n").encode())
 
 

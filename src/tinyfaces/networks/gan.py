@@ -3,17 +3,14 @@
 Paper, sections 3.2-3.4; box head and context in the crop as its authors added in 2019 (Pattern Recognition 94).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-FACTOR = 4
-LOW_SIDE = 16
-"""Pixels a side of the low-resolution crop; a candidate's longer side with its context fills it."""
-HIGH_SIDE = FACTOR * LOW_SIDE
+from tinyfaces.crops import FACTOR, HIGH_SIDE, LOW_SIDE
 
 _VGG_MEAN = (0.485, 0.456, 0.406)
 _VGG_SPREAD = (0.229, 0.224, 0.225)
@@ -47,9 +44,13 @@ PAPER = GanShape(
 )  # fmt: skip
 SLIM = GanShape(
     trunk=32, blocks=3, raised=(), refine=32, refine_blocks=2, refine_raised=(), patch=4,
-    stages=((16, 1), (32, 1), (64, 2), (96, 1)), first_stride=2, hidden=96,
+    stages=((32, 1), (48, 1), (96, 2), (128, 2)), first_stride=2, hidden=128,
 )  # fmt: skip
 GAN_VARIANTS = {"paper": PAPER, "slim": SLIM}
+SHALLOW = replace(SLIM, stages=((32, 1), (48, 1), (64, 1)), first_stride=1)
+"""A classifier of the low-resolution crop itself: the cheap way that the paper argues against, for the ablation."""
+PARTS = ("srn+rn", "srn", "bilinear", "none")
+"""What stands before the discriminator: the whole generator, its up-sampling network alone, bilinear enlargement, or nothing."""
 
 
 def normalised(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
@@ -106,35 +107,37 @@ class Refinement(nn.Module):
         raised = [part for before, after in pairwise(widths) for part in (normalised(before, after), nn.ReLU())]
         patch = shape.patch
         first: nn.Module = normalised(3, shape.refine)
-        last: nn.Module = nn.Conv2d(widths[-1], 3, 3, 1, 1)
+        self.to_rgb: nn.Conv2d | nn.ConvTranspose2d = nn.Conv2d(widths[-1], 3, 3, 1, 1)
         if patch > 1:
             first = nn.Sequential(nn.Conv2d(3, shape.refine, patch, patch, bias=False), nn.BatchNorm2d(shape.refine))
-            last = nn.ConvTranspose2d(widths[-1], 3, patch, patch)
+            self.to_rgb = nn.ConvTranspose2d(widths[-1], 3, patch, patch)
         blocks = (GeneratorBlock(shape.refine) for _ in range(shape.refine_blocks))
-        self.layers = nn.Sequential(first, nn.ReLU(), *blocks, *raised, last)
+        self.layers = nn.Sequential(first, nn.ReLU(), *blocks, *raised)
 
     def forward(self, image: Tensor) -> Tensor:
-        output: Tensor = image + self.layers(image - 0.5)
+        output: Tensor = image + self.to_rgb(self.layers(image - 0.5))
         return output
 
 
 class Generator(nn.Module):
     """SRN then RN: a crop Nx3xhxw, RGB in 0-1, to both outputs Nx3x4hx4w (not clipped to 0-1). No noise input.
 
-    Weights start from N(0, 0.02), the two layers that give RGB from a tenth of it: training begins at bilinear enlargement.
+    parts: "srn+rn", or for the ablation one of the other PARTS, whose two outputs are the same ("none" gives the crop back).
+    Weights start from N(0, 0.02), the layers that give RGB from a tenth of it: training begins at bilinear enlargement.
     """
 
-    def __init__(self, shape: GanShape) -> None:
+    def __init__(self, shape: GanShape, parts: str = "srn+rn") -> None:
         super().__init__()
-        self.up_sampling = UpSampling(shape)
-        self.refinement = Refinement(shape)
+        enlarged: nn.Module = nn.Upsample(scale_factor=float(FACTOR), mode="bilinear") if parts == "bilinear" else nn.Identity()
+        self.up_sampling = UpSampling(shape) if parts in ("srn", "srn+rn") else enlarged
+        self.refinement = Refinement(shape) if parts == "srn+rn" else nn.Identity()
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
                 nn.init.normal_(module.weight, std=0.02)
-        for last in (self.up_sampling.to_rgb, self.refinement.layers[-1]):
-            assert isinstance(last, nn.Conv2d | nn.ConvTranspose2d) and last.bias is not None
-            nn.init.normal_(last.weight, std=0.002)
-            nn.init.zeros_(last.bias)
+        for module in self.modules():
+            if isinstance(module, UpSampling | Refinement):
+                nn.init.normal_(module.to_rgb.weight, std=0.002)
+                nn.init.zeros_(module.to_rgb.bias)  # type: ignore[arg-type]
 
     def forward(self, low: Tensor) -> tuple[Tensor, Tensor]:
         enlarged = self.up_sampling(low)
@@ -154,18 +157,18 @@ class Judgement:
 class Discriminator(nn.Module):
     """VGG19's layout without the last pooling, three parallel heads in place of its fully connected layers.
 
-    forward: images Nx3xHxW, RGB in 0-1, to a `Judgement`.
+    forward: images Nx3xSxS of the given side S, RGB in 0-1, to a `Judgement`.
     """
 
     mean: Tensor
     spread: Tensor
 
-    def __init__(self, shape: GanShape) -> None:
+    def __init__(self, shape: GanShape, side: int = HIGH_SIDE) -> None:
         super().__init__()
         self.register_buffer("mean", torch.tensor(_VGG_MEAN).reshape(1, 3, 1, 1), persistent=False)
         self.register_buffer("spread", torch.tensor(_VGG_SPREAD).reshape(1, 3, 1, 1), persistent=False)
         layers: list[nn.Module] = []
-        before, side = 3, HIGH_SIDE // shape.first_stride
+        before, side = 3, side // shape.first_stride
         for number, (channels, convolutions) in enumerate(shape.stages):
             if number:
                 layers.append(nn.MaxPool2d(2))
@@ -185,3 +188,10 @@ class Discriminator(nn.Module):
     def forward(self, images: Tensor) -> Judgement:
         features = self.shared(self.trunk((images - self.mean) / self.spread))
         return Judgement(self.real(features)[:, 0], self.face(features)[:, 0], self.box(features))
+
+
+def make_networks(variant: str, parts: str) -> tuple[Generator, Discriminator]:
+    """Generator and discriminator of a variant, or those of the ablation where `parts` is not the whole generator."""
+    if parts == "none":
+        return Generator(GAN_VARIANTS[variant], parts), Discriminator(SHALLOW, LOW_SIDE)
+    return Generator(GAN_VARIANTS[variant], parts), Discriminator(GAN_VARIANTS[variant])

@@ -8,6 +8,7 @@ First the generator alone learns to restore (pixel loss), then all play together
 import copy
 import dataclasses
 import json
+import math
 import os
 import time
 import tomllib
@@ -26,9 +27,10 @@ from torch.nn import functional as F
 from torch.utils.tensorboard import SummaryWriter
 
 from tinyfaces import losses
+from tinyfaces.crops import FACTOR
 from tinyfaces.data.candidates import Candidates, read_candidates
-from tinyfaces.networks.gan import FACTOR, GAN_VARIANTS, Discriminator, Generator
-from tinyfaces.training.records import log, save_atomically
+from tinyfaces.networks.gan import GAN_VARIANTS, PARTS, make_networks
+from tinyfaces.training.records import log, save_atomically, update_average
 
 _SHOWN = 8
 _SURE = 0.995
@@ -41,17 +43,20 @@ class GanConfig:
 
     candidates: str  # folder that `tinyfaces train candidates` wrote
     variant: str = "slim"  # "slim" or "paper"
+    generator: str = "srn+rn"  # or, for the ablation, "srn", "bilinear", "none"
     out: str = "runs/gan"
     pretrain_steps: int = 2000  # of the generator on the pixel loss alone
     steps: int = 10_000  # in all
     batch: int = 64  # over all processes
-    lr: float = 3e-4  # Adam; falls to a tenth for the last quarter
+    lr: float = 1e-3  # Adam's peak: linear warm-up, then a cosine down to a hundredth
+    warmup: int = 100  # steps
     adversarial: float = 0.001  # weights in the generator's loss, beside the pixel loss
     classification: float = 0.01
     box: float = 0.01
-    ema: float = 0.998  # of the generator
+    ema: float = 0.998  # of both networks' weights; the averages are what is measured and shipped
     held_out: int = 20  # one photo in so many is for measuring
-    bfloat16: bool = False
+    bfloat16: bool = False  # autocast; gains where the processor has AVX-512 BF16 or AMX, or on a GPU
+    channels_last: bool = True
     threads: int = 2
     seed: int = 0
     save_every: int = 500
@@ -67,6 +72,8 @@ def load_gan_config(path: Path, overrides: Mapping[str, object]) -> GanConfig:
         raise ValueError(f"{path}: {error}") from None
     if config.variant not in GAN_VARIANTS:
         raise ValueError(f"{path}: variant is {config.variant!r}, known are {', '.join(GAN_VARIANTS)}")
+    if config.generator not in PARTS:
+        raise ValueError(f"{path}: generator is {config.generator!r}, known are {', '.join(PARTS)}")
     if config.batch < 8 or config.batch % 4:
         raise ValueError(f"{path}: batch is {config.batch}, must be a multiple of 4 and at least 8")
     return config
@@ -85,7 +92,7 @@ class GanBatch:
 
 
 def make_batch(data: Candidates, chosen: npt.NDArray[np.int64], rng: np.random.Generator | None) -> GanBatch:
-    """The chosen candidates as tensors; with `rng` each mirrored or not, and brightened or darkened alike in both sizes."""
+    """The chosen candidates as tensors; with `rng` each mirrored or not, and lit and tinted alike in both sizes."""
     count = len(chosen)
     target = data.target[chosen]
     low = torch.from_numpy(data.low[chosen]).permute(0, 3, 1, 2).float() / 255
@@ -98,7 +105,9 @@ def make_batch(data: Candidates, chosen: npt.NDArray[np.int64], rng: np.random.G
         mirrored = torch.from_numpy(rng.random(count) < 0.5)
         low[mirrored], high[mirrored] = low[mirrored].flip(3), high[mirrored].flip(3)
         box[mirrored, 0] *= -1
-        light = torch.from_numpy(rng.uniform(0.7, 1.3, (count, 1, 1, 1)).astype(np.float32))
+        light = torch.from_numpy(
+            (rng.uniform(0.7, 1.3, (count, 1, 1, 1)) * rng.uniform(0.93, 1.07, (count, 3, 1, 1))).astype(np.float32)
+        )
         low, high = (low * light).clamp(0, 1), (high * light).clamp(0, 1)
     face = torch.from_numpy(data.face[chosen]).float()
     return GanBatch(low, high, has, face, box)
@@ -131,6 +140,14 @@ def draw(pools: Pools, config: GanConfig, step: int) -> npt.NDArray[np.int64]:
     quarter = config.batch // 4
     parts = [rng.choice(pools.sharp, quarter), rng.choice(pools.faces, quarter), rng.choice(pools.others, 2 * quarter)]
     return np.stack([np.concatenate(parts)[i::quarter] for i in range(quarter)]).reshape(-1)
+
+
+def learning_rate(step: int, config: GanConfig) -> float:
+    """Factor of the peak rate."""
+    if step < config.warmup:
+        return (step + 1) / config.warmup
+    progress = (step - config.warmup) / max(1, config.steps - config.warmup)
+    return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
 
 
 def average_gradients(networks: Sequence[nn.Module], world: int) -> None:
@@ -173,7 +190,7 @@ def evaluate_gan(
         enlarged, refined = generator(low)
         logits.append(discriminator(refined).face.float().cpu())
         use = batch.has_target & (batch.face > 0)
-        if use.any():
+        if use.any() and enlarged.shape == batch.high.shape:
             bicubic = F.interpolate(low[use], scale_factor=float(FACTOR), mode="bicubic", align_corners=False)
             target = batch.high[use].to(device)
             ratios.append(torch.stack([psnr(i, target) for i in (bicubic, enlarged[use], refined[use])], 1).cpu())
@@ -234,10 +251,15 @@ def train_gan(config: GanConfig, resume: bool = True) -> None:
     pools, held = make_pools(data, config)
     fixed = make_batch(data, pools.sharp[np.linspace(0, len(pools.sharp) - 1, _SHOWN).astype(int)], None)
 
-    shape = GAN_VARIANTS[config.variant]
-    generator, discriminator = Generator(shape).to(device), Discriminator(shape).to(device)
-    average = copy.deepcopy(generator).requires_grad_(False)
-    optimisers = [torch.optim.Adam(network.parameters(), config.lr, (0.9, 0.999)) for network in (generator, discriminator)]
+    generator, discriminator = (network.to(device) for network in make_networks(config.variant, config.generator))
+    learns = any(parameter.requires_grad for parameter in generator.parameters())
+    if config.channels_last:
+        generator, discriminator = (n.to(memory_format=torch.channels_last) for n in (generator, discriminator))  # type: ignore[call-overload]
+    average = copy.deepcopy(nn.ModuleDict({"generator": generator, "discriminator": discriminator})).requires_grad_(False)
+    optimisers = [
+        torch.optim.Adam(network.parameters(), config.lr, (0.9, 0.999))
+        for network in ([generator, discriminator] if learns else [discriminator])
+    ]
     step, seconds = 0, 0.0
     last = out / "last.pt"
     if resume and last.exists():
@@ -263,15 +285,14 @@ def train_gan(config: GanConfig, resume: bool = True) -> None:
         window: list[dict[str, float]] = []
         window_started = time.monotonic()
         while step < config.steps:
-            rate = config.lr * (0.1 if step >= 0.75 * config.steps else 1.0)
             for optimiser in optimisers:
                 for group in optimiser.param_groups:
-                    group["lr"] = rate
+                    group["lr"] = config.lr * learning_rate(step, config)
 
             chosen = draw(pools, config, step)[rank::world]
             batch = make_batch(data, chosen, np.random.default_rng((config.seed, step, rank)))
             batch = GanBatch(**{f.name: getattr(batch, f.name).to(device) for f in dataclasses.fields(GanBatch)})
-            joint = step >= config.pretrain_steps
+            joint = step >= config.pretrain_steps or not learns
             generator.train()
             discriminator.train()
             numbers: dict[str, float] = {}
@@ -279,20 +300,21 @@ def train_gan(config: GanConfig, resume: bool = True) -> None:
             with autocast:
                 enlarged, refined = generator(batch.low)
             enlarged, refined = enlarged.float(), refined.float()
-            pixel = losses.pixel_loss(enlarged, refined, batch.high, batch.has_target)
+            originals = batch.high if enlarged.shape == batch.high.shape else batch.low
+            pixel = losses.pixel_loss(enlarged, refined, originals, batch.has_target)
             total = pixel
             numbers["pixel"] = pixel.item()
             if joint:
                 with autocast:
-                    judged, true = discriminator(refined.detach()), discriminator(batch.high[batch.has_target])
+                    judged, true = discriminator(refined.detach()), discriminator(originals[batch.has_target])
                 labels = torch.cat([batch.face, batch.face[batch.has_target]])
                 adversarial = losses.adversarial_loss_of_discriminator(true.real.float(), judged.real.float())
                 face = losses.face_loss(torch.cat([judged.face, true.face]).float(), labels)
                 box = losses.refinement_loss(judged.box.float(), batch.box, batch.face > 0)
-                (adversarial + face + box).backward()
+                (face + box + (adversarial if config.adversarial else 0)).backward()
                 average_gradients([discriminator], world)
-                optimisers[1].step()
-                optimisers[1].zero_grad(set_to_none=True)
+                optimisers[-1].step()
+                optimisers[-1].zero_grad(set_to_none=True)
                 with torch.no_grad():
                     right = torch.cat([judged.real < 0, true.real > 0]).float().mean().item()
                     face_right = ((judged.face > 0) == (batch.face > 0)).float().mean().item()
@@ -301,6 +323,7 @@ def train_gan(config: GanConfig, resume: bool = True) -> None:
                     "real accuracy": right, "face accuracy": face_right,
                 }  # fmt: skip
 
+            if joint and learns:
                 discriminator.requires_grad_(False)
                 with autocast:
                     again = discriminator(refined)
@@ -312,14 +335,16 @@ def train_gan(config: GanConfig, resume: bool = True) -> None:
                     + config.box * losses.refinement_loss(again.box.float(), batch.box, batch.face > 0)
                 )
                 numbers["adversarial"] = fooling.item()
-            total.backward()
-            discriminator.requires_grad_(True)
-            average_gradients([generator], world)
-            optimisers[0].step()
-            optimisers[0].zero_grad(set_to_none=True)
+            if learns:
+                total.backward()
+                discriminator.requires_grad_(True)
+                average_gradients([generator], world)
+                optimisers[0].step()
+                optimisers[0].zero_grad(set_to_none=True)
+            update_average(average["generator"], generator, step, config.ema)
+            if joint:
+                update_average(average["discriminator"], discriminator, step - config.pretrain_steps, config.ema)
             with torch.no_grad():
-                for kept, new in zip(average.state_dict().values(), generator.state_dict().values(), strict=True):
-                    kept.lerp_(new, 1 - config.ema) if kept.is_floating_point() else kept.copy_(new)
                 low_spread = batch.low.std(0).mean()
                 numbers["spread"] = (refined.std(0).mean() / low_spread.clamp(min=1e-6)).item()
             step += 1
@@ -341,13 +366,22 @@ def train_gan(config: GanConfig, resume: bool = True) -> None:
                 window, window_started = [], time.monotonic()
             if leader and writer and (step % config.evaluate_every == 0 or finished):
                 paused = time.monotonic()
-                log(out, writer, step, time.monotonic() - started, evaluate_gan(average, discriminator, data, held, device))
-                writer.add_image("low, bicubic, SRN, SRN+RN, target", comparison_sheet(average, fixed, device), step)
+                log(
+                    out,
+                    writer,
+                    step,
+                    time.monotonic() - started,
+                    evaluate_gan(average["generator"], average["discriminator"], data, held, device),
+                )
+                if config.generator != "none":
+                    writer.add_image(
+                        "low, bicubic, SRN, SRN+RN, target", comparison_sheet(average["generator"], fixed, device), step
+                    )
                 window_started += time.monotonic() - paused
             if leader and (step % config.save_every == 0 or finished):
                 state = {
                     "generator": generator.state_dict(), "discriminator": discriminator.state_dict(),
-                    "average": average.state_dict(), "variant": config.variant,
+                    "average": average.state_dict(), "variant": config.variant, "parts": config.generator,
                     "optimisers": [optimiser.state_dict() for optimiser in optimisers],
                     "step": step, "seconds": time.monotonic() - started,
                 }  # fmt: skip

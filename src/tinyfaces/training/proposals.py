@@ -24,7 +24,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.tensorboard import SummaryWriter
 
-from tinyfaces.data.annotations import AnnotatedImage, read_coco, read_wider
+from tinyfaces.data.annotations import AnnotatedImage, dismiss_doubtful, read_coco, read_wider
 from tinyfaces.data.cache import ImageCache, open_cache
 from tinyfaces.data.crops import CropBatch, CropDataset, CropSettings
 from tinyfaces.data.labels import read_voc, read_yolo
@@ -34,7 +34,7 @@ from tinyfaces.losses import make_points, proposal_loss
 from tinyfaces.networks.proposals import VARIANTS, ProposalNetwork
 from tinyfaces.proposals import decode
 from tinyfaces.training.muon import Muon
-from tinyfaces.training.records import log, save_atomically
+from tinyfaces.training.records import log, save_atomically, update_average
 
 _LABEL_READERS = {"yolo": read_yolo, "voc": read_voc}
 
@@ -43,13 +43,15 @@ _LABEL_READERS = {"yolo": read_yolo, "voc": read_voc}
 class Source:
     """One set of photos. annotations: a COCO json(.gz), or the folder wider_face_split (then `format` is "wider"); images: its
     folder; share: how often crops are drawn from it, before normalising; format: "coco", "wider", "yolo" or "voc" (of these two
-    annotations is a folder of label files); split: WIDER's only."""
+    annotations is a folder of label files); split: WIDER's only; doubt: ignored boxes that score less than this are background
+    (see `dismiss_doubtful`)."""
 
     annotations: str
     images: str
     share: float = 1.0
     format: str = "coco"
     split: str = "train"
+    doubt: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -118,7 +120,7 @@ def read_sources(sources: Sequence[Source]) -> tuple[list[AnnotatedImage], np.nd
             read = _LABEL_READERS[source.format](source.annotations, source.images)
         else:
             read = read_coco(Path(source.annotations), Path(source.images))
-        images += read
+        images += [dismiss_doubtful(image, source.doubt) for image in read]
         weights.append(np.full(len(read), source.share / max(len(read), 1)))
     return images, np.concatenate(weights)
 
@@ -149,17 +151,6 @@ def make_optimisers(network: nn.Module, config: Config) -> list[torch.optim.Opti
         for group in optimiser.param_groups:
             group["peak"] = group["lr"]
     return optimisers
-
-
-@torch.no_grad()
-def update_average(average: nn.Module, network: nn.Module, step: int, decay: float) -> None:
-    """Move the averaged weights towards the network's, faster in the first steps; counters and statistics too."""
-    pace = 1 - min(decay, (1 + step) / (10 + step))
-    for kept, new in zip(average.state_dict().values(), network.state_dict().values(), strict=True):
-        if kept.is_floating_point():
-            kept.lerp_(new, pace)
-        else:
-            kept.copy_(new)
 
 
 @torch.no_grad()

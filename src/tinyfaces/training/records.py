@@ -1,4 +1,4 @@
-"""What a run leaves behind: checkpoints that are never half-written, and its numbers."""
+"""What a run leaves behind: averaged weights, checkpoints that are never half-written, and its numbers."""
 
 import json
 from collections.abc import Mapping
@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 
 
@@ -23,3 +24,14 @@ def log(out: Path, writer: SummaryWriter, step: int, seconds: float, numbers: Ma
         file.write(json.dumps({"step": step, "seconds": round(seconds, 1), **rounded}) + "\n")
     for name, value in numbers.items():
         writer.add_scalar(name, value, step)
+
+
+@torch.no_grad()
+def update_average(average: nn.Module, network: nn.Module, step: int, decay: float) -> None:
+    """Move the averaged weights towards the network's, faster in the first steps; counters and statistics too."""
+    pace = 1 - min(decay, (1 + step) / (10 + step))
+    for kept, new in zip(average.state_dict().values(), network.state_dict().values(), strict=True):
+        if kept.is_floating_point():
+            kept.lerp_(new, pace)
+        else:
+            kept.copy_(new)

@@ -3,6 +3,7 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 _FOLDER = Path(__file__).parent
 
@@ -31,6 +32,40 @@ class ModelRecord:
     def path(self) -> Path:
         """Where the model's file lies."""
         return _FOLDER / self.file
+
+
+@dataclass(frozen=True)
+class SecondStageRecord:
+    """The shipped generator and discriminator.
+
+    variant: see `tinyfaces.networks.gan`. generator, discriminator: names of their ONNX files in this folder; sha256: of each
+    file. parameters, gmac: of both together, for one candidate. training_data: what they were trained on. rules: for each shipped
+    model of proposals, and "other" for any other detector, how the scores are fused (`tinyfaces.fusion.FusionRule.from_dict`).
+    """
+
+    variant: str
+    generator: str
+    discriminator: str
+    sha256: dict[str, str]
+    parameters: int
+    gmac: float
+    training_data: str
+    rules: dict[str, dict[str, Any]]
+
+    @property
+    def generator_path(self) -> Path:
+        """Where the generator's file lies."""
+        return _FOLDER / self.generator
+
+    @property
+    def discriminator_path(self) -> Path:
+        """Where the discriminator's file lies."""
+        return _FOLDER / self.discriminator
+
+
+def second_stage() -> SecondStageRecord:
+    """The shipped second stage, from `second_stage.json`."""
+    return SecondStageRecord(**json.loads((_FOLDER / "second_stage.json").read_text(encoding="utf-8")))
 
 
 def models() -> dict[str, ModelRecord]:

@@ -1,0 +1,170 @@
+"""Put a trained second stage into the package, with its fusion rules learnt and measured here.
+
+    python benchmarks/ship_second_stage.py runs/gan/last.pt --config configs/accurate.toml
+
+The rules are learnt on the [[dev]] sources of the configuration. Which candidates go through, and how far boxes are moved, is
+chosen there too, by AP with rules learnt on one half of the photos and applied to the other (--search). Writes the two networks,
+their weights and second_stage.json into the package, and docs/second_stage.json with the AP before and after.
+"""
+
+import argparse
+import dataclasses
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.progress import track
+
+from detectors import scrfd, yunet
+from tinyfaces.cascade import Judgements, SecondStage
+from tinyfaces.data.annotations import AnnotatedImage
+from tinyfaces.detector import Detector
+from tinyfaces.evaluation import coco
+from tinyfaces.evaluation.second_stage import Detections, KnownCandidates, fuse, fuse_across, gather, judge_all, learn_rule
+from tinyfaces.export import export_second_stage, load_second_stage
+from tinyfaces.faces import Faces
+from tinyfaces.formats import write_atomically
+from tinyfaces.fusion import FusionRule
+from tinyfaces.images import read_image
+from tinyfaces.networks.cost import count_macs
+from tinyfaces.training.proposals import load_config, read_sources
+from tinyfaces.weights import SecondStageRecord
+
+ROOT = Path(__file__).parents[1]
+WEIGHTS = ROOT / "src/tinyfaces/weights"
+DATA = "crops of the proposal network's candidates in the photos that the proposal networks were trained on; research use"
+_LOW = 0.02
+_BANDS = ("<=10", "10-16", "16-32")
+
+
+@dataclasses.dataclass(frozen=True)
+class Bounds:
+    """largest_side, undecided, box: see `tinyfaces.fusion.FusionRule`."""
+
+    largest_side: float
+    undecided: tuple[float, float]
+    box: float
+
+    def __str__(self) -> str:
+        return f"up to {self.largest_side:g} px, scores {self.undecided[0]:g}-{self.undecided[1]:g}, box {self.box:g}"
+
+
+WIDEST = Bounds(24.0, (0.05, 0.95), 0.5)
+
+
+def average_precision(found: Detections, images: Sequence[AnnotatedImage]) -> dict[str, float]:
+    """AP by height; and of the part whose boxes people drew alone."""
+    bands = {name: band.ap for name, band in coco.score(found, images).items()}
+    people = [number for number, image in enumerate(images) if image.path.parent.name == "wider_train"]
+    drawn = coco.score([found[n] for n in people], [images[n] for n in people])
+    return bands | {f"people's boxes, {name}": band.ap for name, band in drawn.items()}
+
+
+def proposals_of(known: Sequence[KnownCandidates]) -> Detections:
+    """Detections of the first stage alone."""
+    return [(one.proposals.boxes, one.proposals.scores) for one in known]
+
+
+def within(known: Sequence[KnownCandidates], judged: Sequence[Judgements], bounds: Bounds) -> Detections:
+    """Detections of both stages, rules learnt across the halves."""
+    return fuse_across(
+        known, judged, largest_side=bounds.largest_side, undecided=bounds.undecided, box=bounds.box
+    )  # fmt: skip
+
+
+def sent(known: Sequence[KnownCandidates], bounds: Bounds) -> float:
+    """Candidates a photo that go through, in the mean."""
+    rule = FusionRule(bounds.largest_side, bounds.undecided, (0, 1, 0, 0), (0, 1, 0, 0, 0, 0), bounds.box)
+    return float(np.mean([rule.wants(one.proposals.boxes, one.proposals.scores).sum() for one in known]))
+
+
+def show(name: str, values: dict[str, float]) -> None:
+    print(f"{name:58}" + " ".join(f"{band} {ap:.3f}" for band, ap in values.items()), flush=True)
+
+
+def search(known: Sequence[KnownCandidates], judged: Sequence[Judgements], images: Sequence[AnnotatedImage], at: Bounds) -> None:
+    """Print AP, and how many candidates go through, when one of the bounds is changed at a time."""
+    others = [dataclasses.replace(at, box=box) for box in (0.0, 0.5, 1.0)]
+    others += [dataclasses.replace(at, largest_side=side) for side in (12.0, 16.0, 20.0)]
+    others += [dataclasses.replace(at, undecided=(low, at.undecided[1])) for low in (0.1, 0.2)]
+    others += [dataclasses.replace(at, undecided=(at.undecided[0], high)) for high in (0.7, 0.8, 0.95)]
+    for bounds in others:
+        show(f"{bounds}: {sent(known, bounds):.0f} a photo", average_precision(within(known, judged, bounds), images))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("--config", type=Path, required=True, help="its [[dev]] sources are used")
+    parser.add_argument("--largest-side", type=float, default=24.0)
+    parser.add_argument("--undecided", type=float, nargs=2, default=(0.05, 0.9))
+    parser.add_argument("--box", type=float, default=0.5)
+    parser.add_argument("--scrfd", type=Path, action="append", default=[], help="another detector to measure with; repeatable")
+    parser.add_argument("--yunet", type=Path, action="append", default=[])
+    parser.add_argument("--search", action="store_true", help="only show what other bounds would give")
+    arguments = parser.parse_args()
+    bounds = Bounds(arguments.largest_side, tuple(arguments.undecided), arguments.box)
+    images, _ = read_sources(load_config(arguments.config, {}).dev)
+
+    stem = WEIGHTS / "gan.onnx"
+    print(f"largest difference from torch {export_second_stage(arguments.checkpoint, stem):.1e}")
+    generator, discriminator, settings = load_second_stage(stem.with_suffix(".safetensors"))
+    files = {part: stem.with_suffix(f".{part}.onnx") for part in ("generator", "discriminator")}
+    record = SecondStageRecord(
+        variant=settings["variant"],
+        generator=files["generator"].name,
+        discriminator=files["discriminator"].name,
+        sha256={file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files.values()},
+        parameters=sum(p.numel() for network in (generator, discriminator) for p in network.parameters()),
+        gmac=round(
+            (count_macs(generator, torch.zeros(1, 3, 16, 16)) + count_macs(discriminator, torch.zeros(1, 3, 64, 64))) / 1e9, 4
+        ),
+        training_data=DATA,
+        rules={},
+    )
+    unused = FusionRule(0, (0, 1), (0, 1, 0, 0), (0, 1, 0, 0, 0, 0), 0)
+    second = SecondStage(record, unused, backend="onnxruntime", device="cpu", threads=None)
+
+    rules: dict[str, FusionRule] = {}
+    measured: dict[str, Any] = {}
+    detectors = {name: own(name) for name in ("accurate", "fast")}
+    for one in [scrfd(path, 2) for path in arguments.scrfd] + [yunet(path, 2) for path in arguments.yunet]:
+        detectors[one.name] = lambda pixels, one=one: Faces(*one.detect(pixels, _LOW))
+    for name, detect in detectors.items():
+        photos = ((read_image(image.path), image) for image in track(images, f"{name} on the dev split"))
+        known = gather(detect, photos, largest_side=WIDEST.largest_side, undecided=WIDEST.undecided)
+        judged = judge_all(known, second.judge)
+        before = average_precision(proposals_of(known), images)
+        show(name, before)
+        if arguments.search:
+            search(known, judged, images, bounds)
+            continue
+        if name in ("accurate", "fast"):
+            after = average_precision(within(known, judged, bounds), images)
+            rules[name] = learn_rule(
+                known, judged, largest_side=bounds.largest_side, undecided=bounds.undecided, box=bounds.box
+            )  # fmt: skip
+        else:
+            after = average_precision(fuse(known, judged, rules["accurate"]), images)
+        show(f"{name}, both stages", after)
+        measured[name] = {"proposals": before, "both": after, "candidates": sent(known, bounds)}
+    if arguments.search:
+        return
+    rules["other"] = rules["accurate"]
+    record = dataclasses.replace(record, rules={name: rule.to_dict() for name, rule in rules.items()})
+    write_atomically(WEIGHTS / "second_stage.json", (json.dumps(dataclasses.asdict(record), indent=1) + "\n").encode())
+    write_atomically(ROOT / "docs/second_stage.json", (json.dumps(measured, indent=1) + "\n").encode())
+
+
+def own(name: str) -> Any:
+    """The first stage of a shipped model alone."""
+    detector = Detector(name, threshold=_LOW, stages="proposals")
+    return lambda pixels: detector.detect(pixels)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,128 @@
+"""What a second stage brings on photos with known faces: its candidates, the fusion rule learnt from them, AP before, after."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from tinyfaces.cascade import Judgements
+from tinyfaces.crops import LOW_SIDE, crop_squares, cut_crops
+from tinyfaces.data.annotations import AnnotatedImage
+from tinyfaces.faces import Faces
+from tinyfaces.fusion import FusionRule, fit_rule, longer_sides
+from tinyfaces.geometry import clip, iou_matrix, nms, share_within
+from tinyfaces.images import Pixels
+from tinyfaces.proposals import NMS_OVERLAP
+
+Detections = list[tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]]
+Judge = Callable[[Pixels], Judgements]
+
+_FACE_OVERLAP = 0.5
+_OTHER_OVERLAP = 0.3
+
+
+@dataclass(frozen=True)
+class KnownCandidates:
+    """The proposals for one photo with known faces.
+
+    image: its annotation. proposals: all of them. places: (M,) which ones the second stage may judge. crops: (M, 16, 16, 3) uint8
+    RGB of these. face: (M,) bool. usable: (M,) bool, false where it is neither surely a face nor surely none.
+    """
+
+    image: AnnotatedImage
+    proposals: Faces
+    places: npt.NDArray[np.intp]
+    crops: Pixels
+    face: npt.NDArray[np.bool_]
+    usable: npt.NDArray[np.bool_]
+
+
+def gather(
+    detect: Callable[[Pixels], Faces],
+    photos: Iterable[tuple[Pixels, AnnotatedImage]],
+    *,
+    largest_side: float,
+    undecided: tuple[float, float],
+) -> list[KnownCandidates]:
+    """Search photos (HxWx3 uint8 RGB, with their known faces) with the first stage and cut out what is small and undecided."""
+    gathered = []
+    for pixels, image in photos:
+        found = detect(pixels)
+        small = longer_sides(found.boxes) <= largest_side
+        places = np.flatnonzero(small & (found.scores >= undecided[0]) & (found.scores <= undecided[1]))
+        boxes = found.boxes[places]
+        nearest = iou_matrix(boxes, image.boxes[~image.ignore]).max(axis=1, initial=0)
+        excused = share_within(boxes, image.boxes[image.ignore]).max(axis=1, initial=0) > _OTHER_OVERLAP
+        face = nearest >= _FACE_OVERLAP
+        usable = face | ((nearest < _OTHER_OVERLAP) & ~excused)
+        crops = cut_crops(pixels, crop_squares(boxes), LOW_SIDE)
+        gathered.append(KnownCandidates(image, found, places, crops, face, usable))
+    return gathered
+
+
+def judge_all(known: Sequence[KnownCandidates], judge: Judge) -> list[Judgements]:
+    """The second stage's judgements of every photo's candidates."""
+    return [judge(one.crops) for one in known]
+
+
+def learn_rule(
+    known: Sequence[KnownCandidates],
+    judged: Sequence[Judgements],
+    *,
+    largest_side: float,
+    undecided: tuple[float, float],
+    box: float,
+) -> FusionRule:
+    """The fusion rule of these photos; see `tinyfaces.fusion.fit_rule`."""
+    scores, sides, face_logits, labels = (
+        np.concatenate(values)
+        for values in zip(
+            *(
+                (
+                    one.proposals.scores[one.places][one.usable],
+                    longer_sides(one.proposals.boxes[one.places])[one.usable],
+                    judgement.face_logits[one.usable],
+                    one.face[one.usable],
+                )
+                for one, judgement in zip(known, judged, strict=True)
+            ),
+            strict=True,
+        )
+    )
+    return fit_rule(scores, face_logits, sides, labels, largest_side=largest_side, undecided=undecided, box=box)
+
+
+def fuse(known: Sequence[KnownCandidates], judged: Sequence[Judgements], rule: FusionRule) -> Detections:
+    """Every photo's detections after fusion, correction of the boxes and suppression, as `tinyfaces.cascade` gives them."""
+    results = []
+    for one, judgement in zip(known, judged, strict=True):
+        boxes, scores = one.proposals.boxes.copy(), one.proposals.scores.copy()
+        mine = rule.wants(boxes[one.places], scores[one.places])
+        places = one.places[mine]
+        sides = longer_sides(boxes[places])
+        scores[places] = rule.fuse(scores[places], judgement.face_logits[mine], sides)
+        moved = rule.correct(boxes[places], judgement.offsets[mine])
+        boxes[places] = clip(moved, one.image.width, one.image.height)
+        kept = nms(boxes, scores, NMS_OVERLAP)
+        results.append((boxes[kept], scores[kept]))
+    return results
+
+
+def fuse_across(
+    known: Sequence[KnownCandidates],
+    judged: Sequence[Judgements],
+    *,
+    largest_side: float,
+    undecided: tuple[float, float],
+    box: float,
+) -> Detections:
+    """As `fuse`, the rule learnt on the odd photos for the even ones and the other way round: nothing is measured where it was
+    learnt."""
+    results: Detections = [(np.zeros((0, 4), np.float32), np.zeros(0, np.float32))] * len(known)
+    for parity in (0, 1):
+        rule = learn_rule(
+            known[1 - parity :: 2], judged[1 - parity :: 2], largest_side=largest_side, undecided=undecided, box=box
+        )
+        results[parity::2] = fuse(known[parity::2], judged[parity::2], rule)
+    return results

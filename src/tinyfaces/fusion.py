@@ -1,0 +1,140 @@
+"""How the second stage's opinion changes a proposal: a calibrated rule, learnt by logistic regression on labelled candidates.
+
+Two regressions on the same candidates say how probable a face is, knowing the proposal's score alone and knowing the second
+stage's logit too. The fused score is the one that, alone, would be as probable as both together. So it stays on the proposals'
+scale: thresholds keep their meaning, and candidates that never saw the second stage rank rightly among those that did.
+"""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.floating[Any]]
+
+_TYPICAL_SIDE = 12.0
+_LARGEST_LOGIT = 5.0
+_RIDGE = 1.0
+_STEPS = 50
+_LEAST_SLOPE = 0.2
+
+
+@dataclass(frozen=True)
+class FusionRule:
+    """Which candidates the second stage judges, and what its judgement changes.
+
+    largest_side: longer side in pixels up to which a candidate is small enough. undecided: scores from and up to which it is
+    undecided. alone: intercept, slope of the proposal's logit, and both times log(side / 12), of a regression on the proposal.
+    both: the same of a regression on both, with the second stage's logit after the proposal's. box: how much of the box head's
+    correction is applied, 0-1.
+    """
+
+    largest_side: float
+    undecided: tuple[float, float]
+    alone: tuple[float, float, float, float]
+    both: tuple[float, float, float, float, float, float]
+    box: float
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "FusionRule":
+        """The rule that `to_dict` wrote."""
+        settings: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+        return cls(**settings)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers, for JSON."""
+        return asdict(self)
+
+    def wants(self, boxes: npt.NDArray[np.float32], scores: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
+        """Which (N,) of the proposals, boxes (N, 4) in pixels and scores (N,), the second stage is to judge."""
+        low, high = self.undecided
+        return (longer_sides(boxes) <= self.largest_side) & (scores >= low) & (scores <= high)
+
+    def lowest_useful(self, threshold: float) -> float:
+        """The lowest proposal score that the second stage can lift to a fused score of `threshold`."""
+        scores = np.linspace(self.undecided[0], self.undecided[1], 200, dtype=np.float32)
+        sides = np.geomspace(3, self.largest_side, 12, dtype=np.float32)
+        grid_scores, grid_sides = np.repeat(scores, len(sides)), np.tile(sides, len(scores))
+        lifted = self.fuse(grid_scores, np.full(len(grid_scores), _LARGEST_LOGIT, np.float32), grid_sides) >= threshold
+        return min(threshold, float(grid_scores[lifted].min(initial=1.0)))
+
+    def fuse(
+        self, scores: npt.NDArray[np.float32], face_logits: npt.NDArray[np.float32], sides: npt.NDArray[np.float32]
+    ) -> npt.NDArray[np.float32]:
+        """Fused scores (N,) of proposals' scores (N,), the second stage's logits (N,) and longer sides (N,) in pixels."""
+        size = _relative(sides)
+        together = _features(size, logits(scores), face_logits) @ np.array(self.both)
+        intercept, slope, intercept_by_size, slope_by_size = self.alone
+        # A proposal's score that says less than nothing would turn the order round.
+        gain = np.maximum(slope + slope_by_size * size, _LEAST_SLOPE)
+        fused = (together - intercept - intercept_by_size * size) / gain
+        return (1 / (1 + np.exp(-np.clip(fused, -30, 30)))).astype(np.float32)
+
+    def correct(self, boxes: npt.NDArray[np.float32], offsets: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Boxes (N, 4) moved by the rule's share of the offsets (N, 4): centre shift in sides, log of the sides' ratios."""
+        sides, middle = boxes[:, 2:] - boxes[:, :2], (boxes[:, 2:] + boxes[:, :2]) / 2
+        middle = middle + self.box * np.clip(offsets[:, :2], -0.5, 0.5) * sides
+        half = np.exp(self.box * np.clip(offsets[:, 2:], -1, 1)) * sides / 2
+        return np.concatenate([middle - half, middle + half], axis=1).astype(np.float32)
+
+
+def fit_rule(
+    scores: npt.NDArray[np.float32],
+    face_logits: npt.NDArray[np.float32],
+    sides: npt.NDArray[np.float32],
+    labels: npt.NDArray[np.bool_],
+    *,
+    largest_side: float,
+    undecided: tuple[float, float],
+    box: float,
+) -> FusionRule:
+    """Learn the rule from N candidates: proposals' scores, the second stage's logits, longer sides in pixels, which are faces.
+
+    Candidates that the bounds exclude are left out. Raises ValueError where faces or non-faces are missing among the rest.
+    """
+    use = (sides <= largest_side) & (scores >= undecided[0]) & (scores <= undecided[1])
+    labels = labels[use]
+    if not labels.any() or labels.all():
+        raise ValueError(f"a rule needs faces and non-faces, not {int(labels.sum())} faces among {len(labels)} candidates")
+    size, proposal = _relative(sides[use]), logits(scores[use])
+    alone = logistic_regression(_features(size, proposal), labels)
+    both = logistic_regression(_features(size, proposal, face_logits[use]), labels)
+    return FusionRule(largest_side, undecided, tuple(alone.tolist()), tuple(both.tolist()), box)
+
+
+def logistic_regression(features: Floats, labels: npt.NDArray[np.bool_]) -> Floats:
+    """Weights (F,) that maximise the likelihood of labels (N,) given features (N, F), with a ridge of 1; by Newton's method."""
+    weights = np.zeros(features.shape[1])
+    for _ in range(_STEPS):
+        probability = 1 / (1 + np.exp(-features @ weights))
+        gradient = features.T @ (probability - labels) + _RIDGE * weights
+        curvature = (features * (probability * (1 - probability))[:, None]).T @ features + _RIDGE * np.eye(len(weights))
+        step = np.linalg.solve(curvature, gradient)
+        weights = weights - step
+        if np.abs(step).max() < 1e-9:
+            break
+    return weights
+
+
+def logits(scores: npt.NDArray[np.floating[Any]]) -> Floats:
+    """log(p / (1 - p)) of scores (N,), finite also at 0 and 1."""
+    clipped = np.clip(scores.astype(np.float64), 1e-6, 1 - 1e-6)
+    return np.log(clipped / (1 - clipped))
+
+
+def longer_sides(boxes: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Longer sides (N,) of boxes (N, 4)."""
+    sides: npt.NDArray[np.float32] = (boxes[:, 2:] - boxes[:, :2]).max(axis=1, initial=0)
+    return sides
+
+
+def _relative(sides: npt.NDArray[np.floating[Any]]) -> Floats:
+    return np.log(np.maximum(sides.astype(np.float64), 1.0) / _TYPICAL_SIDE)
+
+
+def _features(size: Floats, proposal: Floats, second: npt.NDArray[np.floating[Any]] | None = None) -> Floats:
+    columns = [np.ones_like(proposal), proposal]
+    if second is not None:
+        columns.append(np.clip(second.astype(np.float64), -_LARGEST_LOGIT, _LARGEST_LOGIT))
+    return np.stack([*columns, *(column * size for column in columns)], axis=1)

@@ -1,0 +1,225 @@
+"""The paper's claims on the same data and budget: what each part of the second stage brings, by AP and by restoration."""
+
+import dataclasses
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tinyfaces import losses
+from tinyfaces.cascade import Judgements
+from tinyfaces.crops import FACTOR
+from tinyfaces.data.annotations import AnnotatedImage
+from tinyfaces.data.cache import ImageCache
+from tinyfaces.data.candidates import Candidates, read_candidates
+from tinyfaces.detector import Detector
+from tinyfaces.evaluation import coco
+from tinyfaces.evaluation.second_stage import Detections, fuse_across, gather, judge_all
+from tinyfaces.export import fused, load_second_stage
+from tinyfaces.images import Pixels
+from tinyfaces.networks.gan import SLIM, Discriminator, Generator
+from tinyfaces.training.gan import GanConfig, make_batch, make_pools, psnr, train_gan
+
+WAYS: dict[str, dict[str, Any]] = {
+    "shallow classifier of the low-resolution crop": {"generator": "none", "pretrain_steps": 0},
+    "bilinear crop, discriminator": {"generator": "bilinear", "pretrain_steps": 0},
+    "SRN alone": {"generator": "srn"},
+    "SRN and RN, no adversarial loss": {"adversarial": 0.0},
+    "SRN and RN, no classification loss in the generator": {"classification": 0.0, "box": 0.0},
+    "everything": {},
+}
+"""What is trained, as changes of the configuration."""
+ENLARGED = (2.0, 4.0)
+_LOW = 0.02
+_BATCH = 64
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """Which candidates are judged, and the share of the box correction; see `tinyfaces.fusion.FusionRule`."""
+
+    largest_side: float = 24.0
+    undecided: tuple[float, float] = (0.05, 0.9)
+    box: float = 0.5
+
+
+class TorchStage:
+    """Generator and discriminator in torch, as a judge of crops."""
+
+    def __init__(self, generator: Generator, discriminator: Discriminator) -> None:
+        self.generator, self.discriminator = fused(generator), fused(discriminator)
+
+    @torch.no_grad()
+    def __call__(self, crops: Pixels) -> Judgements:
+        logits, offsets = [np.zeros(0, np.float32)], [np.zeros((0, 4), np.float32)]
+        for start in range(0, len(crops), _BATCH):
+            low = torch.from_numpy(crops[start : start + _BATCH]).permute(0, 3, 1, 2).float() / 255
+            judged = self.discriminator(self.generator(low)[1])
+            logits.append(judged.face.numpy())
+            offsets.append(judged.box.numpy())
+        return Judgements(np.concatenate(logits), np.concatenate(offsets))
+
+
+def run_ablation(
+    config: GanConfig, model: str, images: Sequence[AnnotatedImage], cache: ImageCache, bounds: Bounds, say: Callable[[str], None]
+) -> dict[str, Any]:
+    """Train every way under `config.out` (a finished one is taken as it is) and measure all on photos with known faces.
+
+    model: of the proposals. Gives {"detection": {way: {band: AP, "ms": milliseconds a photo}}, "restoration": {picture: {...}}},
+    where ms is the mean time of a photo with two threads, of both stages together.
+    """
+    trained = {}
+    for number, (way, changes) in enumerate(WAYS.items()):
+        say(f"training: {way}")
+        settings = dataclasses.replace(config, **{**changes, "out": f"{config.out}/{number}"})
+        train_gan(settings)
+        trained[way] = load_second_stage(Path(settings.out) / "last.pt")[:2]
+    torch.set_num_threads(config.threads or torch.get_num_threads())
+
+    detection: dict[str, dict[str, float]] = {}
+    numbers = range(len(images))
+    detector = Detector(model, threshold=_LOW, stages="proposals")
+    for factor in (1.0, *ENLARGED):
+        name = "detector alone" if factor == 1 else f"image enlarged x{factor:g}, detector alone"
+        say(name)
+        started = time.perf_counter()
+        found = [detector.detect(cache[n], scale=factor) for n in numbers]
+        passed = time.perf_counter() - started
+        detection[name] = _bands([(faces.boxes, faces.scores) for faces in found], images, passed)
+    first_stage = detection["detector alone"]["ms"] * len(images) / 1000
+    photos = ((cache[n], images[n]) for n in numbers)
+    known = gather(detector.detect, photos, largest_side=bounds.largest_side, undecided=bounds.undecided)
+    for way, networks in trained.items():
+        say(way)
+        judge = TorchStage(*networks)
+        started = time.perf_counter()
+        judged = judge_all(known, judge)
+        passed = time.perf_counter() - started
+        results = fuse_across(
+            known, judged, largest_side=bounds.largest_side, undecided=bounds.undecided, box=bounds.box
+        )  # fmt: skip
+        detection[way] = _bands(results, images, first_stage + passed)
+    say("restoration")
+    return {
+        "detection": detection,
+        "candidates a photo": float(np.mean([len(one.places) for one in known])),
+        "restoration": measure_restoration({way: networks[0] for way, networks in trained.items()}, config),
+    }
+
+
+def _bands(found: Detections, images: Sequence[AnnotatedImage], seconds: float) -> dict[str, float]:
+    return {name: band.ap for name, band in coco.score(found, images).items()} | {"ms": 1000 * seconds / len(images)}
+
+
+@torch.no_grad()
+def measure_restoration(generators: Mapping[str, Generator], config: GanConfig) -> dict[str, dict[str, float]]:
+    """On held-out sharp faces: PSNR in dB and SSIM against the original, and how often a classifier that was trained apart, on
+    originals alone, takes the picture for a face. Of the whole generator SRN's picture is measured too."""
+    from torchmetrics.functional.image import structural_similarity_index_measure
+
+    data = read_candidates(Path(config.candidates))
+    pools, held = make_pools(data, config)
+    classifier = train_classifier(data, pools.sharp, config)
+    sharp = held[(data.target[held] >= 0) & data.face[held]]
+    batch = make_batch(data, sharp, None)
+    pictures: dict[str, Tensor] = {
+        "original": batch.high,
+        "bicubic": F.interpolate(batch.low, scale_factor=float(FACTOR), mode="bicubic", align_corners=False),
+    }
+    for way, generator in generators.items():
+        enlarged, restored = (torch.cat(part) for part in zip(*(generator(low) for low in batch.low.split(_BATCH)), strict=True))
+        if restored.shape == batch.high.shape:
+            pictures[way] = restored
+        if way == "everything":
+            pictures["everything, SRN's picture"] = enlarged
+    results = {}
+    for name, picture in pictures.items():
+        picture = picture.clamp(0, 1)
+        accepted = torch.cat([classifier(part).face > 0 for part in picture.split(_BATCH)])
+        similarity = structural_similarity_index_measure(picture, batch.high, data_range=1.0)
+        assert isinstance(similarity, Tensor)
+        results[name] = {
+            "psnr": psnr(picture, batch.high).mean().item(),
+            "ssim": similarity.item(),
+            "accepted": accepted.float().mean().item(),
+            "faces": float(len(sharp)),
+        }
+    return results
+
+
+def train_classifier(data: Candidates, sharp: npt.NDArray[np.int64], config: GanConfig, steps: int = 300) -> Discriminator:
+    """A face classifier of sharp crops that has never seen a restored one."""
+    torch.manual_seed(config.seed)
+    network = Discriminator(SLIM).train()
+    optimiser = torch.optim.Adam(network.parameters(), 1e-3)
+    faces, others = sharp[data.face[sharp]], sharp[~data.face[sharp]]
+    with torch.enable_grad():
+        for step in range(steps):
+            rng = np.random.default_rng((config.seed, step))
+            chosen = np.concatenate([rng.choice(pool, _BATCH // 2) for pool in (faces, others)])
+            batch = make_batch(data, chosen, rng)
+            loss = losses.face_loss(network(batch.high).face, batch.face)
+            optimiser.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(network.parameters(), 10.0)
+            optimiser.step()
+    return network.eval()
+
+
+def as_tables(results: Mapping[str, Any], command: str, machine: str, config: GanConfig) -> str:
+    """The numbers in Markdown."""
+    bands = [name for name in next(iter(results["detection"].values())) if name != "ms"]
+    rows = [
+        f"| {way} | " + " | ".join(f"{values[band]:.3f}" for band in bands) + f" | {values['ms']:.1f} |"
+        for way, values in results["detection"].items()
+    ]
+    pictures = [
+        f"| {name} | {values['psnr']:.2f} | {values['ssim']:.3f} | {values['accepted']:.3f} |"
+        for name, values in results["restoration"].items()
+    ]
+    faces = results["restoration"]["original"]["faces"]
+    return f"""# Ablation: what each part of the second stage brings
+
+Command: `{command}`
+
+Machine: {machine}.
+
+Every way was trained for {config.steps:,} steps of {config.batch} candidates ({config.pretrain_steps:,} of them on the pixel loss
+alone where there is a generator), on the same candidates in the same order; seed {config.seed}.
+
+## Detection
+
+AP at IoU 0.5 by face height on the dev split (not WIDER FACE validation), original size but for the enlarged images. The fusion
+rule of each way was learnt on one half of the photos and applied to the other. In the mean {results["candidates a photo"]:.0f}
+candidates a photo went through the second stage. ms: mean time of a photo, both stages together.
+
+| way | {" | ".join(bands)} | ms |
+{"|---" * (len(bands) + 2)}|
+{chr(10).join(rows)}
+
+## Restoration
+
+On {faces:.0f} sharp faces of photos held out from training, degraded by the model of `tinyfaces.data.degradation`: PSNR and SSIM
+(torchmetrics) against the original (of the original itself: its ceiling here), and how often a face classifier trained apart, on
+originals alone, takes the picture for a face.
+
+| picture | PSNR, dB | SSIM | taken for a face |
+|---|---|---|---|
+{chr(10).join(pictures)}
+"""
+
+
+def write(results: Mapping[str, Any], tables: str, out: Path) -> None:
+    """Write OUT.json and OUT.md, each whole."""
+    from tinyfaces.formats import write_atomically
+
+    write_atomically(out.with_suffix(".json"), (json.dumps(results, indent=1) + "\n").encode())
+    write_atomically(out.with_suffix(".md"), tables.encode())

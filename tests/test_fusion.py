@@ -1,0 +1,100 @@
+"""The fusion rule: the regression is the optimum, the fused scores are calibrated, the bounds bind."""
+
+import numpy as np
+import pytest
+from scipy.optimize import minimize
+
+from tinyfaces.fusion import FusionRule, fit_rule, logistic_regression, logits, longer_sides
+
+BOUNDS = {"largest_side": 24.0, "undecided": (0.05, 0.95), "box": 0.5}
+
+
+def _candidates(count=6000, seed=0):
+    """Faces and non-faces whose two logits are noisy views of the truth, the first one biased by size."""
+    rng = np.random.default_rng(seed)
+    labels = rng.random(count) < 0.4
+    sides = rng.uniform(5, 24, count).astype(np.float32)
+    first = (2 * labels - 1) * 1.0 + rng.standard_normal(count) * 1.2 - 0.5
+    second = ((2 * labels - 1) * 1.5 + rng.standard_normal(count) * 1.5 + 0.7).astype(np.float32)
+    return (1 / (1 + np.exp(-first))).astype(np.float32), second, sides, labels
+
+
+def _area(scores, labels):
+    """Area under the ROC curve, by ranks."""
+    ranks = np.argsort(np.argsort(scores)) + 1
+    positives = labels.sum()
+    return (ranks[labels].sum() - positives * (positives + 1) / 2) / positives / (len(labels) - positives)
+
+
+def test_regression_is_the_optimum_that_scipy_finds():
+    rng = np.random.default_rng(1)
+    features = np.concatenate([np.ones((400, 1)), rng.standard_normal((400, 3))], 1)
+    labels = rng.random(400) < 1 / (1 + np.exp(-features @ [0.3, 1.0, -2.0, 0.0]))
+
+    def loss(weights):
+        z = features @ weights
+        return np.logaddexp(0, z).sum() - z[labels].sum() + 0.5 * weights @ weights
+
+    np.testing.assert_allclose(logistic_regression(features, labels), minimize(loss, np.zeros(4), tol=1e-10).x, atol=1e-4)
+
+
+def test_fused_scores_rank_better_and_stay_on_the_proposals_scale():
+    scores, second, sides, labels = _candidates()
+    rule = fit_rule(scores, second, sides, labels, **BOUNDS)
+    scores, second, sides, labels = _candidates(seed=1)
+    fused = rule.fuse(scores, second, sides)
+    assert _area(fused, labels) > _area(scores, labels) + 0.05
+    # of candidates near a score, as many are faces as among those with that fused score
+    for low, high in ((0.2, 0.4), (0.4, 0.6), (0.6, 0.8)):
+        before, after = (scores > low) & (scores < high), (fused > low) & (fused < high)
+        assert labels[after].mean() == pytest.approx(labels[before].mean(), abs=0.08)
+
+
+def test_a_second_stage_that_knows_nothing_changes_little():
+    scores, _, sides, labels = _candidates()
+    noise = np.random.default_rng(5).standard_normal(len(scores)).astype(np.float32)
+    rule = fit_rule(scores, noise, sides, labels, **BOUNDS)
+    inside = (scores > 0.05) & (scores < 0.95)
+    assert np.abs(rule.fuse(scores, noise, sides) - scores)[inside].max() < 0.1
+
+
+def test_bounds():
+    rule = FusionRule(20.0, (0.1, 0.8), (0, 1, 0, 0), (0, 1, 0.5, 0, 0, 0), 1.0)
+    boxes = np.array([[0, 0, 10, 20], [0, 0, 10, 21], [0, 0, 5, 5], [0, 0, 5, 5], [0, 0, 5, 5]], np.float32)
+    assert rule.wants(boxes, np.array([0.5, 0.5, 0.09, 0.1, 0.81], np.float32)).tolist() == [True, False, False, True, False]
+    assert longer_sides(boxes).tolist() == [20, 21, 5, 5, 5]
+    assert rule.wants(np.zeros((0, 4), np.float32), np.zeros(0, np.float32)).shape == (0,)
+
+
+def test_nothing_below_the_lowest_useful_score_reaches_the_threshold():
+    rule = FusionRule(24.0, (0.05, 0.95), (0.1, 1.1, 0.0, 0.1), (0.0, 0.9, 0.3, 0.1, 0.05, -0.1), 0.5)
+    for threshold in (0.6, 0.7, 0.9):
+        lowest = rule.lowest_useful(threshold)
+        assert 0.1 < lowest < threshold
+        below = np.linspace(0.05, lowest - 0.02, 50, dtype=np.float32)
+        for side in (4, 8, 16, 24):
+            best = rule.fuse(below, np.full(50, 99, np.float32), np.full(50, side, np.float32))
+            assert (best < threshold).all()
+    assert rule.lowest_useful(0.01) == 0.01
+
+
+def test_corrections_are_the_share_asked_for():
+    boxes = np.array([[10, 10, 20, 30]], np.float32)
+    offsets = np.array([[0.2, -0.1, np.log(2), 0]], np.float32)
+    for share, expected in ((0.0, [10, 10, 20, 30]), (1.0, [7, 8, 27, 28]), (0.5, [16 - 5 * 2**0.5, 9, 16 + 5 * 2**0.5, 29])):
+        rule = FusionRule(24, (0, 1), (0, 1, 0, 0), (0, 1, 1, 0, 0, 0), share)
+        np.testing.assert_allclose(rule.correct(boxes, offsets), [expected], atol=1e-4)
+
+
+def test_a_rule_is_read_back_and_needs_both_kinds():
+    scores, second, sides, labels = _candidates(500)
+    rule = fit_rule(scores, second, sides, labels, **BOUNDS)
+    assert FusionRule.from_dict(rule.to_dict()) == rule
+    assert FusionRule.from_dict({name: list(v) if isinstance(v, tuple) else v for name, v in rule.to_dict().items()}) == rule
+    with pytest.raises(ValueError, match="0 faces"):
+        fit_rule(scores, second, sides, labels & False, **BOUNDS)
+
+
+def test_logits_are_finite_at_the_ends():
+    assert np.isfinite(logits(np.array([0.0, 1.0]))).all()
+    assert logits(np.array([0.75]))[0] == pytest.approx(np.log(3))
