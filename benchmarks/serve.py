@@ -73,7 +73,8 @@ def measure_load(port: int, pid: int, threads: int, seconds: float, rounds: int)
                 rows.setdefault(name, []).append(row)
     result = {}
     for name, several in rows.items():
-        result[name] = {key: statistics.median(row[key] for row in several) for key in several[0] if key != "statuses"}
+        keys = [key for key in several[0] if key != "statuses"]
+        result[name] = {key: round(statistics.median(row[key] for row in several), 2) for key in keys}
         if name != "plain":
             result[name]["statuses"] = dict(sum((Counter(row["statuses"]) for row in several), Counter()))
     return result
