@@ -116,24 +116,21 @@ export class Stage {
     pen.setTransform(dense, 0, 0, dense, 0, 0);
     pen.clearRect(0, 0, width, height);
     const [left, top] = this.origin();
-    const frame = ([x1, y1, x2, y2]) =>
-      pen.rect(left + x1 * scale - 1, top + y1 * scale - 1, (x2 - x1) * scale + 2, (y2 - y1) * scale + 2);
-    const stroke = (colour, thick) => {
+    // One by one: as a single path, a thousand frames take several times as long to paint.
+    const frame = (boxes, colour, thick) => {
       pen.strokeStyle = colour;
       pen.lineWidth = thick;
-      pen.stroke();
+      for (const [x1, y1, x2, y2] of boxes)
+        pen.strokeRect(left + x1 * scale - 1, top + y1 * scale - 1, (x2 - x1) * scale + 2, (y2 - y1) * scale + 2);
     };
     if (this.frames) {
-      pen.beginPath();
-      this.boxes.forEach(frame);
-      stroke("rgb(0 0 0 / 60%)", 3);
-      stroke("#3dff8b", 1.5);
+      frame(this.boxes, "rgb(0 0 0 / 60%)", 3);
+      frame(this.boxes, "#3dff8b", 1.5);
     }
-    if (this.boxes[this.chosen]) {
-      pen.beginPath();
-      frame(this.boxes[this.chosen]);
-      stroke("rgb(0 0 0 / 70%)", 6);
-      stroke("#ffd23f", 3);
+    const chosen = this.boxes.slice(this.chosen, this.chosen + 1);
+    if (this.chosen >= 0) {
+      frame(chosen, "rgb(0 0 0 / 70%)", 6);
+      frame(chosen, "#ffd23f", 3);
     }
   }
 }
