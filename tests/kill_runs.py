@@ -34,16 +34,28 @@ def start(arguments: list[str]) -> int:
         os._exit(code)
 
 
+def results(folder: str) -> int:
+    """How many label files are there."""
+    return len(list(Path(folder).glob("*.xml")))
+
+
 def main(whole: str, killed: str, wanted: int, arguments: list[str]) -> None:
     PIL.Image.init()
     started = time.monotonic()
     os.waitpid(start([*arguments, "--out", whole]), 0)
     duration = time.monotonic() - started
+    total = results(whole)
     moments = random.Random(1)
     kills = 0
     while kills < wanted:
         child = start([*arguments, "--out", killed, "--resume"])
-        time.sleep(moments.uniform(0.05, 0.5) * duration)
+        if kills % 2:  # at a random point of the work
+            aim = moments.randint(min(results(killed) + 1, total - 1), total - 1)
+            while results(killed) < aim and os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+                time.sleep(0.001)
+            time.sleep(moments.uniform(0, 0.01))
+        else:  # at a random time, the start and the reading of the journal among it
+            time.sleep(moments.uniform(0, 0.5) * duration)
         os.kill(child, signal.SIGKILL)
         _, status = os.waitpid(child, 0)
         if os.WIFSIGNALED(status):

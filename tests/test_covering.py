@@ -1,15 +1,20 @@
 """Covered faces, and photos written again: what is gone, what stays."""
 
 import io
+import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import ExifTags, Image
+from typer.testing import CliRunner
 
 from tinyfaces import Faces, ImageError
 from tinyfaces.anonymise import anonymised, open_photo, removed
+from tinyfaces.cli import app
 from tinyfaces.covering import Covering, Plane, cover
 
+EXAMPLES = Path(__file__).parents[1] / "examples"
 NOISE = np.random.default_rng(0).integers(0, 255, (400, 500, 3), np.uint8)
 
 
@@ -167,3 +172,24 @@ def test_animations_are_refused(tmp_path):
     frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
     with pytest.raises(ImageError, match=r"a\.gif: has 3 pictures"):
         open_photo(tmp_path / "a.gif")
+
+
+def test_every_known_face_of_the_example_is_covered_by_the_command(tmp_path, monkeypatch):
+    """With the shipped model: the 29 faces of the public-domain photo, reduced so that they are 20-30 px high."""
+    known = json.loads((EXAMPLES / "solvay_1927.json").read_text())["boxes"]
+    monkeypatch.chdir(tmp_path)
+    photo = Image.open(EXAMPLES / "solvay_1927.jpg").convert("RGB").resize((800, 579))
+    photo.save("a.png")
+    result = CliRunner().invoke(app, ["anonymise", "a.png", "--method", "solid", "--report", "r.json", "--model", "fast"])
+    assert result.exit_code == 0, result.output
+    covered = np.asarray(Image.open("anonymised/a.png"))
+    for x1, y1, x2, y2 in np.array(known) / 2:
+        # the middle of the face, which any box that finds it holds
+        width, height = (x2 - x1) / 4, (y2 - y1) / 4
+        inside = covered[round(y1 + height) : round(y2 - height), round(x1 + width) : round(x2 - width)]
+        assert inside.max() == 0
+    changed = (covered != np.asarray(photo)).any(axis=2).mean()
+    assert 0.02 < changed < 0.25
+    report = json.loads(Path("r.json").read_text())
+    assert report["settings"]["method"] == "solid" and report["files"][0]["output"] == "anonymised/a.png"
+    assert report["files"][0]["faces"] == len(report["files"][0]["boxes"]) >= 29

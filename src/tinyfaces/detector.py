@@ -153,8 +153,8 @@ class Detector:
 
     def detect_regions(self, image: Regions, *, threshold: float | None = None) -> Faces:
         """The faces in an image that is read region by region, such as `tinyfaces.large.LargeImage`: in tiles, and reduced as a
-        whole, from top to bottom each time. threshold: instead of the detector's own. By the first stage alone: the second's crops
-        would jump about in the file."""
+        whole, from top to bottom each time. threshold: instead of the detector's own. By the first stage alone: the second's
+        crops would jump about in the file."""
         height, width = image.shape[:2]
         working = _scaled(width, height, _factor(self.scale, width, height))
         return self._detect_tiled(image, working, _checked_threshold(self.threshold if threshold is None else threshold))

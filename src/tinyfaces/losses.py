@@ -179,10 +179,12 @@ def proposal_loss(
 def pixel_loss(enlarged: Tensor, refined: Tensor, target: Tensor, has_target: Tensor) -> Tensor:
     """MSE(SRN(lr), hr) + MSE(RN(SRN(lr)), hr), over the crops that have a sharp target (paper, equation 3): a scalar.
 
-    enlarged, refined, target: Nx3xHxW, RGB in 0-1. has_target: (N,) bool. Zero where no crop has one.
+    enlarged, refined, target: Nx3xHxW, RGB in 0-1. has_target: (N,) bool. Zero where no crop has one. A pixel's error is the
+    squared length of its colour's, with colours in -1 to 1: on a smaller scale the default weights of the other losses outweigh
+    this one, and the refined picture gets worse than a bicubic one.
     """
     weight = has_target.to(target.dtype)
-    error = ((enlarged - target).square() + (refined - target).square()).mean((1, 2, 3))
+    error = 4 * ((enlarged - target).square() + (refined - target).square()).sum(1).mean((1, 2))
     return (error * weight).sum() / weight.sum().clamp(min=1)
 
 

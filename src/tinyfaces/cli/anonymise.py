@@ -79,10 +79,11 @@ def anonymise(
     run.leave_if_nothing()
     if report is not None and report.absolute() in {path.absolute() for path in (*(f.path for f in run.files), *run.all_targets)}:
         fail(f"{report}: is one of the files given or written")
-    detectors = jobs.open_detectors(len(run.images) or 1, model, threshold, scale, device, backend, threads)
+    detectors = jobs.open_detectors(run, model, threshold, scale, device, backend, threads)
     choice = {"method": method.value, "shape": shape.value, "enlarge": enlarge, "threshold": threshold, "scale": scale}
     settings = {
         "command": "anonymise", "model": jobs.model_identity(model), **choice, "keep_metadata": keep_metadata, "quality": quality,
+        "backend": backend,
     }  # fmt: skip
     journal = jobs.open_journal(folder / "anonymised.journal", settings, resume)
     formats.clear_partials([*run.all_targets, *filter(None, [report])])
@@ -95,7 +96,6 @@ def anonymise(
 
     for _ in run.process(run.images, photo, journal, detectors.size, "covering faces"):
         pass
-    speed = run.watch.line("images") if run.watch.count else ""
     for _ in run.process(run.videos, video, journal):
         pass
     done = [(file, entry.record) for file, entry in journal.read(run.files) if entry.record is not None]
@@ -109,10 +109,7 @@ def anonymise(
         faces = sum(record.get("tracks", record["faces"]) for _, record in done)
         console.print(f"{faces} faces covered in {len(done)} files")
         jobs.tell_written([run.targets[file][0] for file, _ in done], console)
-        if run.skipped:
-            console.print(f"{run.skipped} files were done before")
-        if speed:
-            console.print(speed)
+        jobs.tell_speed(run, console)
     run.finish(journal, resume, folder / "problems.csv")
 
 

@@ -66,7 +66,7 @@ def count(
             run.drop(video, f"{video.path}: is a video; regions and density maps are for images")
     run.plan(density or Path("density"), lambda file: [_picture_name(file)] if density is not None else [])
     run.leave_if_nothing()
-    detectors = jobs.open_detectors(len(run.images) or 1, model, threshold, scale, device, backend, threads)
+    detectors = jobs.open_detectors(run, model, threshold, scale, device, backend, threads)
     journal = jobs.open_journal(None, {}, False)
 
     def image(file: InputFile) -> Any:
@@ -94,6 +94,7 @@ def count(
     if not quiet:
         console = Console(stderr=out is None and format is not None, highlight=False)
         _show(records, list(polygons), console)
+        jobs.tell_speed(run, console)
         jobs.tell_written([*([out] if out else []), *(t for t in run.all_targets if t.exists())], console)
     run.finish(journal, False, None)
 

@@ -161,10 +161,10 @@ def detect(
             run.drop(video, f"{video.path}: a video's faces are written as json, jsonl or csv, into --out (or jsonl without it)")
     run.plan(output.folder, output.names)
     run.leave_if_nothing()
-    detectors = jobs.open_detectors(len(run.images) or 1, model, threshold, scale, device, backend, threads, stages)
+    detectors = jobs.open_detectors(run, model, threshold, scale, device, backend, threads, stages)
     settings = {
         "command": "detect", "model": jobs.model_identity(model), "stages": stages, "threshold": threshold, "scale": scale,
-        "format": output.format, "scores": output.scores, "pictures": output.pictures,
+        "format": output.format, "scores": output.scores, "pictures": output.pictures, "backend": backend,
     }  # fmt: skip
     journal = jobs.open_journal(output.beside(".journal"), settings, resume)
     _detect_all(run, output, detectors, journal, quiet)
@@ -174,9 +174,7 @@ def detect(
 def _detect_all(run: jobs.Run, output: _Output, detectors: Any, journal: Any, quiet: bool) -> None:
     from tinyfaces import formats
 
-    formats.clear_partials(
-        [*(target for targets in run.targets.values() for target in targets), *filter(None, [output.document])]
-    )
+    formats.clear_partials([*run.all_targets, *filter(None, [output.document])])
 
     def work(file: InputFile) -> Any:
         return detectors.call(lambda detector: _detect_image(file, output, detector))
@@ -186,7 +184,6 @@ def _detect_all(run: jobs.Run, output: _Output, detectors: Any, journal: Any, qu
         if output.to_stdout and output.format == "jsonl" and step.entry.record is not None:
             sys.stdout.write(formats.as_json_line(_result(step.file, step.entry.record)))
             sys.stdout.flush()
-    speed = run.watch.line("images") if run.watch.count else ""
     for _ in run.process(videos, lambda file: _detect_video(file, output, detectors, quiet), journal):
         pass
 
@@ -210,10 +207,7 @@ def _detect_all(run: jobs.Run, output: _Output, detectors: Any, journal: Any, qu
         console = Console(stderr=output.to_stdout, highlight=False)
         _summary(results(), [(f, e.record) for f, e in journal.read(videos) if e.record is not None], console)
         jobs.tell_written(written, console)
-        if run.skipped:
-            console.print(f"{run.skipped} files were done before")
-        if speed:
-            console.print(speed)
+        jobs.tell_speed(run, console)
 
 
 def _detect_image(file: InputFile, output: _Output, detector: Any) -> Any:
@@ -392,6 +386,7 @@ def escaped(path: Path) -> str:
 def models() -> None:
     """List the shipped models."""
     from tinyfaces.weights import models as shipped
+    from tinyfaces.weights import second_stage
 
     table = Table("model", "file", "GMAC at 640x480", "parameters", "AP on the dev split, by face height", "trained on")
     for record in shipped().values():
@@ -399,4 +394,10 @@ def models() -> None:
             record.name, f"{record.bytes / 1e6:.1f} MB", f"{record.gmac:.2f}", f"{record.parameters / 1e6:.2f} M",
             "\n".join(f"{band}: {ap:.3f}" for band, ap in record.ap.items()), record.training_data,
         )  # fmt: skip
-    Console(highlight=False).print(table)
+    console = Console(highlight=False)
+    console.print(table)
+    second = second_stage()
+    console.print(
+        f"second stage ({second.variant}): {second.gmac:.3f} GMAC a candidate, {second.parameters / 1e6:.2f} M parameters, "
+        f"for {', '.join(second.rules)} proposals; trained on {second.training_data}"
+    )

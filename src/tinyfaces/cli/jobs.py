@@ -36,7 +36,7 @@ class Run:
     quiet: bool
     targets: dict[InputFile, list[Path]] = field(default_factory=dict)
     problems: list[tuple[str, str]] = field(default_factory=list)
-    watch: Stopwatch = field(default_factory=Stopwatch)
+    speeds: list[str] = field(default_factory=list)
     skipped: int = 0
     done: int = 0
 
@@ -95,6 +95,7 @@ class Run:
         label: str | None = None,
     ) -> Iterator[bulk.Progress]:
         """`bulk.process`, with problems told as they come, and a bar if there is a label; a video's work has one of its own."""
+        watch = Stopwatch()
         hidden = self.quiet or len(files) < 2 or label is None
         with bar(label or "", "{task.completed}/{task.total}", len(files), hidden) as advance:
             for step in bulk.process(files, work, journal, workers):
@@ -103,10 +104,12 @@ class Run:
                 record = step.entry.record
                 self.done += step.skipped or record is not None
                 if record is not None and not step.skipped:
-                    self.watch.add(record["width"] * record["height"] * record.get("frames", 1))
+                    watch.add(record.get("frames", 1), record["width"] * record["height"])
                 if step.entry.problem is not None:
                     self.problem(step.entry.problem, step.file.path)
                 yield step
+        if watch.count:
+            self.speeds.append(watch.line("frames" if files[0].is_video else "images"))
 
     def finish(self, journal: Journal, keep: bool, report: Path | None) -> None:
         """Write the report of what went wrong, let go of the journal, and leave with the right code."""
@@ -145,7 +148,7 @@ def open_journal(path: Path | None, settings: dict[str, Any], resume: bool) -> J
 
 
 def open_detectors(
-    files: int,
+    run: Run,
     model: str,
     threshold: float | None,
     scale: Any,
@@ -154,11 +157,12 @@ def open_detectors(
     threads: int | None,
     stages: str | None = None,
 ) -> Pool[Any]:
-    """Detectors for as many files at once as there are threads: one thread each is more work done than all for one."""
+    """Detectors for as many images, or frames of a video, at once as there are threads: a thread each does more work than all
+    threads for one."""
     from tinyfaces.runtime import usable_cpus
 
     total = threads or usable_cpus()
-    workers = max(1, min(total, files))
+    workers = total if run.videos else max(1, min(total, len(run.images)))
     return Pool([open_detector(model, threshold, scale, device, backend, total // workers, stages) for _ in range(workers)])
 
 
@@ -211,6 +215,13 @@ def bar(label: str, count: str, total: int | None, hidden: bool) -> Iterator[Cal
             progress.update(task, rate=f"{speed:.1f}/s" if speed else "")
 
         yield advance
+
+
+def tell_speed(run: Run, console: Console) -> None:
+    if run.skipped:
+        console.print(f"{run.skipped} files were done before")
+    for line in run.speeds:
+        console.print(line)
 
 
 def tell_written(written: Sequence[Path], console: Console) -> None:
