@@ -5,10 +5,10 @@ from typing import Annotated
 
 import typer
 
-from tinyfaces.cli import anonymise, count, detect, evaluate, restore, train
+from tinyfaces.cli import anonymise, count, detect, evaluate, restore, serve, train
 from tinyfaces.cli.app import UNUSABLE, app
 
-__all__ = ["anonymise", "app", "count", "detect", "evaluate", "main", "restore", "train"]
+__all__ = ["anonymise", "app", "count", "detect", "evaluate", "main", "restore", "serve", "train"]
 
 
 def main() -> None:

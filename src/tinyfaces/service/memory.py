@@ -1,0 +1,75 @@
+"""Bounds on what all requests together hold in memory: of their uploads, which are refused, and of pictures, which wait."""
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+
+
+class MemoryFull(Exception):
+    """The uploads in memory leave no room for more."""
+
+
+class HeldBytes:
+    """Counts the bytes of all uploads in memory."""
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self.held = 0
+
+    @contextmanager
+    def share(self) -> Iterator["Share"]:
+        """One request's share, given back at the end."""
+        share = Share(self)
+        try:
+            yield share
+        finally:
+            self.held -= share.bytes
+
+
+class Share:
+    """What one request holds of it; `add` raises MemoryFull where no more is left."""
+
+    def __init__(self, whole: HeldBytes) -> None:
+        self._whole = whole
+        self.bytes = 0
+
+    def add(self, number: int) -> None:
+        if self._whole.held + number > self._whole.most:
+            raise MemoryFull
+        self._whole.held += number
+        self.bytes += number
+
+
+class Allowance:
+    """So much of something for all; who asks waits his turn until enough is free, for more than all of it until it is unused."""
+
+    def __init__(self, total: int) -> None:
+        self._total = total
+        self._free = total
+        self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
+
+    @asynccontextmanager
+    async def held(self, amount: int) -> AsyncIterator[None]:
+        """Holds `amount` of it."""
+        amount = min(amount, self._total)
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append((amount, turn))
+        self._grant()
+        try:
+            await turn
+            yield
+        finally:
+            if turn.done() and not turn.cancelled():
+                self._free += amount
+            self._grant()
+
+    def _grant(self) -> None:
+        while self._waiting:
+            amount, turn = self._waiting[0]
+            if not turn.done():
+                if amount > self._free:
+                    return
+                self._free -= amount
+                turn.set_result(None)
+            self._waiting.popleft()

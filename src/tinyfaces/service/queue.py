@@ -1,0 +1,149 @@
+"""Dynamic batching: pictures that arrive while the network is busy run together when it is free."""
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from tinyfaces.detector import Detector, Scale
+from tinyfaces.faces import Faces
+from tinyfaces.images import Pixels
+
+BATCH_IMAGES = 8
+BATCH_PIXELS = 2_000_000
+"""Larger batches gain nothing on a CPU and make the small pictures in them wait."""
+
+
+@dataclass(frozen=True)
+class Engine:
+    """A model ready to run. alone: with all threads, for the soonest answer while nothing else runs. shared: with one,
+    for batches that run beside each other, since threads that never wait for one another get more done."""
+
+    alone: Detector
+    shared: Detector
+
+    @property
+    def threshold(self) -> float:
+        """The score from which a detection counts as a face by default."""
+        return self.alone.threshold
+
+
+class QueueFull(Exception):
+    """As many requests as allowed are waiting for their answer."""
+
+
+@dataclass(eq=False)
+class _Job:
+    engine: Engine
+    pixels: Pixels
+    threshold: float
+    scale: Scale
+    result: asyncio.Future[Faces]
+
+    def fits(self, other: "_Job") -> bool:
+        return (self.engine, self.threshold, self.scale) == (other.engine, other.threshold, other.scale)
+
+
+@dataclass
+class DetectionQueue:
+    """Pictures wait here for the network, whose batches run in `lanes` threads.
+
+    capacity: how many requests may have a place at once. observe_batch: is told the size of each batch.
+    Use it within `async with queue.running()`.
+    """
+
+    capacity: int
+    lanes: int
+    observe_batch: Callable[[int], Any] = lambda size: None
+    taken: int = field(default=0, init=False)
+    _busy: int = field(default=0, init=False)
+    _waiting: deque[_Job] = field(default_factory=deque, init=False)
+    _arrived: asyncio.Condition = field(default_factory=asyncio.Condition, init=False)
+
+    @property
+    def waiting(self) -> int:
+        """Pictures that no thread has taken up yet."""
+        return len(self._waiting)
+
+    def check_room(self) -> None:
+        """Raises QueueFull where no place is free."""
+        if self.taken >= self.capacity:
+            raise QueueFull
+
+    @contextmanager
+    def place(self) -> Iterator[None]:
+        """A place in the queue, from arrival to answer. Raises QueueFull."""
+        self.check_room()
+        self.taken += 1
+        try:
+            yield
+        finally:
+            self.taken -= 1
+
+    async def detect(self, engine: Engine, pixels: Pixels, threshold: float, scale: Scale) -> Faces:
+        """The faces in a picture HxWx3; a cancelled call gives up its place in the next batch."""
+        job = _Job(engine, pixels, threshold, scale, asyncio.get_running_loop().create_future())
+        self._waiting.append(job)
+        async with self._arrived:
+            self._arrived.notify()
+        return await job.result
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Keeps the threads at work until what is under way is done."""
+        with ThreadPoolExecutor(self.lanes, "network") as threads:
+            workers = [asyncio.create_task(self._work(threads)) for _ in range(self.lanes)]
+            try:
+                yield
+            finally:
+                for worker in workers:
+                    worker.cancel()
+                await asyncio.gather(*workers, return_exceptions=True)
+
+    async def _work(self, threads: ThreadPoolExecutor) -> None:
+        while True:
+            async with self._arrived:
+                await self._arrived.wait_for(lambda: self._waiting)
+                batch = self._next_batch()
+            if not batch:
+                continue
+            self.observe_batch(len(batch))
+            alone = not self._busy and not self._waiting
+            self._busy += 1
+            try:
+                found = await asyncio.get_running_loop().run_in_executor(threads, _detect, batch, alone)
+            except Exception as error:  # of the network; the requests of this batch fail, the service goes on
+                for job in batch:
+                    if not job.result.done():
+                        job.result.set_exception(error)
+                continue
+            finally:
+                self._busy -= 1
+            for job, faces in zip(batch, found, strict=True):
+                if not job.result.done():
+                    job.result.set_result(faces)
+
+    def _next_batch(self) -> list[_Job]:
+        """The job that has waited longest, and others like it as far as a batch has room and leaves enough for the other
+        threads; cancelled ones are dropped."""
+        batch: list[_Job] = []
+        left: deque[_Job] = deque()
+        pixels = 0
+        waiting = [job for job in self._waiting if not job.result.done()]
+        most = min(BATCH_IMAGES, -(-len(waiting) // self.lanes))
+        for job in waiting:
+            size = job.pixels.shape[0] * job.pixels.shape[1]
+            room = not batch or (len(batch) < most and pixels + size <= BATCH_PIXELS and job.fits(batch[0]))
+            (batch if room else left).append(job)
+            pixels += size if room else 0
+        self._waiting = left
+        return batch
+
+
+def _detect(batch: list[_Job], alone: bool) -> list[Faces]:
+    first = batch[0]
+    detector = first.engine.alone if alone else first.engine.shared
+    return detector.detect([job.pixels for job in batch], threshold=first.threshold, scale=first.scale)

@@ -1,0 +1,18 @@
+"""The second stage's generator as the service uses it: small faces enlarged fourfold."""
+
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+
+from tinyfaces.cascade import SecondStage
+from tinyfaces.fusion import FusionRule
+from tinyfaces.images import Pixels
+from tinyfaces.weights import second_stage
+
+
+def restorer(device: str, backend: str) -> Callable[[Pixels, npt.NDArray[np.float32]], Pixels]:
+    """A function of an image HxWx3 and boxes (N, 4) that gives them restored, (N, 64, 64, 3) uint8 RGB."""
+    record = second_stage()
+    rule = FusionRule.from_dict(record.rules["other"])  # restoring needs none
+    return SecondStage(record, rule, backend=backend, device=device, threads=1).restore_faces

@@ -1,0 +1,100 @@
+"""The server around the application: it listens, bounds how long connections may dawdle, and stops gracefully."""
+
+import asyncio
+import socket
+from collections.abc import Callable
+from typing import Any
+
+import h11
+import uvicorn
+from fastapi import FastAPI
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from tinyfaces.service.limits import Limits
+
+MOST_CONNECTIONS = 1000
+"""At once; further ones get 503."""
+
+_BACKLOG = 2048
+_GRACE_SECONDS = 5.0
+_SEND_SECONDS = 120.0
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket; port 0 takes any free one. Raises OSError."""
+    listening = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind((host, port))
+    except OSError:
+        listening.close()
+        raise
+    listening.listen(_BACKLOG)
+    return listening
+
+
+def run(app: FastAPI, listening: socket.socket, limits: Limits) -> None:
+    """Serve until SIGINT or SIGTERM; requests under way are answered first."""
+    config = uvicorn.Config(
+        app,
+        http=_impatient(limits.receive_seconds + _GRACE_SECONDS),
+        ws="none",
+        lifespan="on",
+        log_level="error",
+        access_log=False,
+        server_header=False,
+        limit_concurrency=MOST_CONNECTIONS,
+        timeout_keep_alive=15,
+        timeout_graceful_shutdown=int(limits.answer_seconds + _GRACE_SECONDS),
+    )
+    uvicorn.Server(config).run([listening])
+
+
+def _impatient(seconds: float) -> type[asyncio.Protocol]:
+    """uvicorn's protocol, which would wait forever for the rest of a request, or for a client to read an answer."""
+
+    class Impatient(H11Protocol):
+        def connection_made(self, transport: Any) -> None:
+            super().connection_made(transport)
+            self._receiving = _Deadline(self.loop, seconds, transport.abort)
+            self._sending = _Deadline(self.loop, _SEND_SECONDS, transport.abort)
+            self._receiving.start()
+
+        def data_received(self, data: bytes) -> None:
+            super().data_received(data)
+            state = self.conn.their_state
+            if state is h11.SEND_BODY or (state is h11.IDLE and self.conn.trailing_data[0]):
+                self._receiving.start()
+            else:
+                self._receiving.stop()
+
+        def pause_writing(self) -> None:
+            super().pause_writing()
+            self._sending.start()
+
+        def resume_writing(self) -> None:
+            super().resume_writing()
+            self._sending.stop()
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            self._receiving.stop()
+            self._sending.stop()
+            super().connection_lost(exc)
+
+    return Impatient
+
+
+class _Deadline:
+    """Does something if it isn't stopped in time; starting it again while it runs changes nothing."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, seconds: float, act: Callable[[], None]) -> None:
+        self._start = lambda: loop.call_later(seconds, act)
+        self._timer: asyncio.TimerHandle | None = None
+
+    def start(self) -> None:
+        self._timer = self._timer or self._start()
+
+    def stop(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None

@@ -1,0 +1,181 @@
+"""From an HTTP request to pixels: everything is refused that is too large, too slow, or no picture; nothing goes to disk."""
+
+import asyncio
+import io
+import json
+import math
+import warnings
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import python_multipart  # noqa: F401  (Starlette's parser needs it, and tells so only at the first upload)
+from fastapi import HTTPException, Request
+from PIL import Image, UnidentifiedImageError
+from starlette.datastructures import UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.requests import ClientDisconnect
+
+from tinyfaces.detector import AUTO_LARGEST_SCALE, AUTO_PIXELS, Scale
+from tinyfaces.geometry import areas, clip
+from tinyfaces.images import ImageError, Pixels, read_image
+from tinyfaces.service.limits import Limits
+from tinyfaces.service.memory import MemoryFull, Share
+
+FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "BMP", "GIF", "TIFF")
+"""What is decoded; Pillow's many rarer ones are kept from strangers' bytes."""
+
+_FORM_BYTES = 2_000_000
+_NAME_LENGTH = 255
+_COVERED_TIMES = 4
+
+
+@dataclass(frozen=True)
+class Upload:
+    """A request that has arrived. name: as the client gave it, a plain file name or empty; fields: of its form."""
+
+    name: str
+    content: bytes
+    fields: dict[str, str]
+
+
+def busy(reason: str) -> HTTPException:
+    """The answer 429."""
+    return HTTPException(429, f"{reason}: try again in a moment", {"Retry-After": "1"})
+
+
+async def receive(request: Request, limits: Limits, share: Share) -> Upload:
+    """Read a request's body: a form with a `file`, or the bytes of a picture alone.
+
+    Raises HTTPException: 400 no file, a broken form or a name that is a path, 408 too slow, 413 too large, 415 another
+    kind of body, 429 more bytes in memory than `share` has room for.
+    """
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    form = kind == "multipart/form-data"
+    if not form and not kind.startswith("image/") and kind != "application/octet-stream":
+        raise HTTPException(415, "send a form (multipart/form-data) with a 'file', or the bytes of a picture (image/jpeg ...)")
+    length = request.headers.get("content-length", "")
+    most = limits.bytes + (_FORM_BYTES if form else 0)
+    if length.isdecimal() and int(length) > most:
+        raise _too_large(limits)
+    try:
+        async with asyncio.timeout(limits.receive_seconds):
+            body = _counted(request, most, limits, share)
+            upload = await _from_form(request, body) if form else Upload("", b"".join([part async for part in body]), {})
+    except TimeoutError:
+        message = f"the upload took more than {limits.receive_seconds:g} s to arrive"
+        raise HTTPException(408, message, {"Connection": "close"}) from None
+    except ClientDisconnect:
+        raise HTTPException(400, "the upload was broken off") from None
+    if not upload.content:
+        raise HTTPException(400, "the file is empty")
+    if len(upload.content) > limits.bytes:
+        raise _too_large(limits)
+    return upload
+
+
+async def _counted(request: Request, most: int, limits: Limits, share: Share) -> AsyncGenerator[bytes, None]:
+    async for part in request.stream():
+        try:
+            share.add(len(part))
+        except MemoryFull:
+            raise busy("too many uploads at once") from None
+        if share.bytes > most:
+            raise _too_large(limits)
+        yield part
+
+
+class _InMemoryParser(MultiPartParser):
+    spool_max_size = 0  # Starlette's own would write uploads of more than a megabyte to disk
+
+
+async def _from_form(request: Request, body: AsyncGenerator[bytes, None]) -> Upload:
+    parser = _InMemoryParser(request.headers, body, max_files=1, max_fields=8, max_part_size=_FORM_BYTES)
+    try:
+        form = await parser.parse()
+    except MultiPartException as error:
+        raise HTTPException(400, f"the form cannot be read: {error.message}") from None
+    file = form.get("file")
+    if not isinstance(file, UploadFile):
+        raise HTTPException(400, "the form has no file named 'file'")
+    name = file.filename or ""
+    if not _is_plain(name):
+        raise HTTPException(400, "the file's name must be a plain name, not a path")
+    fields = {key: value for key, value in form.multi_items() if isinstance(value, str)}
+    content = await file.read()
+    await file.close()
+    return Upload(name, content, fields)
+
+
+def _is_plain(name: str) -> bool:
+    control = any(ord(letter) < 32 or ord(letter) == 127 for letter in name)
+    return name not in (".", "..") and len(name) <= _NAME_LENGTH and not control and not set(name) & set("/\\")
+
+
+def _too_large(limits: Limits) -> HTTPException:
+    return HTTPException(413, f"the upload has more than {limits.megabytes:g} MB")
+
+
+def open_picture(upload: Upload, limits: Limits, scale: Scale = 1.0) -> Image.Image:
+    """Read a picture's header alone. Raises HTTPException: 413 too many pixels, 415 no picture, 422 a damaged one."""
+    Image.init()
+    formats = [name for name in FORMATS if name in Image.OPEN]
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            image = Image.open(io.BytesIO(upload.content), formats=formats)
+    except UnidentifiedImageError:
+        kinds = ", ".join(formats[:-1])
+        raise HTTPException(415, f"not a picture, or damaged at its beginning; {kinds} and {formats[-1]} are read") from None
+    except Image.DecompressionBombError:
+        raise HTTPException(413, _too_many_pixels(limits)) from None
+    except Exception as error:  # Pillow's plugins let nearly any exception out of a damaged header
+        raise HTTPException(422, f"damaged ({type(error).__name__})") from None
+    width, height = image.size
+    if width * height > limits.pixels:
+        raise HTTPException(413, f"{width}x{height}: {_too_many_pixels(limits)}")
+    factor = max(1.0, min(math.sqrt(AUTO_PIXELS / max(1, width * height)), AUTO_LARGEST_SCALE)) if scale == "auto" else scale
+    if width * height * factor**2 > limits.pixels:
+        raise HTTPException(413, f"{width}x{height} at scale {factor:g}: {_too_many_pixels(limits)}")
+    return image
+
+
+def _too_many_pixels(limits: Limits) -> str:
+    return f"more than {limits.megapixels:g} megapixels"
+
+
+def decode(image: Image.Image) -> Pixels:
+    """The pixels, upright. Raises HTTPException 422 where they are damaged or cut short."""
+    try:
+        return read_image(image)
+    except ImageError as error:
+        raise HTTPException(422, str(error).removeprefix("PIL image: ")) from None
+
+
+def read_boxes(text: str | None, limits: Limits) -> npt.NDArray[np.float32]:
+    """Boxes (N, 4) from a form's field, a JSON list of [x1, y1, x2, y2]. Raises HTTPException 422."""
+    wrong = HTTPException(422, "the field 'boxes' must be a JSON list of [x1, y1, x2, y2]")
+    try:
+        values = json.loads(text or "")
+        boxes = np.array(values, np.float32).reshape(len(values), 4)
+    except (ValueError, TypeError, OverflowError, RecursionError):
+        raise wrong from None
+    if len(boxes) > limits.boxes:
+        raise HTTPException(422, f"{len(boxes)} boxes: at most {limits.boxes} are taken")
+    if not np.isfinite(boxes).all() or (boxes[:, 2:] <= boxes[:, :2]).any():
+        raise HTTPException(422, "boxes must be finite, with x1 < x2 and y1 < y2")
+    return boxes
+
+
+def boxes_within(boxes: npt.NDArray[np.float32], pixels: Pixels) -> npt.NDArray[np.float32]:
+    """Boxes (N, 4) cut to the picture HxWx3, without those beyond it.
+
+    Raises HTTPException 422 where they cover the picture many times over, which faces don't and which takes long.
+    """
+    height, width = pixels.shape[:2]
+    cut = clip(boxes, width, height)
+    cut = cut[(cut[:, 2] > cut[:, 0]) & (cut[:, 3] > cut[:, 1])]
+    if areas(cut).sum() > _COVERED_TIMES * width * height:
+        raise HTTPException(422, f"the boxes cover the picture more than {_COVERED_TIMES} times")
+    return cut

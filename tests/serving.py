@@ -1,0 +1,42 @@
+"""A service in a process of its own, as `tinyfaces serve` starts it."""
+
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+
+@dataclass
+class Service:
+    process: subprocess.Popen
+    port: int
+    lines: list[str] = field(default_factory=list)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+
+@contextmanager
+def running_service(*options: str) -> Iterator[Service]:
+    """Start it on a free port; it is stopped by SIGTERM at the end."""
+    command = [sys.executable, "-m", "tinyfaces", "serve", "--port", "0", *options]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    try:
+        first = process.stderr.readline()
+        port = re.search(r"http://127\.0\.0\.1:(\d+)", first)
+        assert port, first
+        service = Service(process, int(port[1]), [first])
+        reader = threading.Thread(target=lambda: service.lines.extend(process.stderr), daemon=True)
+        reader.start()
+        yield service
+    finally:
+        process.terminate()
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            raise

@@ -1,0 +1,197 @@
+"""The docs: their commands and scripts are run, options exist, links lead somewhere, the site builds."""
+
+import gzip
+import json
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import typer
+from PIL import Image
+from typer.testing import CliRunner
+
+import tinyfaces
+from serving import running_service
+from tinyfaces.cli import app
+from tinyfaces.weights import models
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PROGRAMS = ("tinyfaces", "python", "python3", "pip", "curl", "torchrun", "docker", "mkdocs", "tensorboard")
+
+NOT_RUN = {
+    r"(python3?|pip|docker|mkdocs|torchrun|tensorboard) ": "no command of the package: makes environments, data or figures",
+    r"tinyfaces train": "takes hours; test_training.py and test_gan_training.py train on photos that they make",
+    r"tinyfaces export": "needs what training makes; test_export.py exports",
+    r"tinyfaces evaluate wider": "needs WIDER FACE; test_wider.py runs it",
+    r".* --ray ": "needs a cluster; test_ray_jobs.py runs it",
+}
+"""Commands that aren't run here, and why; that their options exist is tested all the same."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """A block of code. language: empty for commands."""
+
+    page: str
+    language: str
+    lines: tuple[str, ...]
+
+
+def blocks_of(page: Path) -> list[Block]:
+    """Fenced blocks, and commands indented by four spaces."""
+    found: list[Block] = []
+    lines = iter(page.read_text(encoding="utf-8").splitlines())
+    for line in lines:
+        if line.lstrip().startswith("```"):
+            code = []
+            while not (inner := next(lines)).lstrip().startswith("```"):
+                code.append(inner)
+            found.append(Block(page.name, line.strip("` ").replace("bash", "").replace("sh", ""), tuple(code)))
+        elif command_of(line) and line.startswith("    "):
+            found.append(Block(page.name, "", (line,)))
+    return found
+
+
+def command_of(line: str) -> str:
+    """The command on a line, without a comment after it; empty where there is none."""
+    words = line.split()
+    return re.sub(r"\s+# .*", "", line.strip()) if words and words[0] in PROGRAMS else ""
+
+
+BLOCKS = [block for page in PAGES for block in blocks_of(page)]
+COMMANDS = [
+    (block.page, command) for block in BLOCKS if not block.language for command in map(command_of, block.lines) if command
+]
+OWN = [(page, command) for page, command in COMMANDS if command.startswith("tinyfaces ")]
+TO_RUN = [(page, command) for page, command in COMMANDS if not any(re.match(pattern, command) for pattern in NOT_RUN)]
+SCRIPTS = [(block.page, "\n".join(block.lines)) for block in BLOCKS if block.language == "python"]
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory):
+    """A folder for each page, with the files that the docs name."""
+    made: dict[str, Path] = {}
+
+    def place(page: str) -> Path:
+        if page not in made:
+            made[page] = tmp_path_factory.mktemp("docs")
+            fill(made[page])
+        return made[page]
+
+    return place
+
+
+def fill(folder: Path) -> None:
+    with Image.open(ROOT / "examples/solvay_1927.jpg") as photo:
+        small = photo.convert("RGB").resize((240, 174))
+    for name in (
+        "photo.jpg", "crowd.jpg", "stadium.jpg", "a.jpg", "b.jpg", "panorama.tif", "photos/a.jpg", "photos/more/b.jpg",
+        "party/a.jpg", "stands/a.jpg", "archive/a.jpg", "trip/day/a.jpg", "examples/solvay_1927.jpg",
+    ):  # fmt: skip
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        small.save(folder / name)
+    small.resize((800, 600)).save(folder / "square.jpg")
+    (folder / "areas.json").write_text('{"left": [[0, 0], [0.5, 0], [0.5, 1], [0, 1]]}')
+    annotations = [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [100, 80, 9, 10], "area": 90, "iscrowd": 0}]
+    images = [{"id": 1, "file_name": "a.jpg", "width": 240, "height": 174}]
+    known = {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "face"}]}
+    (folder / "dev.json.gz").write_bytes(gzip.compress(json.dumps(known).encode()))
+    shutil.copy(models()["fast"].path, folder / "my.onnx")
+
+
+def add_videos(folder: Path, command: str) -> None:
+    names = [name for name in re.findall(r"\S+\.mp4", command) if not (folder / name).exists()]
+    if names:
+        av = pytest.importorskip("av", reason="needs the extra: pip install 'tinyfaces[video]'")
+        pixels = np.asarray(Image.open(folder / "photo.jpg"))
+        with av.open(str(folder / names[0]), "w") as container:
+            stream = container.add_stream("h264", 10, width=pixels.shape[1], height=pixels.shape[0], pix_fmt="yuv420p")
+            for _ in range(6):
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels)))
+            container.mux(stream.encode())
+
+
+@pytest.fixture(scope="module")
+def port():
+    with running_service("--model", "fast") as service:
+        yield service.port
+
+
+def test_the_docs_have_commands():
+    assert len(OWN) > 20 and len(TO_RUN) > 20 and len(SCRIPTS) >= 3
+    assert not [pattern for pattern in NOT_RUN if not any(re.match(pattern, command) for _, command in COMMANDS)]
+
+
+@pytest.mark.parametrize("page,command", dict.fromkeys(OWN))
+def test_options_exist(page, command):
+    words = shlex.split(command)[1:]
+    group: object = typer.main.get_command(app)
+    while words and hasattr(group, "commands") and words[0] in group.commands:
+        group = group.commands[words.pop(0)]
+    assert not hasattr(group, "commands") or words[:1] in ([], ["--help"], ["--version"]), f"no such command: {command}"
+    known = {name for parameter in group.params for name in (*parameter.opts, *parameter.secondary_opts)} | {"--help"}
+    for word in words:
+        if word.startswith("-") and not re.fullmatch(r"-\d.*", word):
+            assert word.split("=")[0] in known, f"{page}: {command}: no option {word}"
+
+
+@pytest.mark.parametrize("page,command", TO_RUN)
+def test_commands_run(page, command, places, port, monkeypatch):
+    monkeypatch.chdir(places(page))
+    add_videos(places(page), command)
+    if command.startswith("tinyfaces serve"):
+        with running_service(*shlex.split(command)[2:]) as service:
+            os.kill(service.process.pid, signal.SIGTERM)
+            assert service.process.wait(10) in (0, -signal.SIGTERM)
+    elif command.startswith("tinyfaces "):
+        result = CliRunner().invoke(app, shlex.split(command)[1:])
+        assert result.exit_code == 0, result.output
+    else:
+        assert command.startswith("curl "), f"{page}: {command}: the test does not know how to run it"
+        if shutil.which("curl") is None:
+            pytest.skip("no curl on this machine")
+        words = shlex.split(command.replace("127.0.0.1:8000", f"127.0.0.1:{port}"))
+        result = subprocess.run([*words, "--fail", "-sS"], capture_output=True, timeout=30)
+        assert result.returncode == 0, (result.stdout, result.stderr)
+        if "-o" in words:
+            Image.open(words[words.index("-o") + 1]).load()
+
+
+@pytest.mark.parametrize("page,script", SCRIPTS)
+def test_scripts_run(page, script, places, port, monkeypatch):
+    monkeypatch.chdir(places(page))
+    boxes, scores = np.array([[10, 10, 20, 22]], np.float32), np.array([0.4], np.float32)
+    left_to_the_reader = {"tinyfaces": tinyfaces, "boxes": boxes, "scores": scores, "my_detector": lambda image: (boxes, scores)}
+    exec(compile(script.replace("127.0.0.1:8000", f"127.0.0.1:{port}"), page, "exec"), left_to_the_reader)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)#\s]+)", page.read_text(encoding="utf-8")):
+        if not re.match(r"\w+:", target):
+            assert (page.parent / target).exists(), target
+
+
+def test_the_site_builds_and_asks_nobody_else(tmp_path):
+    pytest.importorskip("mkdocs", reason="needs the extra: pip install 'tinyfaces[docs]'")
+    pytest.importorskip("mkdocstrings", reason="needs the extra: pip install 'tinyfaces[docs]'")
+    command = [sys.executable, "-m", "mkdocs", "build", "--quiet", "--strict", "--site-dir", str(tmp_path / "site")]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert result.returncode == 0, result.stdout + result.stderr
+    api = (tmp_path / "site/api/index.html").read_text()
+    for text in ("Finds faces in images.", "The faces in an image, or in each of a list of images", "The web application."):
+        assert text in api
+    for page in (tmp_path / "site").rglob("*.html"):
+        for tag in re.findall(r"<(?:script|link|img|iframe)[^>]*>", page.read_text()):
+            source = re.search(r'(?:src|href)="([^"]+)"', tag)
+            loads = not re.search(r'rel="(canonical|prev|next)"', tag)
+            assert not (source and loads and re.match(r"(https?:)?//", source[1])), tag
