@@ -101,8 +101,8 @@ def main() -> None:
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("--config", type=Path, required=True, help="its [[dev]] sources are used")
     parser.add_argument("--largest-side", type=float, default=24.0)
-    parser.add_argument("--undecided", type=float, nargs=2, default=(0.05, 0.9))
-    parser.add_argument("--box", type=float, default=0.5)
+    parser.add_argument("--undecided", type=float, nargs=2, default=(0.1, 0.95))
+    parser.add_argument("--box", type=float, default=0.0)
     parser.add_argument("--scrfd", type=Path, action="append", default=[], help="another detector to measure with; repeatable")
     parser.add_argument("--yunet", type=Path, action="append", default=[])
     parser.add_argument("--search", action="store_true", help="only show what other bounds would give")
@@ -129,6 +129,7 @@ def main() -> None:
     unused = FusionRule(0, (0, 1), (0, 1, 0, 0), (0, 1, 0, 0, 0, 0), 0)
     second = SecondStage(record, unused, backend="onnxruntime", device="cpu", threads=None)
 
+    widest = WIDEST if arguments.search else bounds
     rules: dict[str, FusionRule] = {}
     measured: dict[str, Any] = {}
     detectors = {name: own(name) for name in ("accurate", "fast")}
@@ -136,7 +137,7 @@ def main() -> None:
         detectors[one.name] = lambda pixels, one=one: Faces(*one.detect(pixels, _LOW))
     for name, detect in detectors.items():
         photos = ((read_image(image.path), image) for image in track(images, f"{name} on the dev split"))
-        known = gather(detect, photos, largest_side=WIDEST.largest_side, undecided=WIDEST.undecided)
+        known = gather(detect, photos, largest_side=widest.largest_side, undecided=widest.undecided)
         judged = judge_all(known, second.judge)
         before = average_precision(proposals_of(known), images)
         show(name, before)

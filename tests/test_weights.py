@@ -9,9 +9,11 @@ import pytest
 from PIL import Image
 
 from tinyfaces import Detector, read_image
+from tinyfaces.fusion import FusionRule
 from tinyfaces.geometry import iou_matrix
-from tinyfaces.runtime import STRIDES, load_session
-from tinyfaces.weights import models
+from tinyfaces.runtime import DISCRIMINATOR, GENERATOR, STRIDES, load_session
+from tinyfaces.sheets import low_crops
+from tinyfaces.weights import models, second_stage
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -67,3 +69,55 @@ def test_faces_of_the_example_photo(width, least, most_false):
 def test_a_blank_photo_has_no_faces(name):
     for value in (0, 127, 255):
         assert len(Detector(name).detect(np.full((480, 640, 3), value, np.uint8))) == 0
+
+
+def test_the_second_stages_record_is_true():
+    record = second_stage()
+    assert set(record.rules) == {*models(), "other"}
+    for file in (record.generator_path, record.discriminator_path):
+        assert record.sha256[file.name] == hashlib.sha256(file.read_bytes()).hexdigest()
+    for values in record.rules.values():
+        rule = FusionRule.from_dict(values)
+        assert 8 < rule.largest_side < 64 and 0 < rule.undecided[0] < rule.undecided[1] < 1 and 0 <= rule.box <= 1
+        assert rule.both[2] > 0, "the more of a face, the higher the fused score"
+    wheel = sum(path.stat().st_size for path in record.generator_path.parent.iterdir() if path.is_file())
+    assert wheel < 40e6
+
+
+def test_the_second_stage_is_what_was_trained():
+    torch = pytest.importorskip("torch")
+    from tinyfaces.export import load_second_stage
+    from tinyfaces.networks.cost import count_macs
+
+    record = second_stage()
+    generator, discriminator, settings = load_second_stage(record.generator_path.with_name("gan.safetensors"))
+    assert settings["variant"] == record.variant
+    assert record.parameters == sum(p.numel() for network in (generator, discriminator) for p in network.parameters())
+    low = np.random.default_rng(0).random((7, 3, 16, 16), np.float32)
+    with torch.no_grad():
+        enlarged, restored = generator(torch.from_numpy(low))
+        judged = discriminator(restored)
+        cost = count_macs(generator, torch.from_numpy(low[:1])) + count_macs(discriminator, restored[:1])
+    assert record.gmac == pytest.approx(cost / 1e9, rel=0.01) and record.gmac < 0.1
+    pictures = load_session(record.generator_path, GENERATOR).run(low)
+    judgements = load_session(record.discriminator_path, DISCRIMINATOR).run(restored.numpy())
+    for ours, theirs in zip([*pictures, *judgements], [enlarged, restored, judged.real, judged.face, judged.box], strict=True):
+        assert np.abs(ours - theirs.numpy()).max() < 1e-3
+
+
+def test_restored_faces_are_sharper_and_show_the_same():
+    photo, _ = _example(320)
+    faces = Detector(threshold=0.5).detect(photo)[:12]
+    low = np.stack([np.asarray(Image.fromarray(crop).resize((16, 16), Image.Resampling.BOX)) for crop in faces.restored])
+    seen = low_crops(read_image(photo), faces.boxes)
+    assert np.corrcoef(low.ravel(), seen.ravel())[0, 1] > 0.95
+    bicubic = np.stack([np.asarray(Image.fromarray(crop).resize((64, 64), Image.Resampling.BICUBIC)) for crop in seen])
+    edges = [np.abs(np.diff(pictures.astype(float).mean(-1), axis=2)).mean() for pictures in (faces.restored, bicubic)]
+    assert edges[0] > edges[1]
+
+
+def test_both_stages_find_the_faces_of_the_example_photo(name):
+    photo, known = _example(320)
+    for stages, least in (("proposals", 18), ("proposals+gan", 18)):
+        overlap = iou_matrix(Detector(name, stages=stages).detect(photo).boxes, known) >= 0.3
+        assert overlap.any(0).sum() >= least - 4 * (name == "fast")

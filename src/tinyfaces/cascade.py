@@ -15,7 +15,7 @@ from tinyfaces.proposals import NMS_OVERLAP
 from tinyfaces.runtime import DISCRIMINATOR, GENERATOR, Batch, load_session
 from tinyfaces.weights import SecondStageRecord
 
-_CROPS_AT_ONCE = 64
+_CROPS_AT_ONCE = 32
 
 
 @dataclass(frozen=True)

@@ -46,8 +46,8 @@ class Bounds:
     """Which candidates are judged, and the share of the box correction; see `tinyfaces.fusion.FusionRule`."""
 
     largest_side: float = 24.0
-    undecided: tuple[float, float] = (0.05, 0.9)
-    box: float = 0.5
+    undecided: tuple[float, float] = (0.1, 0.95)
+    box: float = 0.0
 
 
 class TorchStage:
