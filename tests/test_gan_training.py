@@ -136,7 +136,7 @@ def test_parts_alone_train_too(run, parts):
 
 
 def test_it_learns_to_restore_and_to_tell(run):
-    _, lines = run("learns", steps=110, pretrain_steps=70, batch=16, lr=3e-3, ema=0.9, evaluate_every=110)
+    _, lines = run("learns", steps=170, pretrain_steps=70, batch=16, lr=3e-3, ema=0.9, evaluate_every=170)
     result = next(line for line in reversed(lines) if "ap discriminator" in line)
     assert result["psnr srn+rn"] > result["psnr bicubic"] + 1
     assert result["ap discriminator"] > 0.9 > result["ap proposals"] + 0.2

@@ -359,7 +359,7 @@ def train_gan(config: GanConfig, resume: bool = True) -> None:
                 mean["crops_per_second"] = len(window) * config.batch / (time.monotonic() - window_started)
                 log(out, writer, step, time.monotonic() - started, mean)
                 progress.update(bar, note=f"{mean['crops_per_second']:.0f} crops/s, pixel {mean['pixel']:.4f}")
-                trouble = collapse(window) if joint else ""
+                trouble = collapse(window) if joint and learns else ""
                 if trouble:
                     progress.console.print(f"step {step}: this looks like a collapse: {trouble}")
                     log(out, writer, step, time.monotonic() - started, {"collapse": 1.0})
