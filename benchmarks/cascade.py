@@ -84,6 +84,7 @@ def main() -> None:
         alone = Detector(model, stages="proposals", threads=threads)
         both = Detector(model, threads=threads)
         before, after = median_ms([partial(alone.detect, crowd), partial(both.detect, crowd)], rounds)
+        rule = FusionRule.from_dict(record.rules[model])
         floor = rule.lowest_useful(both.threshold)
         proposals = alone.detect(crowd, threshold=floor)
         sent = int(rule.wants(proposals.boxes, proposals.scores).sum())

@@ -70,12 +70,12 @@ def test_bounds():
 
 def test_nothing_below_the_lowest_useful_score_reaches_the_threshold():
     rule = FusionRule(24.0, (0.05, 0.95), (0.1, 1.1, 0.0, 0.1), (0.0, 0.9, 0.3, 0.1, 0.05, -0.1), 0.5)
-    for threshold in (0.6, 0.7, 0.9):
+    for threshold in (0.5, 0.7, 0.9):
         lowest = rule.lowest_useful(threshold)
         assert 0.1 < lowest < threshold
         below = np.linspace(0.05, lowest - 0.02, 50, dtype=np.float32)
         for side in (4, 8, 16, 24):
-            best = rule.fuse(below, np.full(50, 99, np.float32), np.full(50, side, np.float32))
+            best = rule.fuse(below, np.full(50, 3, np.float32), np.full(50, side, np.float32))
             assert (best < threshold).all()
     assert rule.lowest_useful(0.01) == 0.01
 

@@ -15,6 +15,7 @@ Floats = npt.NDArray[np.floating[Any]]
 
 _TYPICAL_SIDE = 12.0
 _LARGEST_LOGIT = 5.0
+_CONVINCING_LOGIT = 3.0
 _RIDGE = 1.0
 _STEPS = 50
 _LEAST_SLOPE = 0.2
@@ -52,11 +53,12 @@ class FusionRule:
         return (longer_sides(boxes) <= self.largest_side) & (scores >= low) & (scores <= high)
 
     def lowest_useful(self, threshold: float) -> float:
-        """The lowest proposal score that the second stage can lift to a fused score of `threshold`."""
+        """The lowest proposal score that a second stage's logit of 3 (a probability of 0.95) lifts to a fused score of
+        `threshold`: what lies below is not worth its time."""
         scores = np.linspace(self.undecided[0], self.undecided[1], 200, dtype=np.float32)
         sides = np.geomspace(3, self.largest_side, 12, dtype=np.float32)
         grid_scores, grid_sides = np.repeat(scores, len(sides)), np.tile(sides, len(scores))
-        lifted = self.fuse(grid_scores, np.full(len(grid_scores), _LARGEST_LOGIT, np.float32), grid_sides) >= threshold
+        lifted = self.fuse(grid_scores, np.full(len(grid_scores), _CONVINCING_LOGIT, np.float32), grid_sides) >= threshold
         return min(threshold, float(grid_scores[lifted].min(initial=1.0)))
 
     def fuse(

@@ -102,6 +102,8 @@ class _OnnxRuntimeSession:
         # Both would keep memory for every image size ever seen.
         options.enable_mem_pattern = False
         options.enable_cpu_mem_arena = False
+        # Idle threads of one network would spin on in the time of the next: the cascade runs three by turns.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
             self._session = onnxruntime.InferenceSession(str(file), options, providers=[provider])
         except Exception as error:  # onnxruntime's exceptions share no public base
