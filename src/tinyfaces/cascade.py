@@ -74,12 +74,18 @@ class SecondStage:
         for image, faces, places in zip(images, proposals, chosen, strict=True):
             part = slice(start, start + len(places))
             start += len(places)
-            boxes, scores = faces.boxes.copy(), faces.scores.copy()
-            sides = longer_sides(boxes[places])
-            scores[places] = self.rule.fuse(scores[places], judged.face_logits[part], sides)
-            boxes[places] = clip(self.rule.correct(boxes[places], judged.offsets[part]), image.shape[1], image.shape[0])
-            results.append(Faces(boxes, scores)[nms(boxes, scores, NMS_OVERLAP)])
+            mine = Judgements(judged.face_logits[part], judged.offsets[part])
+            results.append(fused(faces, places, mine, self.rule, image.shape[1], image.shape[0]))
         return results
+
+
+def fused(proposals: Faces, places: npt.NDArray[np.intp], judged: Judgements, rule: FusionRule, width: int, height: int) -> Faces:
+    """An image's proposals after fusion: those at `places` (M,) scored anew and corrected by the M judgements, boxes cut to width
+    and height, then one box a face, highest score first."""
+    boxes, scores = proposals.boxes.copy(), proposals.scores.copy()
+    scores[places] = rule.fuse(scores[places], judged.face_logits, longer_sides(boxes[places]))
+    boxes[places] = clip(rule.correct(boxes[places], judged.offsets), width, height)
+    return Faces(boxes, scores)[nms(boxes, scores, NMS_OVERLAP)]
 
 
 def _batches(crops: Pixels) -> list[Batch]:

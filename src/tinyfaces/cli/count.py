@@ -116,18 +116,8 @@ def _count_image(file: InputFile, target: Path | None, detector: Any, polygons: 
     from tinyfaces.bulk import Outcome
     from tinyfaces.counting import count_regions, draw_density
     from tinyfaces.formats import write_atomically
-    from tinyfaces.images import ImageTooLarge, read_image
-    from tinyfaces.large import LargeImage
 
-    try:
-        pixels = read_image(file.path)
-        faces = detector.detect(pixels)
-        height, width = pixels.shape[:2]
-    except ImageTooLarge:
-        image = LargeImage(file.path)
-        faces = detector.detect_regions(image)
-        height, width = image.shape[:2]
-        pixels = image.preview(_PREVIEW_SIDE)
+    faces, pixels, width, height = jobs.find_in(file, detector, _PREVIEW_SIDE if target is not None else None)
     if target is not None:
         content = io.BytesIO()
         draw_density(faces, pixels, width, height, polygons).save(content, "PNG")

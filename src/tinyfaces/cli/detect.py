@@ -214,19 +214,8 @@ def _detect_image(file: InputFile, output: _Output, detector: Any) -> Any:
     """Find, and write what is written for this image alone."""
     from tinyfaces import formats
     from tinyfaces.bulk import Outcome
-    from tinyfaces.images import ImageTooLarge, read_image
-    from tinyfaces.large import LargeImage
 
-    picture: Any
-    try:
-        picture = read_image(file.path)
-        faces = detector.detect(picture)
-        height, width = picture.shape[:2]
-    except ImageTooLarge:
-        image = LargeImage(file.path)
-        faces = detector.detect_regions(image)
-        height, width = image.shape[:2]
-        picture = image.preview(_PREVIEW_SIDE) if output.pictures else None
+    faces, picture, width, height = jobs.find_in(file, detector, _PREVIEW_SIDE if output.pictures else None)
     result = formats.ImageResult(file.path, file.name, width, height, faces)
     written = []
     if output.per_image:

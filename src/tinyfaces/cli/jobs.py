@@ -166,6 +166,21 @@ def open_detectors(
     return Pool([open_detector(model, threshold, scale, device, backend, total // workers, stages) for _ in range(workers)])
 
 
+def find_in(file: InputFile, detector: Any, preview_side: int | None) -> tuple[Any, Any, int, int]:
+    """The faces in an image of any size, its pixels, width and height. Of an image too large for memory the pixels are a preview
+    of `preview_side`, or None where no side is given. Raises ImageError."""
+    from tinyfaces.images import ImageTooLarge, read_image
+    from tinyfaces.large import LargeImage
+
+    try:
+        pixels = read_image(file.path)
+    except ImageTooLarge:
+        image = LargeImage(file.path)
+        height, width = image.shape[:2]
+        return detector.detect_regions(image), image.preview(preview_side) if preview_side else None, width, height
+    return detector.detect(pixels), pixels, pixels.shape[1], pixels.shape[0]
+
+
 def clip_opener() -> Callable[..., Any]:
     """What opens a video and its clip: `with open(file, detectors, quiet, label) as (video, clip)`. Raises ValueError where the
     extra is missing, as a problem of that file."""

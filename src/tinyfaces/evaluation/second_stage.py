@@ -7,14 +7,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tinyfaces.cascade import Judgements
+from tinyfaces.cascade import Judgements, fused
 from tinyfaces.crops import LOW_SIDE, crop_squares, cut_crops
 from tinyfaces.data.annotations import AnnotatedImage
 from tinyfaces.faces import Faces
 from tinyfaces.fusion import FusionRule, fit_rule, longer_sides
-from tinyfaces.geometry import clip, iou_matrix, nms, share_within
+from tinyfaces.geometry import iou_matrix, share_within
 from tinyfaces.images import Pixels
-from tinyfaces.proposals import NMS_OVERLAP
 
 Detections = list[tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]]
 Judge = Callable[[Pixels], Judgements]
@@ -98,15 +97,10 @@ def fuse(known: Sequence[KnownCandidates], judged: Sequence[Judgements], rule: F
     """Every photo's detections after fusion, correction of the boxes and suppression, as `tinyfaces.cascade` gives them."""
     results = []
     for one, judgement in zip(known, judged, strict=True):
-        boxes, scores = one.proposals.boxes.copy(), one.proposals.scores.copy()
-        mine = rule.wants(boxes[one.places], scores[one.places])
-        places = one.places[mine]
-        sides = longer_sides(boxes[places])
-        scores[places] = rule.fuse(scores[places], judgement.face_logits[mine], sides)
-        moved = rule.correct(boxes[places], judgement.offsets[mine])
-        boxes[places] = clip(moved, one.image.width, one.image.height)
-        kept = nms(boxes, scores, NMS_OVERLAP)
-        results.append((boxes[kept], scores[kept]))
+        mine = rule.wants(one.proposals.boxes[one.places], one.proposals.scores[one.places])
+        chosen = Judgements(judgement.face_logits[mine], judgement.offsets[mine])
+        faces = fused(one.proposals, one.places[mine], chosen, rule, one.image.width, one.image.height)
+        results.append((faces.boxes, faces.scores))
     return results
 
 
