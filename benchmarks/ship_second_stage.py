@@ -28,7 +28,8 @@ from tinyfaces.evaluation.second_stage import Detections, KnownCandidates, fuse,
 from tinyfaces.export import export_second_stage, load_second_stage
 from tinyfaces.faces import Faces
 from tinyfaces.formats import write_atomically
-from tinyfaces.fusion import FusionRule
+from tinyfaces.fusion import Bounds, FusionRule
+from tinyfaces.geometry import longer_sides
 from tinyfaces.images import read_image
 from tinyfaces.networks.cost import count_macs
 from tinyfaces.training.proposals import load_config, read_sources
@@ -39,18 +40,6 @@ WEIGHTS = ROOT / "src/tinyfaces/weights"
 DATA = "crops of the proposal network's candidates in the photos that the proposal networks were trained on; research use"
 _LOW = 0.02
 _BANDS = ("<=10", "10-16", "16-32")
-
-
-@dataclasses.dataclass(frozen=True)
-class Bounds:
-    """largest_side, undecided, box: see `tinyfaces.fusion.FusionRule`."""
-
-    largest_side: float
-    undecided: tuple[float, float]
-    box: float
-
-    def __str__(self) -> str:
-        return f"up to {self.largest_side:g} px, scores {self.undecided[0]:g}-{self.undecided[1]:g}, box {self.box:g}"
 
 
 WIDEST = Bounds(24.0, (0.05, 0.95), 0.5)
@@ -69,17 +58,9 @@ def proposals_of(known: Sequence[KnownCandidates]) -> Detections:
     return [(one.proposals.boxes, one.proposals.scores) for one in known]
 
 
-def within(known: Sequence[KnownCandidates], judged: Sequence[Judgements], bounds: Bounds) -> Detections:
-    """Detections of both stages, rules learnt across the halves."""
-    return fuse_across(
-        known, judged, largest_side=bounds.largest_side, undecided=bounds.undecided, box=bounds.box
-    )  # fmt: skip
-
-
 def sent(known: Sequence[KnownCandidates], bounds: Bounds) -> float:
     """Candidates a photo that go through, in the mean."""
-    rule = FusionRule(bounds.largest_side, bounds.undecided, (0, 1, 0, 0), (0, 1, 0, 0, 0, 0), bounds.box)
-    return float(np.mean([rule.wants(one.proposals.boxes, one.proposals.scores).sum() for one in known]))
+    return float(np.mean([bounds.admit(longer_sides(one.proposals.boxes), one.proposals.scores).sum() for one in known]))
 
 
 def show(name: str, values: dict[str, float]) -> None:
@@ -93,16 +74,18 @@ def search(known: Sequence[KnownCandidates], judged: Sequence[Judgements], image
     others += [dataclasses.replace(at, undecided=(low, at.undecided[1])) for low in (0.1, 0.2)]
     others += [dataclasses.replace(at, undecided=(at.undecided[0], high)) for high in (0.7, 0.8, 0.95)]
     for bounds in others:
-        show(f"{bounds}: {sent(known, bounds):.0f} a photo", average_precision(within(known, judged, bounds), images))
+        low, high = bounds.undecided
+        name = f"up to {bounds.largest_side:g} px, scores {low:g}-{high:g}, box {bounds.box:g}: {sent(known, bounds):.0f} a photo"
+        show(name, average_precision(fuse_across(known, judged, bounds), images))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("--config", type=Path, required=True, help="its [[dev]] sources are used")
-    parser.add_argument("--largest-side", type=float, default=24.0)
-    parser.add_argument("--undecided", type=float, nargs=2, default=(0.1, 0.95))
-    parser.add_argument("--box", type=float, default=0.0)
+    parser.add_argument("--largest-side", type=float, default=Bounds.largest_side)
+    parser.add_argument("--undecided", type=float, nargs=2, default=Bounds.undecided)
+    parser.add_argument("--box", type=float, default=Bounds.box)
     parser.add_argument("--scrfd", type=Path, action="append", default=[], help="another detector to measure with; repeatable")
     parser.add_argument("--yunet", type=Path, action="append", default=[])
     parser.add_argument("--search", action="store_true", help="only show what other bounds would give")
@@ -126,7 +109,7 @@ def main() -> None:
         training_data=DATA,
         rules={},
     )
-    unused = FusionRule(0, (0, 1), (0, 1, 0, 0), (0, 1, 0, 0, 0, 0), 0)
+    unused = FusionRule(Bounds(), (0, 1, 0, 0), (0, 1, 0, 0, 0, 0))
     second = SecondStage(record, unused, backend="onnxruntime", device="cpu", threads=None)
 
     widest = WIDEST if arguments.search else bounds
@@ -137,7 +120,7 @@ def main() -> None:
         detectors[one.name] = lambda pixels, one=one: Faces(*one.detect(pixels, _LOW))
     for name, detect in detectors.items():
         photos = ((read_image(image.path), image) for image in track(images, f"{name} on the dev split"))
-        known = gather(detect, photos, largest_side=widest.largest_side, undecided=widest.undecided)
+        known = gather(detect, photos, widest)
         judged = judge_all(known, second.judge)
         before = average_precision(proposals_of(known), images)
         show(name, before)
@@ -145,10 +128,8 @@ def main() -> None:
             search(known, judged, images, bounds)
             continue
         if name in ("accurate", "fast"):
-            after = average_precision(within(known, judged, bounds), images)
-            rules[name] = learn_rule(
-                known, judged, largest_side=bounds.largest_side, undecided=bounds.undecided, box=bounds.box
-            )  # fmt: skip
+            after = average_precision(fuse_across(known, judged, bounds), images)
+            rules[name] = learn_rule(known, judged, bounds)
         else:
             after = average_precision(fuse(known, judged, rules["accurate"]), images)
         show(f"{name}, both stages", after)

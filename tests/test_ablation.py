@@ -16,6 +16,7 @@ import tinyfaces.training.gan as gan  # noqa: E402
 from conftest import paint  # noqa: E402
 from test_gan_training import _candidates  # noqa: E402
 from tinyfaces.data.annotations import AnnotatedImage  # noqa: E402
+from tinyfaces.fusion import Bounds  # noqa: E402
 from tinyfaces.training.gan import GanConfig  # noqa: E402
 
 
@@ -31,7 +32,7 @@ def test_every_way_is_trained_and_measured(toy_model, tmp_path, monkeypatch):
         ones = np.ones(len(boxes), np.float32)
         photos.append((pixels, AnnotatedImage(Path(f"{number}.png"), 96, 64, boxes, ones < 0, ones)))
     config = GanConfig(candidates="x", out=str(tmp_path / "runs"), steps=3, pretrain_steps=1, batch=8, threads=1)
-    bounds = ablation.Bounds(undecided=(0.05, 1.0))
+    bounds = Bounds(undecided=(0.05, 1.0))
     said = []
     results = ablation.run_ablation(config, str(toy_model), photos, bounds, said.append)
     ways = {"detector alone", *(f"image enlarged x{n}, detector alone" for n in (2, 4)), *ablation.WAYS}

@@ -12,10 +12,10 @@ from conftest import found, paint
 from tinyfaces import Detector, Faces, ModelError
 from tinyfaces.cascade import SecondStage
 from tinyfaces.cli import app
-from tinyfaces.fusion import FusionRule
+from tinyfaces.fusion import Bounds, FusionRule
 from tinyfaces.weights import SecondStageRecord
 
-RULE = FusionRule(20.0, (0.05, 1.0), (0, 1, 0, 0), (0, 1, 1, 0, 0, 0), 1.0)
+RULE = FusionRule(Bounds(20.0, (0.05, 1.0), 1.0), (0, 1, 0, 0), (0, 1, 1, 0, 0, 0))
 
 
 def _save(path, nodes, inputs, outputs, constants):

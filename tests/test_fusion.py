@@ -1,12 +1,15 @@
 """The fusion rule: the regression is the optimum, the fused scores are calibrated, the bounds bind."""
 
+import json
+
 import numpy as np
 import pytest
 from scipy.optimize import minimize
 
-from tinyfaces.fusion import FusionRule, fit_rule, logistic_regression, logits, longer_sides
+from tinyfaces.fusion import Bounds, FusionRule, fit_rule, logistic_regression, logits
+from tinyfaces.geometry import longer_sides
 
-BOUNDS = {"largest_side": 24.0, "undecided": (0.05, 0.95), "box": 0.5}
+BOUNDS = Bounds(24.0, (0.05, 0.95), 0.5)
 
 
 def _candidates(count=6000, seed=0):
@@ -42,7 +45,7 @@ def test_regression_is_the_optimum_that_scipy_finds():
 
 def test_fused_scores_rank_better_and_stay_on_the_proposals_scale():
     scores, second, sides, labels = _candidates()
-    rule = fit_rule(scores, second, sides, labels, **BOUNDS)
+    rule = fit_rule(scores, second, sides, labels, bounds=BOUNDS)
     scores, second, sides, labels = _candidates(seed=1)
     fused = rule.fuse(scores, second, sides)
     assert _area(fused, labels) > _area(scores, labels) + 0.05
@@ -55,13 +58,13 @@ def test_fused_scores_rank_better_and_stay_on_the_proposals_scale():
 def test_a_second_stage_that_knows_nothing_changes_little():
     scores, _, sides, labels = _candidates()
     noise = np.random.default_rng(5).standard_normal(len(scores)).astype(np.float32)
-    rule = fit_rule(scores, noise, sides, labels, **BOUNDS)
+    rule = fit_rule(scores, noise, sides, labels, bounds=BOUNDS)
     inside = (scores > 0.05) & (scores < 0.95)
     assert np.abs(rule.fuse(scores, noise, sides) - scores)[inside].max() < 0.1
 
 
 def test_bounds():
-    rule = FusionRule(20.0, (0.1, 0.8), (0, 1, 0, 0), (0, 1, 0.5, 0, 0, 0), 1.0)
+    rule = FusionRule(Bounds(20.0, (0.1, 0.8)), (0, 1, 0, 0), (0, 1, 0.5, 0, 0, 0))
     boxes = np.array([[0, 0, 10, 20], [0, 0, 10, 21], [0, 0, 5, 5], [0, 0, 5, 5], [0, 0, 5, 5]], np.float32)
     assert rule.wants(boxes, np.array([0.5, 0.5, 0.09, 0.1, 0.81], np.float32)).tolist() == [True, False, False, True, False]
     assert longer_sides(boxes).tolist() == [20, 21, 5, 5, 5]
@@ -69,7 +72,7 @@ def test_bounds():
 
 
 def test_nothing_below_the_lowest_useful_score_reaches_the_threshold():
-    rule = FusionRule(24.0, (0.05, 0.95), (0.1, 1.1, 0.0, 0.1), (0.0, 0.9, 0.3, 0.1, 0.05, -0.1), 0.5)
+    rule = FusionRule(BOUNDS, (0.1, 1.1, 0.0, 0.1), (0.0, 0.9, 0.3, 0.1, 0.05, -0.1))
     for threshold in (0.5, 0.7, 0.9):
         lowest = rule.lowest_useful(threshold)
         assert 0.1 < lowest < threshold
@@ -84,17 +87,17 @@ def test_corrections_are_the_share_asked_for():
     boxes = np.array([[10, 10, 20, 30]], np.float32)
     offsets = np.array([[0.2, -0.1, np.log(2), 0]], np.float32)
     for share, expected in ((0.0, [10, 10, 20, 30]), (1.0, [7, 8, 27, 28]), (0.5, [16 - 5 * 2**0.5, 9, 16 + 5 * 2**0.5, 29])):
-        rule = FusionRule(24, (0, 1), (0, 1, 0, 0), (0, 1, 1, 0, 0, 0), share)
+        rule = FusionRule(Bounds(box=share), (0, 1, 0, 0), (0, 1, 1, 0, 0, 0))
         np.testing.assert_allclose(rule.correct(boxes, offsets), [expected], atol=1e-4)
 
 
 def test_a_rule_is_read_back_and_needs_both_kinds():
     scores, second, sides, labels = _candidates(500)
-    rule = fit_rule(scores, second, sides, labels, **BOUNDS)
+    rule = fit_rule(scores, second, sides, labels, bounds=BOUNDS)
     assert FusionRule.from_dict(rule.to_dict()) == rule
-    assert FusionRule.from_dict({name: list(v) if isinstance(v, tuple) else v for name, v in rule.to_dict().items()}) == rule
+    assert FusionRule.from_dict(json.loads(json.dumps(rule.to_dict()))) == rule
     with pytest.raises(ValueError, match="0 faces"):
-        fit_rule(scores, second, sides, labels & False, **BOUNDS)
+        fit_rule(scores, second, sides, labels & False, bounds=BOUNDS)
 
 
 def test_logits_are_finite_at_the_ends():

@@ -135,6 +135,19 @@ def test_parts_alone_train_too(run, parts):
     assert bool(frozen) == (parts == "srn")
 
 
+def test_the_generator_may_learn_more_seldom_and_a_run_may_begin_from_weights(run, tmp_path):
+    first, _ = run("first")
+    after, lines = run("after", start=str(tmp_path / "first/last.pt"), steps=4, pretrain_steps=0, generator_every=8, lr=1e-4)
+    weights = {name: value for name, value in first["average"].items() if "num_batches" not in name and "running" not in name}
+    moved = {name: (after[name.split(".")[0]][name.split(".", 1)[1]] - value).abs().max() for name, value in weights.items()}
+    # step 0 alone moved the generator, each weight by at most Adam's rate, which warms up; the others moved the discriminator
+    generator = max(change for name, change in moved.items() if name.startswith("generator"))
+    discriminator = max(change for name, change in moved.items() if name.startswith("discriminator"))
+    assert 0 < generator < 1.1e-6 < discriminator
+    (means,) = [line for line in lines if line["step"] == 4 and "pixel" in line]
+    assert means["adversarial"] > 0, "the mean over the steps that have it"
+
+
 def test_it_learns_to_restore_and_to_tell(run):
     _, lines = run("learns", steps=170, pretrain_steps=70, batch=16, lr=3e-3, ema=0.9, evaluate_every=170)
     result = next(line for line in reversed(lines) if "ap discriminator" in line)

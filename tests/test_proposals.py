@@ -57,3 +57,17 @@ def test_absurd_sizes_stay_finite():
     faces = find_faces(outputs, 0.5, (64, 64))
     assert np.isfinite(faces.boxes).all() and faces.scores.max() <= 1
     assert len(faces) == 1 and faces.boxes[0].tolist() == [0, 0, 64, 64]
+
+
+@pytest.mark.parametrize("side,voted", [(20.0, True), (48.0, False)])
+def test_boxes_of_small_faces_are_means_of_their_candidates(side, voted):
+    outputs = [np.zeros((5, 64 // stride, 64 // stride), np.float32) for stride in (4, 8, 16, 32)]
+    for output in outputs:
+        output[0] = -20
+    # two points of stride 4 see the same face, two pixels apart
+    outputs[0][:, 8, 8] = 1.0, 0, 0, math.log(side / 4), math.log(side / 4)
+    outputs[0][:, 8, 9] = 0.0, -0.5, 0, math.log(side / 4), math.log(side / 4)
+    faces = find_faces(outputs, 0.3, (64, 64))
+    high, low = (1 / (1 + math.exp(-1))) ** 2, 0.25
+    shift = 2 * low / (high + low) if voted else 0.0
+    assert faces.boxes[:, 0] == pytest.approx([34 + shift - side / 2], abs=1e-4) and len(faces) == 1

@@ -10,8 +10,9 @@ from tinyfaces.cascade import Judgements
 from tinyfaces.data.annotations import AnnotatedImage
 from tinyfaces.evaluation import coco
 from tinyfaces.evaluation.second_stage import fuse, fuse_across, gather, judge_all, learn_rule
+from tinyfaces.fusion import Bounds
 
-BOUNDS = {"largest_side": 24.0, "undecided": (0.05, 0.95)}
+BOUNDS = Bounds(24.0, (0.05, 0.95))
 
 
 def _photos(count=30):
@@ -48,7 +49,7 @@ def test_candidates_and_their_labels():
         Path("a"), 160, 120, np.array([face, ignored], np.float32), np.array([False, True]), np.ones(2, np.float32)
     )
     found = Faces(boxes, np.array([0.9, 0.5, 0.5, 0.5, 0.5, 0.01], np.float32))
-    (known,) = gather(lambda pixels: found, [(np.zeros((120, 160, 3), np.uint8), image)], **BOUNDS)
+    (known,) = gather(lambda pixels: found, [(np.zeros((120, 160, 3), np.uint8), image)], BOUNDS)
     assert known.places.tolist() == [0, 1, 2, 3], "the large one and the one below the bound stay out"
     assert known.face.tolist() == [True, False, False, False]
     assert known.usable.tolist() == [True, True, False, True], "all but the ignored one"
@@ -57,19 +58,19 @@ def test_candidates_and_their_labels():
 
 def test_a_good_second_stage_raises_ap_also_where_its_rule_was_not_learnt():
     photos, detect = _photos()
-    known = gather(detect, photos, **BOUNDS)
+    known = gather(detect, photos, BOUNDS)
     judged = judge_all(known, _judge)
     images = [image for _, image in photos]
     before = coco.score([(one.proposals.boxes, one.proposals.scores) for one in known], images)["all"].ap
-    across = coco.score(fuse_across(known, judged, **BOUNDS, box=0.0), images)["all"].ap
-    rule = learn_rule(known, judged, **BOUNDS, box=0.0)
+    across = coco.score(fuse_across(known, judged, BOUNDS), images)["all"].ap
+    rule = learn_rule(known, judged, BOUNDS)
     same = coco.score(fuse(known, judged, rule), images)["all"].ap
     assert before < 0.93 < across and abs(same - across) < 0.02
 
 
 def test_useless_judgements_do_no_harm():
     photos, detect = _photos()
-    known = gather(detect, photos, **BOUNDS)
+    known = gather(detect, photos, BOUNDS)
     rng = np.random.default_rng(3)
     judged = [
         Judgements(rng.standard_normal(len(one.crops)).astype(np.float32), np.zeros((len(one.crops), 4), np.float32))
@@ -77,5 +78,5 @@ def test_useless_judgements_do_no_harm():
     ]
     images = [image for _, image in photos]
     before = coco.score([(one.proposals.boxes, one.proposals.scores) for one in known], images)["all"].ap
-    after = coco.score(fuse_across(known, judged, **BOUNDS, box=0.0), images)["all"].ap
+    after = coco.score(fuse_across(known, judged, BOUNDS), images)["all"].ap
     assert after == pytest.approx(before, abs=0.03)

@@ -1,5 +1,6 @@
 """The training loop: it learns, a killed run ends as an unbroken one, two processes do what one does."""
 
+import copy
 import gzip
 import json
 import os
@@ -7,16 +8,29 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("tensorboard")
 
+import tinyfaces.training.proposals as proposals  # noqa: E402
+from tinyfaces.cli import app  # noqa: E402
+from tinyfaces.networks.proposals import VARIANTS, ProposalNetwork  # noqa: E402
 from tinyfaces.training.muon import Muon, orthogonalise  # noqa: E402
-from tinyfaces.training.proposals import load_config, read_weights, train  # noqa: E402
+from tinyfaces.training.proposals import (  # noqa: E402
+    Source,
+    duration,
+    load_config,
+    read_sources,
+    read_weights,
+    seconds_a_step,
+    train,
+)
 
 
 @pytest.fixture(scope="module")
@@ -135,6 +149,45 @@ def test_wrong_settings_name_the_file(data, overrides, word):
     with pytest.raises(ValueError, match=word) as caught:
         load_config(data / "small.toml", overrides)
     assert "small.toml" in str(caught.value)
+
+
+def test_ones_own_photos_in_one_command(data, tmp_path):
+    command = [
+        "train", "proposals", "--config", str(data / "small.toml"), "--annotations", str(data / "all.json.gz"),
+        "--images", str(data), "--set", f"out={tmp_path / 'own'}", "--set", "steps=2",
+    ]  # fmt: skip
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 0, result.output
+    assert "2 steps of 4 crops" in result.output and "about" in result.output and "measuring on 1 photos" in result.output
+    assert torch.load(tmp_path / "own/last.pt", weights_only=True)["step"] == 2
+    alone = CliRunner().invoke(app, command[:6])
+    assert alone.exit_code == 2 and "--annotations and --images go together" in alone.output
+
+
+def test_held_out_photos_and_the_rest_are_all():
+    class Photo(NamedTuple):
+        number: int
+
+    parts = {}
+    for part in ("held out", "rest"):
+        source = Source("x.json", "x", part=part)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(proposals, "read_coco", lambda *_: [Photo(n) for n in range(45)])
+            patch.setattr(proposals, "dismiss_doubtful", lambda photo, doubt: photo)
+            parts[part] = [photo.number for photo in read_sources([source])[0]]
+    assert parts["held out"] == [0, 20, 40] and sorted(parts["held out"] + parts["rest"]) == list(range(45))
+
+
+@torch.no_grad()
+def test_a_trial_step_leaves_the_network_as_it_was():
+    torch.manual_seed(0)
+    network = ProposalNetwork(VARIANTS["fast"])
+    before = copy.deepcopy(network.state_dict())
+    with torch.enable_grad():
+        assert seconds_a_step(network, network, torch.zeros(2, 3, 64, 64)) > 0
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+    assert all(parameter.grad is None for parameter in network.parameters())
+    assert [duration(s) for s in (10, 100, 3590, 7500)] == ["less than a minute", "2 min", "1 h 00 min", "2 h 05 min"]
 
 
 def test_wrong_files_are_one_line(data, tmp_path):

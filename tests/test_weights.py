@@ -78,7 +78,8 @@ def test_the_second_stages_record_is_true():
         assert record.sha256[file.name] == hashlib.sha256(file.read_bytes()).hexdigest()
     for values in record.rules.values():
         rule = FusionRule.from_dict(values)
-        assert 8 < rule.largest_side < 64 and 0 < rule.undecided[0] < rule.undecided[1] < 1 and 0 <= rule.box <= 1
+        low, high = rule.bounds.undecided
+        assert 8 < rule.bounds.largest_side < 64 and 0 < low < high < 1 and 0 <= rule.bounds.box <= 1
         assert rule.both[2] > 0, "the more of a face, the higher the fused score"
     wheel = sum(path.stat().st_size for path in record.generator_path.parent.iterdir() if path.is_file())
     assert wheel < 40e6

@@ -8,8 +8,8 @@ import numpy.typing as npt
 
 from tinyfaces.crops import FACTOR, LOW_SIDE, crop_squares, cut_crops
 from tinyfaces.faces import Faces
-from tinyfaces.fusion import FusionRule, longer_sides
-from tinyfaces.geometry import clip, nms
+from tinyfaces.fusion import FusionRule
+from tinyfaces.geometry import clip, longer_sides, nms
 from tinyfaces.images import Pixels
 from tinyfaces.proposals import NMS_OVERLAP
 from tinyfaces.runtime import DISCRIMINATOR, GENERATOR, Batch, load_session

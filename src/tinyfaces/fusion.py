@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from tinyfaces.geometry import longer_sides
+
 Floats = npt.NDArray[np.floating[Any]]
 
 _TYPICAL_SIDE = 12.0
@@ -22,26 +24,40 @@ _LEAST_SLOPE = 0.2
 
 
 @dataclass(frozen=True)
+class Bounds:
+    """Which candidates the second stage judges, and how far it moves them.
+
+    largest_side: longer side in pixels up to which a candidate is small enough. undecided: scores from and up to which it is
+    undecided. box: how much of the box head's correction is applied, 0-1.
+    """
+
+    largest_side: float = 24.0
+    undecided: tuple[float, float] = (0.2, 0.95)
+    box: float = 0.8
+
+    def admit(self, sides: npt.NDArray[np.float32], scores: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
+        """Which (N,) of the proposals, by their longer sides (N,) in pixels and scores (N,), the second stage is to judge."""
+        low, high = self.undecided
+        return (sides <= self.largest_side) & (scores >= low) & (scores <= high)
+
+
+@dataclass(frozen=True)
 class FusionRule:
     """Which candidates the second stage judges, and what its judgement changes.
 
-    largest_side: longer side in pixels up to which a candidate is small enough. undecided: scores from and up to which it is
-    undecided. alone: intercept, slope of the proposal's logit, and both times log(side / 12), of a regression on the proposal.
-    both: the same of a regression on both, with the second stage's logit after the proposal's. box: how much of the box head's
-    correction is applied, 0-1.
+    alone: intercept, slope of the proposal's logit, and both times log(side / 12), of a regression on the proposal. both: the
+    same of a regression on both, with the second stage's logit after the proposal's.
     """
 
-    largest_side: float
-    undecided: tuple[float, float]
+    bounds: Bounds
     alone: tuple[float, float, float, float]
     both: tuple[float, float, float, float, float, float]
-    box: float
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "FusionRule":
         """The rule that `to_dict` wrote."""
-        settings: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
-        return cls(**settings)
+        bounds: dict[str, Any] = {**values["bounds"], "undecided": tuple(values["bounds"]["undecided"])}
+        return cls(Bounds(**bounds), tuple(values["alone"]), tuple(values["both"]))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers, for JSON."""
@@ -49,14 +65,13 @@ class FusionRule:
 
     def wants(self, boxes: npt.NDArray[np.float32], scores: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
         """Which (N,) of the proposals, boxes (N, 4) in pixels and scores (N,), the second stage is to judge."""
-        low, high = self.undecided
-        return (longer_sides(boxes) <= self.largest_side) & (scores >= low) & (scores <= high)
+        return self.bounds.admit(longer_sides(boxes), scores)
 
     def lowest_useful(self, threshold: float) -> float:
         """The lowest proposal score that a second stage's logit of 3 (a probability of 0.95) lifts to a fused score of
         `threshold`: what lies below is not worth its time."""
-        scores = np.linspace(self.undecided[0], self.undecided[1], 200, dtype=np.float32)
-        sides = np.geomspace(3, self.largest_side, 12, dtype=np.float32)
+        scores = np.linspace(*self.bounds.undecided, 200, dtype=np.float32)
+        sides = np.geomspace(3, self.bounds.largest_side, 12, dtype=np.float32)
         grid_scores, grid_sides = np.repeat(scores, len(sides)), np.tile(sides, len(scores))
         lifted = self.fuse(grid_scores, np.full(len(grid_scores), _CONVINCING_LOGIT, np.float32), grid_sides) >= threshold
         return min(threshold, float(grid_scores[lifted].min(initial=1.0)))
@@ -76,8 +91,8 @@ class FusionRule:
     def correct(self, boxes: npt.NDArray[np.float32], offsets: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """Boxes (N, 4) moved by the rule's share of the offsets (N, 4): centre shift in sides, log of the sides' ratios."""
         sides, middle = boxes[:, 2:] - boxes[:, :2], (boxes[:, 2:] + boxes[:, :2]) / 2
-        middle = middle + self.box * np.clip(offsets[:, :2], -0.5, 0.5) * sides
-        half = np.exp(self.box * np.clip(offsets[:, 2:], -1, 1)) * sides / 2
+        middle = middle + self.bounds.box * np.clip(offsets[:, :2], -0.5, 0.5) * sides
+        half = np.exp(self.bounds.box * np.clip(offsets[:, 2:], -1, 1)) * sides / 2
         return np.concatenate([middle - half, middle + half], axis=1).astype(np.float32)
 
 
@@ -88,16 +103,14 @@ def fit_rule(
     labels: npt.NDArray[np.bool_],
     weights: npt.NDArray[np.floating[Any]] | None = None,
     *,
-    largest_side: float,
-    undecided: tuple[float, float],
-    box: float,
+    bounds: Bounds,
 ) -> FusionRule:
     """Learn the rule from N candidates: proposals' scores, the second stage's logits, longer sides in pixels, which are faces.
 
     weights: (N,) how much each counts, alike if left out. Candidates that the bounds exclude are left out. Raises ValueError
     where faces or non-faces are missing among the rest.
     """
-    use = (sides <= largest_side) & (scores >= undecided[0]) & (scores <= undecided[1])
+    use = bounds.admit(sides, scores)
     labels = labels[use]
     if not labels.any() or labels.all():
         raise ValueError(f"a rule needs faces and non-faces, not {int(labels.sum())} faces among {len(labels)} candidates")
@@ -105,7 +118,7 @@ def fit_rule(
     counts = np.ones(len(labels)) if weights is None else weights[use] * (len(labels) / weights[use].sum())
     alone = logistic_regression(_features(size, proposal), labels, counts)
     both = logistic_regression(_features(size, proposal, face_logits[use]), labels, counts)
-    return FusionRule(largest_side, undecided, tuple(alone.tolist()), tuple(both.tolist()), box)
+    return FusionRule(bounds, tuple(alone.tolist()), tuple(both.tolist()))
 
 
 def logistic_regression(features: Floats, labels: npt.NDArray[np.bool_], counts: npt.NDArray[np.floating[Any]]) -> Floats:
@@ -127,12 +140,6 @@ def logits(scores: npt.NDArray[np.floating[Any]]) -> Floats:
     """log(p / (1 - p)) of scores (N,), finite also at 0 and 1."""
     clipped = np.clip(scores.astype(np.float64), 1e-6, 1 - 1e-6)
     return np.log(clipped / (1 - clipped))
-
-
-def longer_sides(boxes: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """Longer sides (N,) of boxes (N, 4)."""
-    sides: npt.NDArray[np.float32] = (boxes[:, 2:] - boxes[:, :2]).max(axis=1, initial=0)
-    return sides
 
 
 def _relative(sides: npt.NDArray[np.floating[Any]]) -> Floats:

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tinyfaces.faces import Faces
-from tinyfaces.geometry import clip, nms
+from tinyfaces.geometry import clip, longer_sides, nms_with_voting
 from tinyfaces.runtime import STRIDES
 
 NMS_OVERLAP = 0.45
@@ -16,6 +16,7 @@ CANDIDATE_LIMIT = 20_000
 """At most so many points of an image, the best, are decoded; a crowd of 1,000 faces has some 6,000."""
 
 _LARGEST_LOG_SIDE = 8.0
+_LARGEST_VOTED_SIDE = 32.0  # pixels; larger faces' boxes got worse by voting, these better
 
 
 def decode(
@@ -53,10 +54,14 @@ def decode(
 def find_faces(
     outputs: Sequence[npt.NDArray[Any]], threshold: float, size: tuple[int, int], *, overlap: float = NMS_OVERLAP
 ) -> Faces:
-    """Decode one image's outputs and keep the best candidate of each face, highest score first; see `decode`."""
+    """Decode one image's outputs and keep the best candidate of each face, highest score first; see `decode`.
+
+    The box of a face up to 32 pixels is the mean of all its candidates (`nms_with_voting`).
+    """
     boxes, scores = decode(outputs, threshold, size)
-    kept = nms(boxes, scores, overlap)
-    return Faces(boxes[kept], scores[kept])
+    kept, voted = nms_with_voting(boxes, scores, overlap)
+    small = longer_sides(voted) <= _LARGEST_VOTED_SIDE
+    return Faces(np.where(small[:, None], voted, boxes[kept]), scores[kept])
 
 
 def _logit(score: float) -> float:

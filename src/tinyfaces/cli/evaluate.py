@@ -128,6 +128,7 @@ def evaluate_ablation(
 
     try:
         from tinyfaces.data.cache import open_cache
+        from tinyfaces.fusion import Bounds
         from tinyfaces.training import ablation
         from tinyfaces.training.gan import load_gan_config
         from tinyfaces.training.proposals import load_config, read_sources
@@ -141,7 +142,7 @@ def evaluate_ablation(
         number = min(photos or len(images), len(images))
         drawn = [n * len(images) // number for n in range(number)]
         known = [(cache[n], images[n]) for n in drawn]
-        results = ablation.run_ablation(chosen, model, known, ablation.Bounds(), errors.print)
+        results = ablation.run_ablation(chosen, model, known, Bounds(), errors.print)
     except ValueError as error:
         fail(str(error))
     command = shlex.join(["tinyfaces", *sys.argv[1:]])

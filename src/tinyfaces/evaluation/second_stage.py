@@ -11,8 +11,8 @@ from tinyfaces.cascade import Judgements, fused
 from tinyfaces.crops import LOW_SIDE, crop_squares, cut_crops
 from tinyfaces.data.annotations import AnnotatedImage
 from tinyfaces.faces import Faces
-from tinyfaces.fusion import FusionRule, fit_rule, longer_sides
-from tinyfaces.geometry import iou_matrix, share_within
+from tinyfaces.fusion import Bounds, FusionRule, fit_rule
+from tinyfaces.geometry import iou_matrix, longer_sides, share_within
 from tinyfaces.images import Pixels
 
 Detections = list[tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]]
@@ -39,18 +39,13 @@ class KnownCandidates:
 
 
 def gather(
-    detect: Callable[[Pixels], Faces],
-    photos: Iterable[tuple[Pixels, AnnotatedImage]],
-    *,
-    largest_side: float,
-    undecided: tuple[float, float],
+    detect: Callable[[Pixels], Faces], photos: Iterable[tuple[Pixels, AnnotatedImage]], bounds: Bounds
 ) -> list[KnownCandidates]:
     """Search photos (HxWx3 uint8 RGB, with their known faces) with the first stage and cut out what is small and undecided."""
     gathered = []
     for pixels, image in photos:
         found = detect(pixels)
-        small = longer_sides(found.boxes) <= largest_side
-        places = np.flatnonzero(small & (found.scores >= undecided[0]) & (found.scores <= undecided[1]))
+        places = np.flatnonzero(bounds.admit(longer_sides(found.boxes), found.scores))
         boxes = found.boxes[places]
         nearest = iou_matrix(boxes, image.boxes[~image.ignore]).max(axis=1, initial=0)
         excused = share_within(boxes, image.boxes[image.ignore]).max(axis=1, initial=0) > _EXCUSED_SHARE
@@ -67,14 +62,7 @@ def judge_all(known: Sequence[KnownCandidates], judge: Judge) -> list[Judgements
     return [judge(one.crops) for one in known]
 
 
-def learn_rule(
-    known: Sequence[KnownCandidates],
-    judged: Sequence[Judgements],
-    *,
-    largest_side: float,
-    undecided: tuple[float, float],
-    box: float,
-) -> FusionRule:
+def learn_rule(known: Sequence[KnownCandidates], judged: Sequence[Judgements], bounds: Bounds) -> FusionRule:
     """The fusion rule of these photos; see `tinyfaces.fusion.fit_rule`."""
     columns: list[list[npt.NDArray[Any]]] = [
         [
@@ -88,9 +76,7 @@ def learn_rule(
         for one, judgement in zip(known, judged, strict=True)
     ]
     scores, face_logits, sides, labels, weights = (np.concatenate(column) for column in zip(*columns, strict=True))
-    return fit_rule(
-        scores, face_logits, sides, labels, weights, largest_side=largest_side, undecided=undecided, box=box
-    )  # fmt: skip
+    return fit_rule(scores, face_logits, sides, labels, weights, bounds=bounds)
 
 
 def fuse(known: Sequence[KnownCandidates], judged: Sequence[Judgements], rule: FusionRule) -> Detections:
@@ -104,20 +90,11 @@ def fuse(known: Sequence[KnownCandidates], judged: Sequence[Judgements], rule: F
     return results
 
 
-def fuse_across(
-    known: Sequence[KnownCandidates],
-    judged: Sequence[Judgements],
-    *,
-    largest_side: float,
-    undecided: tuple[float, float],
-    box: float,
-) -> Detections:
+def fuse_across(known: Sequence[KnownCandidates], judged: Sequence[Judgements], bounds: Bounds) -> Detections:
     """As `fuse`, the rule learnt on the odd photos for the even ones and the other way round: nothing is measured where it was
     learnt."""
     results: Detections = [(np.zeros((0, 4), np.float32), np.zeros(0, np.float32))] * len(known)
     for parity in (0, 1):
-        rule = learn_rule(
-            known[1 - parity :: 2], judged[1 - parity :: 2], largest_side=largest_side, undecided=undecided, box=box
-        )
+        rule = learn_rule(known[1 - parity :: 2], judged[1 - parity :: 2], bounds)
         results[parity::2] = fuse(known[parity::2], judged[parity::2], rule)
     return results

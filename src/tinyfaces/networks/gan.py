@@ -35,27 +35,36 @@ class GanShape:
     patch: int
     stages: tuple[tuple[int, int], ...]
     first_stride: int
+    shortcuts: bool
     hidden: int
 
 
 PAPER = GanShape(
     trunk=64, blocks=8, raised=(256, 256), refine=64, refine_blocks=8, refine_raised=(256, 256), patch=1,
-    stages=((64, 2), (128, 2), (256, 4), (512, 4), (512, 4)), first_stride=1, hidden=512,
+    stages=((64, 2), (128, 2), (256, 4), (512, 4), (512, 4)), first_stride=1, shortcuts=False, hidden=512,
 )  # fmt: skip
 SLIM = GanShape(
     trunk=32, blocks=3, raised=(), refine=32, refine_blocks=2, refine_raised=(), patch=4,
-    stages=((32, 1), (48, 1), (96, 2), (128, 2)), first_stride=2, hidden=128,
+    stages=((48, 5), (64, 3), (96, 1)), first_stride=4, shortcuts=True, hidden=96,
 )  # fmt: skip
 GAN_VARIANTS = {"paper": PAPER, "slim": SLIM}
-SHALLOW = replace(SLIM, stages=((32, 1), (48, 1), (64, 1)), first_stride=1)
+SHALLOW = replace(SLIM, stages=((32, 1), (48, 1), (64, 1)), first_stride=1, shortcuts=False)
 """A classifier of the low-resolution crop itself: the cheap way that the paper argues against, for the ablation."""
 PARTS = ("srn+rn", "srn", "bilinear", "none")
 """What stands before the discriminator: the whole generator, its up-sampling network alone, bilinear enlargement, or nothing."""
 
 
-def normalised(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
+def normalised(inputs: int, outputs: int) -> nn.Sequential:
     """3x3 convolution and batch normalisation."""
-    return nn.Sequential(nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False), nn.BatchNorm2d(outputs))
+    return nn.Sequential(nn.Conv2d(inputs, outputs, 3, 1, 1, bias=False), nn.BatchNorm2d(outputs))
+
+
+def striding(inputs: int, outputs: int, stride: int) -> nn.Sequential:
+    """Convolution that reduces by `stride`, 3x3 or as wide as its stride, and batch normalisation."""
+    kernel = max(stride, 3)
+    return nn.Sequential(
+        nn.Conv2d(inputs, outputs, kernel, stride, (kernel - stride + 1) // 2, bias=False), nn.BatchNorm2d(outputs)
+    )
 
 
 class GeneratorBlock(nn.Module):
@@ -106,10 +115,9 @@ class Refinement(nn.Module):
         widths = (shape.refine, *shape.refine_raised)
         raised = [part for before, after in pairwise(widths) for part in (normalised(before, after), nn.ReLU())]
         patch = shape.patch
-        first: nn.Module = normalised(3, shape.refine)
+        first = striding(3, shape.refine, patch)
         self.to_rgb: nn.Conv2d | nn.ConvTranspose2d = nn.Conv2d(widths[-1], 3, 3, 1, 1)
         if patch > 1:
-            first = nn.Sequential(nn.Conv2d(3, shape.refine, patch, patch, bias=False), nn.BatchNorm2d(shape.refine))
             self.to_rgb = nn.ConvTranspose2d(widths[-1], 3, patch, patch)
         blocks = (GeneratorBlock(shape.refine) for _ in range(shape.refine_blocks))
         self.layers = nn.Sequential(first, nn.ReLU(), *blocks, *raised)
@@ -155,7 +163,8 @@ class Judgement:
 
 
 class Discriminator(nn.Module):
-    """VGG19's layout without the last pooling, three parallel heads in place of its fully connected layers.
+    """VGG19's layout without the last pooling, three parallel heads in place of its fully connected layers. `slim` takes squares
+    of 4x4 pixels for one place, and most of its layers lie there.
 
     forward: images Nx3xSxS of the given side S, RGB in 0-1, to a `Judgement`.
     """
@@ -173,10 +182,12 @@ class Discriminator(nn.Module):
             if number:
                 layers.append(nn.MaxPool2d(2))
                 side //= 2
-            for place in range(convolutions):
-                stride = shape.first_stride if number == place == 0 else 1
-                layers += [normalised(before, channels, stride), nn.ReLU()]
-                before = channels
+            layers += [striding(before, channels, 1 if number else shape.first_stride), nn.ReLU()]
+            for _ in range((convolutions - 1) // 2 if shape.shortcuts else 0):
+                layers += [GeneratorBlock(channels), nn.ReLU()]
+            for _ in range(0 if shape.shortcuts else convolutions - 1):
+                layers += [normalised(channels, channels), nn.ReLU()]
+            before = channels
         self.trunk = nn.Sequential(*layers)
         self.shared = nn.Sequential(nn.Flatten(), nn.Linear(before * side * side, shape.hidden), nn.ReLU())
         self.real = nn.Linear(shape.hidden, 1)

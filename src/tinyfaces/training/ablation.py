@@ -4,7 +4,6 @@ import dataclasses
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from tinyfaces.detector import Detector
 from tinyfaces.evaluation import coco
 from tinyfaces.evaluation.second_stage import Detections, fuse_across, gather, judge_all
 from tinyfaces.export import fused, load_second_stage
+from tinyfaces.fusion import Bounds
 from tinyfaces.images import Pixels
 from tinyfaces.networks.gan import SLIM, Discriminator, Generator
 from tinyfaces.training.gan import GanConfig, make_batch, make_pools, psnr, train_gan
@@ -39,15 +39,6 @@ WAYS: dict[str, dict[str, Any]] = {
 ENLARGED = (2.0, 4.0)
 _LOW = 0.02
 _BATCH = 64
-
-
-@dataclass(frozen=True)
-class Bounds:
-    """Which candidates are judged, and the share of the box correction; see `tinyfaces.fusion.FusionRule`."""
-
-    largest_side: float = 24.0
-    undecided: tuple[float, float] = (0.1, 0.95)
-    box: float = 0.0
 
 
 class TorchStage:
@@ -95,16 +86,14 @@ def run_ablation(
         passed = time.perf_counter() - started
         detection[name] = _bands([(faces.boxes, faces.scores) for faces in found], images, passed)
     first_stage = detection["detector alone"]["ms"] * len(images) / 1000
-    known = gather(detector.detect, photos, largest_side=bounds.largest_side, undecided=bounds.undecided)
+    known = gather(detector.detect, photos, bounds)
     for way, networks in trained.items():
         say(way)
         judge = TorchStage(*networks)
         started = time.perf_counter()
         judged = judge_all(known, judge)
         passed = time.perf_counter() - started
-        results = fuse_across(
-            known, judged, largest_side=bounds.largest_side, undecided=bounds.undecided, box=bounds.box
-        )  # fmt: skip
+        results = fuse_across(known, judged, bounds)
         detection[way] = _bands(results, images, first_stage + passed)
     say("restoration")
     return {

@@ -29,6 +29,7 @@ from torch.utils.tensorboard import SummaryWriter
 from tinyfaces import losses
 from tinyfaces.crops import FACTOR
 from tinyfaces.data.candidates import Candidates, read_candidates
+from tinyfaces.export import load_second_stage
 from tinyfaces.networks.gan import GAN_VARIANTS, PARTS, make_networks
 from tinyfaces.training.records import log, save_atomically, update_average
 
@@ -48,11 +49,15 @@ class GanConfig:
     pretrain_steps: int = 2000  # of the generator on the pixel loss alone
     steps: int = 10_000  # in all
     batch: int = 64  # over all processes
+    generator_every: int = 1  # once all learn together, the generator learns at one step in so many: a discriminator's is cheaper
+    start: str = ""  # weights to begin from (.safetensors or a checkpoint)
     lr: float = 1e-3  # Adam's peak: linear warm-up, then a cosine down to a hundredth
     warmup: int = 100  # steps
     adversarial: float = 0.001  # weights in the generator's loss, beside the pixel loss
     classification: float = 0.01
     box: float = 0.01
+    telling: float = 1.0  # weight of telling real from generated in the discriminator's loss, beside faces from the rest
+    clip: float = 10.0  # norm of each network's gradient
     ema: float = 0.998  # of both networks' weights; the averages are what is measured and shipped
     held_out: int = 20  # one photo in so many is for measuring
     bfloat16: bool = False  # autocast; gains where the processor has AVX-512 BF16 or AMX, or on a GPU
@@ -220,10 +225,16 @@ def comparison_sheet(generator: nn.Module, batch: GanBatch, device: torch.device
     return torch.cat(list(rows), 1).cpu()
 
 
+def means(window: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """The mean of every number over the steps that have it."""
+    names = {name: None for numbers in window for name in numbers}
+    return {name: float(np.mean([numbers[name] for numbers in window if name in numbers])) for name in names}
+
+
 def collapse(window: Sequence[Mapping[str, float]]) -> str:
     """What looks like a collapse over the last steps, or nothing: a discriminator that is never wrong about real and generated
     while the generator gets nowhere, or generated crops that hardly differ from each other."""
-    mean = {name: float(np.mean([numbers[name] for numbers in window])) for name in window[0]}
+    mean = means(window)
     if mean["spread"] < _FLAT:
         return f"generated crops differ {mean['spread']:.2f} times as much as their inputs"
     if mean["real accuracy"] > _SURE and mean["adversarial"] > 5:
@@ -252,6 +263,10 @@ def train_gan(config: GanConfig, resume: bool = True) -> None:
     fixed = make_batch(data, pools.sharp[np.linspace(0, len(pools.sharp) - 1, _SHOWN).astype(int)], None)
 
     generator, discriminator = (network.to(device) for network in make_networks(config.variant, config.generator))
+    if config.start:
+        started_from = load_second_stage(Path(config.start))
+        generator.load_state_dict(started_from[0].state_dict())
+        discriminator.load_state_dict(started_from[1].state_dict())
     learns = any(parameter.requires_grad for parameter in generator.parameters())
     if config.channels_last:
         generator, discriminator = (n.to(memory_format=torch.channels_last) for n in (generator, discriminator))  # type: ignore[call-overload]
@@ -293,11 +308,12 @@ def train_gan(config: GanConfig, resume: bool = True) -> None:
             batch = make_batch(data, chosen, np.random.default_rng((config.seed, step, rank)))
             batch = GanBatch(**{f.name: getattr(batch, f.name).to(device) for f in dataclasses.fields(GanBatch)})
             joint = step >= config.pretrain_steps or not learns
+            restoring = learns and (not joint or step % config.generator_every == 0)
             generator.train()
             discriminator.train()
             numbers: dict[str, float] = {}
 
-            with autocast:
+            with autocast, torch.set_grad_enabled(restoring):
                 enlarged, refined = generator(batch.low)
             enlarged, refined = enlarged.float(), refined.float()
             originals = batch.high if enlarged.shape == batch.high.shape else batch.low
@@ -311,8 +327,9 @@ def train_gan(config: GanConfig, resume: bool = True) -> None:
                 adversarial = losses.adversarial_loss_of_discriminator(true.real.float(), judged.real.float())
                 face = losses.face_loss(torch.cat([judged.face, true.face]).float(), labels)
                 box = losses.refinement_loss(judged.box.float(), batch.box, batch.face > 0)
-                (face + box + (adversarial if config.adversarial else 0)).backward()
+                (face + box + (config.telling * adversarial if config.adversarial else 0)).backward()
                 average_gradients([discriminator], world)
+                nn.utils.clip_grad_norm_(discriminator.parameters(), config.clip)
                 optimisers[-1].step()
                 optimisers[-1].zero_grad(set_to_none=True)
                 with torch.no_grad():
@@ -323,7 +340,7 @@ def train_gan(config: GanConfig, resume: bool = True) -> None:
                     "real accuracy": right, "face accuracy": face_right,
                 }  # fmt: skip
 
-            if joint and learns:
+            if joint and restoring:
                 discriminator.requires_grad_(False)
                 with autocast:
                     again = discriminator(refined)
@@ -335,10 +352,11 @@ def train_gan(config: GanConfig, resume: bool = True) -> None:
                     + config.box * losses.refinement_loss(again.box.float(), batch.box, batch.face > 0)
                 )
                 numbers["adversarial"] = fooling.item()
-            if learns:
+            if restoring:
                 total.backward()
                 discriminator.requires_grad_(True)
                 average_gradients([generator], world)
+                nn.utils.clip_grad_norm_(generator.parameters(), config.clip)
                 optimisers[0].step()
                 optimisers[0].zero_grad(set_to_none=True)
             update_average(average["generator"], generator, step, config.ema)
@@ -348,18 +366,16 @@ def train_gan(config: GanConfig, resume: bool = True) -> None:
                 low_spread = batch.low.std(0).mean()
                 numbers["spread"] = (refined.std(0).mean() / low_spread.clamp(min=1e-6)).item()
             step += 1
-            if window and window[0].keys() != numbers.keys():
-                window = []
             window.append(numbers)
             progress.advance(bar)
 
             finished = step == config.steps
             if leader and writer and (step % 50 == 0 or finished):
-                mean = {name: float(np.mean([values[name] for values in window])) for name in numbers}
+                mean = means(window)
                 mean["crops_per_second"] = len(window) * config.batch / (time.monotonic() - window_started)
                 log(out, writer, step, time.monotonic() - started, mean)
                 progress.update(bar, note=f"{mean['crops_per_second']:.0f} crops/s, pixel {mean['pixel']:.4f}")
-                trouble = collapse(window) if joint and learns else ""
+                trouble = collapse(window) if "adversarial" in mean else ""
                 if trouble:
                     progress.console.print(f"step {step}: this looks like a collapse: {trouble}")
                     log(out, writer, step, time.monotonic() - started, {"collapse": 1.0})
