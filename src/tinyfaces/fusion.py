@@ -32,7 +32,7 @@ class Bounds:
     """
 
     largest_side: float = 24.0
-    undecided: tuple[float, float] = (0.2, 0.95)
+    undecided: tuple[float, float] = (0.2, 0.8)
     box: float = 0.8
 
     def admit(self, sides: npt.NDArray[np.float32], scores: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:

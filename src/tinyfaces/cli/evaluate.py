@@ -122,7 +122,6 @@ def evaluate_ablation(
 
     A way whose training is finished under the configuration's `out` is not trained again.
     """
-    import platform
     import shlex
     import sys
 
@@ -146,7 +145,7 @@ def evaluate_ablation(
     except ValueError as error:
         fail(str(error))
     command = shlex.join(["tinyfaces", *sys.argv[1:]])
-    tables = ablation.as_tables(results, command, f"{platform.machine()}, {chosen.threads} threads", chosen)
+    tables = ablation.as_tables(results, command, f"{_processor()}, {chosen.threads} threads", chosen)
     try:
         ablation.write(results, tables, out)
     except OSError as error:
@@ -167,3 +166,13 @@ def _show_ap(results: dict[str, tuple[float, int]], json_out: Path | None) -> No
             write_atomically(json_out, (json.dumps(numbers, indent=1) + "\n").encode())
         except OSError as error:
             fail(reason(error, json_out))
+
+
+def _processor() -> str:
+    """The processor's name where the system tells it, else its kind."""
+    import platform
+
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
