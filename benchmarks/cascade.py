@@ -9,7 +9,6 @@ generator and discriminator, ONNX Runtime, batches of 64.
 
 import argparse
 import json
-import platform
 import time
 from collections.abc import Callable
 from functools import partial
@@ -23,6 +22,7 @@ from tinyfaces.cascade import SecondStage
 from tinyfaces.crops import LOW_SIDE
 from tinyfaces.fusion import FusionRule
 from tinyfaces.images import Pixels, read_image
+from tinyfaces.runtime import processor_name
 from tinyfaces.weights import second_stage
 
 ROOT = Path(__file__).parents[1]
@@ -74,9 +74,7 @@ def main() -> None:
     stage = SecondStage(record, rule, backend="onnxruntime", device="cpu", threads=threads)
     crops = np.random.default_rng(0).integers(0, 256, (1024, LOW_SIDE, LOW_SIDE, 3), np.uint8)
     (ms,) = median_ms([lambda: stage.judge(crops)], rounds)
-    cpuinfo = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
-    names = [line.split(":")[1].strip() for line in cpuinfo.splitlines() if line.startswith("model name")]
-    print(f"machine: {names[0] if names else platform.machine()}, {threads} threads")
+    print(f"machine: {processor_name()}, {threads} threads")
     print(f"second stage: {1000 * len(crops) / ms:.0f} candidates/s ({record.gmac * 1000:.1f} MMAC each)")
 
     crowd = compose_crowd()

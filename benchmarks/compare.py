@@ -10,7 +10,6 @@ Writes docs/benchmark.json (all numbers), docs/benchmark.md (the tables), docs/a
 import argparse
 import json
 import os
-import platform
 import statistics
 import sys
 import time
@@ -28,6 +27,7 @@ from tinyfaces.data.annotations import read_coco
 from tinyfaces.evaluation import coco
 from tinyfaces.formats import write_atomically
 from tinyfaces.geometry import iou_matrix
+from tinyfaces.runtime import processor_name
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -204,13 +204,7 @@ def machine(threads: int) -> str:
     """Processor, threads and versions."""
     import onnxruntime
 
-    name = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        name = next(
-            (line.split(":")[1].strip() for line in cpuinfo.read_text().splitlines() if line.startswith("model name")), name
-        )
-    return f"{name}, {os.cpu_count()} cores, {threads} threads, float32, ONNX Runtime {onnxruntime.__version__}"
+    return f"{processor_name()}, {os.cpu_count()} cores, {threads} threads, float32, ONNX Runtime {onnxruntime.__version__}"
 
 
 def main() -> None:

@@ -12,7 +12,6 @@ import asyncio
 import io
 import json
 import os
-import platform
 import re
 import statistics
 import subprocess
@@ -28,6 +27,7 @@ from PIL import Image
 
 from tinyfaces import Detector
 from tinyfaces.formats import write_atomically
+from tinyfaces.runtime import processor_name
 
 ROOT = Path(__file__).parents[1]
 CLIENTS = (1, 8, 64)
@@ -256,13 +256,8 @@ def machine(threads: int) -> str:
     """Processor, threads, versions, and how busy it is."""
     import onnxruntime
 
-    name = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        lines = [line.split(":")[1].strip() for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
-        name = lines[0] if lines else name
     load = f"load average {os.getloadavg()[0]:.1f} at the start"  # of whatever else ran
-    return f"{name}, {os.cpu_count()} cores, {threads} threads, ONNX Runtime {onnxruntime.__version__}; {load}"
+    return f"{processor_name()}, {os.cpu_count()} cores, {threads} threads, ONNX Runtime {onnxruntime.__version__}; {load}"
 
 
 def as_tables(results: dict) -> str:

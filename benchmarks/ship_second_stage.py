@@ -39,9 +39,6 @@ ROOT = Path(__file__).parents[1]
 WEIGHTS = ROOT / "src/tinyfaces/weights"
 DATA = "crops of the proposal network's candidates in the photos that the proposal networks were trained on; research use"
 _LOW = 0.02
-_BANDS = ("<=10", "10-16", "16-32")
-
-
 WIDEST = Bounds(24.0, (0.05, 0.95), 0.5)
 
 

@@ -128,6 +128,7 @@ def evaluate_ablation(
     try:
         from tinyfaces.data.cache import open_cache
         from tinyfaces.fusion import Bounds
+        from tinyfaces.runtime import processor_name
         from tinyfaces.training import ablation
         from tinyfaces.training.gan import load_gan_config
         from tinyfaces.training.proposals import load_config, read_sources
@@ -145,7 +146,7 @@ def evaluate_ablation(
     except ValueError as error:
         fail(str(error))
     command = shlex.join(["tinyfaces", *sys.argv[1:]])
-    tables = ablation.as_tables(results, command, f"{_processor()}, {chosen.threads} threads", chosen)
+    tables = ablation.as_tables(results, command, f"{processor_name()}, {chosen.threads} threads", chosen)
     try:
         ablation.write(results, tables, out)
     except OSError as error:
@@ -166,13 +167,3 @@ def _show_ap(results: dict[str, tuple[float, int]], json_out: Path | None) -> No
             write_atomically(json_out, (json.dumps(numbers, indent=1) + "\n").encode())
         except OSError as error:
             fail(reason(error, json_out))
-
-
-def _processor() -> str:
-    """The processor's name where the system tells it, else its kind."""
-    import platform
-
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()

@@ -305,18 +305,21 @@ def train(config: Config, resume: bool = True) -> None:
         TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"),
         TextColumn("{task.fields[note]}"), TimeRemainingColumn(compact=True),
     )  # fmt: skip
-    with autocast:
+    estimate = ""
+    if step < config.steps:  # a finished run has nothing to compile
         blank = torch.zeros(config.batch // world, 3, config.crops.size, config.crops.size, device=device)
         if config.channels_last:
             blank = blank.contiguous(memory_format=torch.channels_last)
-        trial = seconds_a_step(forward, network, blank)
+        with autocast:
+            trial = seconds_a_step(forward, network, blank)
+        estimate = (
+            f"{config.steps - step:,} steps of {config.batch} crops, {config.batch / trial:.1f} crops/s on this machine:"
+            f" about {duration((config.steps - step) * trial)}, and the measuring on {len(dev_images):,} photos"
+        )
     started, waited = time.monotonic() - seconds, 0.0
     with Progress(*columns, disable=not leader) as progress:
-        progress.console.print(
-            f"{config.steps - step:,} steps of {config.batch} crops, {config.batch / trial:.1f} crops/s on this machine:"
-            f" about {duration((config.steps - step) * trial)}, and the measuring on {len(dev_images):,} photos",
-            highlight=False,
-        )
+        if leader and estimate:
+            progress.console.print(estimate, highlight=False)
         bar = progress.add_task(config.variant, total=config.steps, completed=step, note="")
         window: list[tuple[float, float, int]] = []
         window_started = time.monotonic()
