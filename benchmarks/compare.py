@@ -204,7 +204,8 @@ def machine(threads: int) -> str:
     """Processor, threads and versions."""
     import onnxruntime
 
-    return f"{processor_name()}, {os.cpu_count()} cores, {threads} threads, float32, ONNX Runtime {onnxruntime.__version__}"
+    version = onnxruntime.__version__
+    return f"{processor_name()}, {os.cpu_count()} cores, {threads} threads, ONNX Runtime {version}, float32 if not stated"
 
 
 def main() -> None:

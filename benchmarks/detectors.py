@@ -4,6 +4,7 @@ import sys
 import types
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from tinyfaces.weights import models
 Found = tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]
 Photo = npt.NDArray[np.uint8]
 LOW = 0.02
+PRECISIONS = ("int8", "float32")
 
 
 @dataclass(frozen=True)
@@ -33,17 +35,17 @@ class Compared:
 
 
 def ours(threads: int) -> list[Compared]:
-    """The shipped models."""
+    """The shipped models, as they run by default and in float32."""
     compared = []
-    for name, record in models().items():
-        detector = Detector(name, threads=threads)
+    for (name, record), precision in product(models().items(), PRECISIONS):
+        detector = Detector(name, threads=threads, precision=precision)
 
         def detect(photo: Photo, threshold: float, detector: Detector = detector) -> Found:
             faces = detector.detect(photo, threshold=threshold)
             return faces.boxes, faces.scores
 
-        network = load_session(record.path, threads=threads).run
-        compared.append(Compared(f"tinyfaces {name}", detect, network, record.threshold))
+        network = load_session(record.path, threads=threads, precision=precision).run
+        compared.append(Compared(f"tinyfaces {name}, {precision}", detect, network, record.threshold))
     return compared
 
 
@@ -151,6 +153,7 @@ def _session(model: Path | bytes, threads: int) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     options.log_severity_level = 3
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # else one's idle threads slow the next one
     source = model if isinstance(model, bytes) else str(model)
     return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
 

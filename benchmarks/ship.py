@@ -2,7 +2,8 @@
 
     python benchmarks/ship.py accurate=runs/accurate/best.pt fast=runs/fast/best.pt --data ../shared/data
 
---data holds annotations/SET_dev.json.gz and images/; the default threshold is the one of the best F1 score there.
+--data holds annotations/SET_dev.json.gz, on which AP is measured, SET_train.json.gz, some of whose photos calibrate the int8
+copies, and images/; the default threshold is the one of the best F1 score there.
 """
 
 import argparse
@@ -24,6 +25,8 @@ from tinyfaces.faces import Faces
 from tinyfaces.formats import write_atomically
 from tinyfaces.geometry import iou_matrix, share_within
 from tinyfaces.networks.cost import count_macs
+from tinyfaces.quantise import photo_batches, quantise
+from tinyfaces.runtime import PROPOSALS
 from tinyfaces.weights import ModelRecord
 
 WEIGHTS = Path(__file__).parents[1] / "src/tinyfaces/weights"
@@ -33,6 +36,7 @@ DESCRIPTIONS = {
 }
 TRAINING_DATA = "WIDER FACE (1,098 training images), groups, masks, SCUT-HEAD B and ShanghaiTech photos; research use"
 _LOW = 0.02
+_CALIBRATION_STEP = 200  # every so many training photos, about 40 in all
 
 
 def best_threshold(found: Sequence[Faces], images: Sequence[AnnotatedImage]) -> tuple[float, float]:
@@ -61,17 +65,27 @@ def best_threshold(found: Sequence[Faces], images: Sequence[AnnotatedImage]) -> 
     return float(threshold), float(f1[threshold])
 
 
-def ship(name: str, checkpoint: Path, images: Sequence[AnnotatedImage], dev_only: Sequence[AnnotatedImage]) -> ModelRecord:
+def ship(
+    name: str,
+    checkpoint: Path,
+    images: Sequence[AnnotatedImage],
+    dev_only: Sequence[AnnotatedImage],
+    calibrating: Sequence[Path],
+) -> ModelRecord:
     """Export one checkpoint into the package and measure it."""
     file = WEIGHTS / f"{name}.onnx"
     print(f"{name}: largest difference from torch {export(checkpoint, file):.1e}")
+    int8 = quantise(file, PROPOSALS, photo_batches(calibrating))
     network, _ = load_network(checkpoint)
-    detector = Detector(file, threshold=_LOW, stages="proposals")
-    found = [detector.detect(image.path) for image in track(images, f"{name} on the dev split")]
-    bands = coco.score([(faces.boxes, faces.scores) for faces in found], images)
+    bands = {}
+    for precision in ("int8", "float32"):
+        detector = Detector(file, threshold=_LOW, stages="proposals", precision=precision)
+        found = [detector.detect(image.path) for image in track(images, f"{name} in {precision} on the dev split")]
+        bands[precision] = coco.score([(faces.boxes, faces.scores) for faces in found], images)
+        print(f"{name} in {precision}: " + ", ".join(f"{k} {b.ap:.3f}" for k, b in bands[precision].items()))
     people = [number for number, image in enumerate(images) if any(image is known for known in dev_only)]
     threshold, f1 = best_threshold([found[n] for n in people], [images[n] for n in people])
-    print(f"{name}: threshold {threshold} with F1 {f1:.3f}; " + ", ".join(f"{k} {b.ap:.3f}" for k, b in bands.items()))
+    print(f"{name}: threshold {threshold} with F1 {f1:.3f}")
     content = file.read_bytes()
     return ModelRecord(
         name=name,
@@ -82,8 +96,11 @@ def ship(name: str, checkpoint: Path, images: Sequence[AnnotatedImage], dev_only
         bytes=len(content),
         threshold=threshold,
         training_data=TRAINING_DATA,
-        ap={band: round(result.ap, 4) for band, result in bands.items()},
+        ap={band: round(result.ap, 4) for band, result in bands["float32"].items()},
         sha256=hashlib.sha256(content).hexdigest(),
+        int8_file=int8.name,
+        int8_sha256=hashlib.sha256(int8.read_bytes()).hexdigest(),
+        int8_ap={band: round(result.ap, 4) for band, result in bands["int8"].items()},
     )
 
 
@@ -97,13 +114,15 @@ def main() -> None:
         for file in sorted((arguments.data / "annotations").glob("*_dev.json.gz"))
     }
     images = [image for known in sets.values() for image in known]
+    training = sorted((arguments.data / "annotations").glob("*_train.json.gz"))
+    calibrating = [image.path for file in training for image in read_coco(file, arguments.data / "images")[::_CALIBRATION_STEP]]
     record_file = WEIGHTS / "models.json"
     if not record_file.exists():
         record_file.write_text("[]\n")
     records = {record["name"]: record for record in json.loads(record_file.read_text())}
     for text in arguments.checkpoints:
         name, _, checkpoint = text.partition("=")
-        records[name] = dataclasses.asdict(ship(name, Path(checkpoint), images, sets["wider_train_dev.json.gz"]))
+        records[name] = dataclasses.asdict(ship(name, Path(checkpoint), images, sets["wider_train_dev.json.gz"], calibrating))
     ordered = [records[name] for name in DESCRIPTIONS if name in records]
     write_atomically(record_file, (json.dumps(ordered, indent=1) + "\n").encode())
 

@@ -22,6 +22,7 @@ from rich.progress import track
 from detectors import scrfd, yunet
 from tinyfaces.cascade import Judgements, SecondStage
 from tinyfaces.data.annotations import AnnotatedImage
+from tinyfaces.data.candidates import read_candidates
 from tinyfaces.detector import Detector
 from tinyfaces.evaluation import coco
 from tinyfaces.evaluation.second_stage import Detections, KnownCandidates, fuse, fuse_across, gather, judge_all, learn_rule
@@ -32,6 +33,8 @@ from tinyfaces.fusion import Bounds, FusionRule
 from tinyfaces.geometry import longer_sides
 from tinyfaces.images import read_image
 from tinyfaces.networks.cost import count_macs
+from tinyfaces.quantise import quantise
+from tinyfaces.runtime import DISCRIMINATOR, GENERATOR, int8_file, load_session
 from tinyfaces.training.proposals import load_config, read_sources
 from tinyfaces.weights import SecondStageRecord
 
@@ -39,6 +42,7 @@ ROOT = Path(__file__).parents[1]
 WEIGHTS = ROOT / "src/tinyfaces/weights"
 DATA = "crops of the proposal network's candidates in the photos that the proposal networks were trained on; research use"
 _LOW = 0.02
+_CALIBRATING = 320  # candidates
 WIDEST = Bounds(24.0, (0.05, 0.95), 0.5)
 
 
@@ -80,6 +84,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("--config", type=Path, required=True, help="its [[dev]] sources are used")
+    parser.add_argument("--candidates", type=Path, default=Path("candidates"), help="some of these calibrate the int8 copies")
     parser.add_argument("--largest-side", type=float, default=Bounds.largest_side)
     parser.add_argument("--undecided", type=float, nargs=2, default=Bounds.undecided)
     parser.add_argument("--box", type=float, default=Bounds.box)
@@ -92,13 +97,15 @@ def main() -> None:
 
     stem = WEIGHTS / "gan.onnx"
     print(f"largest difference from torch {export_second_stage(arguments.checkpoint, stem):.1e}")
+    calibrate(stem, arguments.candidates)
     generator, discriminator, settings = load_second_stage(stem.with_suffix(".safetensors"))
     files = {part: stem.with_suffix(f".{part}.onnx") for part in ("generator", "discriminator")}
+    hashed = [*files.values(), *map(int8_file, files.values())]
     record = SecondStageRecord(
         variant=settings["variant"],
         generator=files["generator"].name,
         discriminator=files["discriminator"].name,
-        sha256={file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files.values()},
+        sha256={file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in hashed},
         parameters=sum(p.numel() for network in (generator, discriminator) for p in network.parameters()),
         gmac=round(
             (count_macs(generator, torch.zeros(1, 3, 16, 16)) + count_macs(discriminator, torch.zeros(1, 3, 64, 64))) / 1e9, 4
@@ -137,6 +144,17 @@ def main() -> None:
     record = dataclasses.replace(record, rules={name: rule.to_dict() for name, rule in rules.items()})
     write_atomically(WEIGHTS / "second_stage.json", (json.dumps(dataclasses.asdict(record), indent=1) + "\n").encode())
     write_atomically(ROOT / "docs/second_stage.json", (json.dumps(measured, indent=1) + "\n").encode())
+
+
+def calibrate(stem: Path, folder: Path) -> None:
+    """Write the int8 copies of both networks."""
+    candidates = read_candidates(folder)
+    low = candidates.low[:: max(1, len(candidates) // _CALIBRATING)].transpose(0, 3, 1, 2).astype(np.float32) / 255
+    crops = [np.ascontiguousarray(low[start : start + 32]) for start in range(0, len(low), 32)]
+    generator = stem.with_suffix(".generator.onnx")
+    restored = [load_session(generator, GENERATOR, precision="float32").run(batch)[1] for batch in crops]
+    quantise(generator, GENERATOR, crops)
+    quantise(stem.with_suffix(".discriminator.onnx"), DISCRIMINATOR, restored)
 
 
 def own(name: str) -> Any:

@@ -5,11 +5,22 @@ import pytest
 from PIL import Image
 
 torch = pytest.importorskip("torch")
-pytest.importorskip("cv2")
+cv2 = pytest.importorskip("cv2")
 
 from tinyfaces.data.annotations import AnnotatedImage, AnnotationError  # noqa: E402
 from tinyfaces.data.cache import open_cache  # noqa: E402
-from tinyfaces.data.crops import CropBatch, CropDataset, CropSettings, cut_cell, degrade, ignore_mask  # noqa: E402
+from tinyfaces.data.crops import (  # noqa: E402
+    CropBatch,
+    CropDataset,
+    CropSettings,
+    Part,
+    cut_cell,
+    degrade,
+    ignore_mask,
+    left_empty,
+    turned,
+    write_lines,
+)
 from tinyfaces.images import ImageError  # noqa: E402
 
 
@@ -72,7 +83,9 @@ def test_boxes_lie_on_the_faces(photos, tmp_path, seed):
     rng = np.random.default_rng(seed)
     image = photos[seed % 4]
     cell = np.full((160, 160, 3), 114, np.uint8)
-    boxes, ignore = cut_cell(np.asarray(Image.open(image.path)), image, cell, CropSettings(size=160), rng)
+    settings = CropSettings(size=160, turned_share=0.0, lying_share=0.3)
+    boxes, ignore, part = cut_cell(np.asarray(Image.open(image.path)), image, cell, settings, rng)
+    assert 0 in (part.x, 160 - part.x - part.width) and 0 in (part.y, 160 - part.y - part.height)
     assert (boxes >= 0).all() and (boxes <= 160).all() and len(boxes) == len(ignore)
     large = ((boxes[:, 2:] - boxes[:, :2]) > 4).all(1)
     assert (large & ~ignore).any()
@@ -85,12 +98,50 @@ def test_boxes_lie_on_the_faces(photos, tmp_path, seed):
 
 
 def test_chosen_faces_get_the_wanted_heights(photos, tmp_path):
-    settings = CropSettings(size=128, small_share=1.0, small_heights=(10, 12), scales=(0.05, 8))
+    settings = CropSettings(size=128, small_share=1.0, small_heights=(10, 12), scales=(0.05, 8), turned_share=0, lying_share=0)
     image = _photo(tmp_path, "one.png", 400, 400, [(180, 180, 230, 240)])
     for seed in range(20):
         cell = np.zeros((128, 128, 3), np.uint8)
-        boxes, _ = cut_cell(np.asarray(Image.open(image.path)), image, cell, settings, np.random.default_rng(seed))
+        boxes, _, _ = cut_cell(np.asarray(Image.open(image.path)), image, cell, settings, np.random.default_rng(seed))
         assert 9.5 <= boxes[0, 3] - boxes[0, 1] <= 12.5
+
+
+def test_turned_boxes_hold_the_turned_faces():
+    rng = np.random.default_rng(0)
+    for degrees in (-90, -30, -7, 12, 25, 90):
+        piece = np.zeros((200, 200, 3), np.uint8)
+        middle, axes = rng.integers(60, 140, 2), rng.integers(15, 40, 2)
+        cv2.ellipse(piece, tuple(map(int, middle)), tuple(map(int, axes)), 0, 0, 360, (255,) * 3, -1)
+        before = np.concatenate([middle - axes, middle + axes + 1])[None].astype(np.float32)
+        picture, boxes = turned(piece, before, degrees)
+        y, x = np.nonzero(picture[..., 0] > 127)
+        inner = (x > 1) & (y > 1) & (x < 198) & (y < 198) & (np.abs(picture[y, x].astype(int) - 114).max(1) > 30)
+        found = [x[inner].min(), y[inner].min(), x[inner].max() + 1, y[inner].max() + 1]
+        np.testing.assert_allclose(boxes[0], found, atol=1.6)
+
+
+def test_what_a_photo_leaves_empty_is_filled_without_overlap(photos, tmp_path):
+    cell = Part(16, 32, 100, 80)
+    for used in (Part(0, 0, 60, 50), Part(40, 0, 60, 50), Part(0, 30, 60, 50), Part(40, 30, 60, 50), Part(0, 0, 100, 80)):
+        canvas = np.zeros((200, 200), int)
+        for x, y, width, height in [*left_empty(cell, used, 1), Part(cell.x + used.x, cell.y + used.y, used.width, used.height)]:
+            canvas[y : y + height, x : x + width] += 1
+        expected = np.zeros((200, 200), int)
+        expected[32:112, 16:116] = 1
+        np.testing.assert_array_equal(canvas, expected)
+    assert left_empty(cell, Part(0, 0, 60, 50), 41) == []
+    assert left_empty(cell, Part(0, 0, 60, 50), 40) == [Part(76, 32, 40, 80)]
+
+
+def test_letters_are_written_beside_the_faces():
+    boxes = np.array([[100, 100, 160, 180]], np.float32)
+    written = 0
+    for seed in range(20):
+        pixels = np.full((256, 256, 3), 114, np.uint8)
+        write_lines(pixels, boxes, np.random.default_rng(seed))
+        assert (pixels[100:180, 100:160] == 114).all()
+        written += int((pixels != 114).any())
+    assert written > 10
 
 
 def test_crops_are_a_function_of_seed_and_number(photos, tmp_path):

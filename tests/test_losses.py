@@ -9,7 +9,16 @@ torch = pytest.importorskip("torch")
 
 from tinyfaces import losses  # noqa: E402
 from tinyfaces.geometry import iou_matrix  # noqa: E402
-from tinyfaces.losses import assign, distance_iou, make_points, paired_iou, proposal_loss, quality_focal_loss  # noqa: E402
+from tinyfaces.losses import (  # noqa: E402
+    assign,
+    distance_iou,
+    distillation_loss,
+    make_points,
+    mirrored_outputs,
+    paired_iou,
+    proposal_loss,
+    quality_focal_loss,
+)
 from tinyfaces.networks.proposals import FACE_SIZES, STRIDES  # noqa: E402
 from tinyfaces.proposals import decode  # noqa: E402
 
@@ -130,3 +139,46 @@ def test_gradients_are_finite_without_faces_and_for_absurd_outputs():
         faces = (torch.tensor([[10.0, 10, 20, 20]]), torch.zeros(1, dtype=torch.long)) if scale > 1 else (none, owners)
         proposal_loss(outputs, points, *faces, ignored).total.backward()
         assert all(o.grad.isfinite().all() for o in outputs)
+
+
+def test_distillation_is_its_formula():
+    points = make_points(32, 32, CPU)
+    torch.manual_seed(0)
+    maps = [torch.randn(2, 5, 32 // s, 32 // s) for s in STRIDES]
+    taught = [torch.randn(2, 5, 32 // s, 32 // s) for s in STRIDES]
+    classification = box = norm = 0.0
+    for ours, theirs in zip(*(losses.flatten_outputs(m).reshape(-1, 5) for m in (maps, taught)), strict=True):
+        score = theirs[0].sigmoid()
+        classification += quality_focal_loss(ours[0], score).item()
+        norm += score.item() * (score > 0.3).item()
+    for image in range(2):
+        a, b = losses.flatten_outputs(maps)[image], losses.flatten_outputs(taught)[image]
+        overlap = distance_iou(
+            losses.decode_boxes(a[:, 1:], points.centres, points.strides),
+            losses.decode_boxes(b[:, 1:], points.centres, points.strides),
+        )
+        for value, score in zip(overlap.tolist(), b[:, 0].sigmoid().tolist(), strict=True):
+            box += (1 - value) * score * (score > 0.3)
+    assert distillation_loss(maps, taught, points).item() == pytest.approx((classification + 2 * box) / norm, rel=1e-4)
+
+
+def test_a_pupil_that_says_the_same_has_no_loss_of_boxes():
+    points = make_points(32, 32, CPU)
+    maps = [torch.randn(1, 5, 32 // s, 32 // s) for s in STRIDES]
+    assert distillation_loss(maps, maps, points).item() == pytest.approx(0.0, abs=1e-5)
+
+
+def test_mirrored_outputs_hold_mirrored_boxes():
+    torch.manual_seed(0)
+    maps = [torch.randn(1, 5, 64 // s, 96 // s) for s in STRIDES]
+    points = make_points(64, 96, CPU)
+
+    def boxes(outputs):
+        flat = losses.flatten_outputs(outputs)[0]
+        values = torch.cat([losses.decode_boxes(flat[:, 1:], points.centres, points.strides), flat[:, :1]], 1)
+        return values[torch.argsort(flat[:, 0])]
+
+    there = boxes(maps)
+    mirrored = boxes(mirrored_outputs(maps))
+    expected = there[:, [2, 1, 0, 3, 4]] * torch.tensor([-1.0, 1, -1, 1, 1]) + torch.tensor([96.0, 0, 96, 0, 0])
+    torch.testing.assert_close(mirrored, expected, atol=1e-4, rtol=0)

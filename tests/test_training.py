@@ -1,6 +1,7 @@
 """The training loop: it learns, a killed run ends as an unbroken one, two processes do what one does."""
 
 import copy
+import dataclasses
 import gzip
 import json
 import os
@@ -20,15 +21,19 @@ pytest.importorskip("tensorboard")
 
 import tinyfaces.training.proposals as proposals  # noqa: E402
 from tinyfaces.cli import app  # noqa: E402
+from tinyfaces.data.cache import open_cache  # noqa: E402
 from tinyfaces.networks.proposals import VARIANTS, ProposalNetwork  # noqa: E402
 from tinyfaces.training.muon import Muon, orthogonalise  # noqa: E402
 from tinyfaces.training.proposals import (  # noqa: E402
     Source,
     duration,
+    lessons_from,
     load_config,
+    new_batch_of,
     read_sources,
     read_weights,
     seconds_a_step,
+    takes_large_crops,
     train,
 )
 
@@ -69,8 +74,19 @@ def _same(a: dict, b: dict, tolerance: float = 0.0) -> bool:
     return all(torch.allclose(a[name].float(), b[name].float(), rtol=0, atol=tolerance) for name in a)
 
 
-def test_a_resumed_run_ends_in_the_same_state(data, tmp_path, monkeypatch):
-    whole = _run(data, tmp_path / "whole")
+@pytest.fixture
+def teacher(tmp_path) -> str:
+    """A checkpoint of a network that knows nothing."""
+    torch.manual_seed(1)
+    network = ProposalNetwork(VARIANTS["fast"])
+    torch.save({"average": network.state_dict(), "variant": "fast"}, tmp_path / "teacher.pt")
+    return str(tmp_path / "teacher.pt")
+
+
+@pytest.mark.parametrize("taught", [False, True])
+def test_a_resumed_run_ends_in_the_same_state(data, tmp_path, monkeypatch, teacher, taught):
+    settings = {"echo": 2, "large_every": 2, "teacher": teacher, "large_crops": {"size": 256}} if taught else {}
+    whole = _run(data, tmp_path / "whole", **settings)
 
     import tinyfaces.training.proposals as module
 
@@ -86,15 +102,32 @@ def test_a_resumed_run_ends_in_the_same_state(data, tmp_path, monkeypatch):
     real = module.proposal_loss
     monkeypatch.setattr(module, "proposal_loss", killed)
     with pytest.raises(KeyboardInterrupt):
-        _run(data, tmp_path / "broken")
+        _run(data, tmp_path / "broken", **settings)
     assert torch.load(tmp_path / "broken/last.pt", weights_only=True)["step"] == 3
     monkeypatch.undo()
-    resumed = _run(data, tmp_path / "broken")
+    resumed = _run(data, tmp_path / "broken", **settings)
     assert resumed["step"] == whole["step"] == 6
     assert _same(resumed["network"], whole["network"]) and _same(resumed["average"], whole["average"])
     lines = [json.loads(line) for line in (tmp_path / "broken/log.jsonl").read_text().splitlines()]
     assert lines[-1]["step"] == 6 and "ap all" in lines[-1]
     assert list((tmp_path / "whole").glob("events.out.tfevents*"))
+
+
+def test_each_batch_is_taken_echo_times_and_large_ones_among_them(data):
+    config = load_config(data / "small.toml", {"echo": 3, "large_every": 4, "steps": 120})
+    taken = [new_batch_of(step, config) for step in range(config.steps)]
+    counts = [taken.count(new) for new in range(1, 40)]
+    assert counts[:7] == [3] * 7 and sorted(set(counts)) == [1, 2, 3]
+    assert [new for new in range(12) if takes_large_crops(new, config)] == [3, 7, 11]
+    images, weights = read_sources(config.train)
+    cache = open_cache(images, Path(config.cache))
+    config = dataclasses.replace(config, steps=100, workers=0)
+    whole = list(lessons_from(images, cache, weights, config, 0, 0, 1))
+    later = list(lessons_from(images, cache, weights, config, 70, 0, 1))
+    for a, b in zip(whole[70:], later, strict=True):
+        assert torch.equal(a.batch.pixels, b.batch.pixels) and torch.equal(a.batch.boxes, b.batch.boxes)
+    sizes = {new_batch_of(step, config): lesson.batch.pixels.shape[1] for step, lesson in enumerate(whole)}
+    assert [new for new, size in sizes.items() if size == config.large_crops.size][:3] == [3, 7, 11]
 
 
 def test_it_learns(data, tmp_path):
@@ -216,3 +249,21 @@ def test_muon_moves_weights_against_the_gradient_at_its_rate():
     assert (weight.data * gradient).sum() < 0
     norms = torch.linalg.svdvals(weight.data.flatten(1)) / 0.1
     assert norms.min() > 0.3 and norms.max() < 1.35
+
+
+def test_averaged_weights_lie_between(tmp_path):
+    networks = []
+    for seed in range(2):
+        torch.manual_seed(seed)
+        networks.append(ProposalNetwork(VARIANTS["fast"]))
+        torch.save({"average": networks[-1].state_dict(), "variant": "fast"}, tmp_path / f"{seed}.pt")
+    files = [str(tmp_path / name) for name in ("0.pt", "1.pt", "mean.pt")]
+    result = CliRunner().invoke(app, ["train", "average", *files, "--share", "0.25"])
+    assert result.exit_code == 0, result.output
+    mean = read_weights(tmp_path / "mean.pt")
+    for name, value in networks[0].state_dict().items():
+        torch.testing.assert_close(mean[name].float(), 0.25 * value.float() + 0.75 * networks[1].state_dict()[name].float())
+    torch.save({"average": ProposalNetwork(VARIANTS["accurate"]).state_dict(), "variant": "accurate"}, tmp_path / "other.pt")
+    result = CliRunner().invoke(app, ["train", "average", files[0], str(tmp_path / "other.pt"), str(tmp_path / "x.pt")])
+    assert result.exit_code != 0 and "other.pt: is 'accurate'" in " ".join(result.output.split())
+    assert not (tmp_path / "x.pt").exists()

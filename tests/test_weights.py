@@ -11,7 +11,7 @@ from PIL import Image
 from tinyfaces import Detector, read_image
 from tinyfaces.fusion import FusionRule
 from tinyfaces.geometry import iou_matrix
-from tinyfaces.runtime import DISCRIMINATOR, GENERATOR, STRIDES, load_session
+from tinyfaces.runtime import DISCRIMINATOR, GENERATOR, STRIDES, int8_file, load_session
 from tinyfaces.sheets import low_crops
 from tinyfaces.weights import models, second_stage
 
@@ -27,6 +27,9 @@ def test_the_record_is_true(name):
     record = models()[name]
     content = record.path.read_bytes()
     assert record.bytes == len(content) and record.sha256 == hashlib.sha256(content).hexdigest()
+    int8 = int8_file(record.path)
+    assert record.int8_file == int8.name and record.int8_sha256 == hashlib.sha256(int8.read_bytes()).hexdigest()
+    assert record.int8_ap["all"] == pytest.approx(record.ap["all"], abs=0.01)
     assert 0 < record.threshold < 1 and 0 < record.ap["all"] < 1
     assert list(models()) == ["accurate", "fast"]
 
@@ -40,7 +43,8 @@ def test_parameters_and_cost_are_those_of_the_networks(name):
     assert models()[name].parameters == sum(parameter.numel() for parameter in network.parameters())
     images = np.random.default_rng(0).uniform(0, 255, (2, 3, 96, 128)).astype(np.float32)
     with torch.no_grad():
-        for ours, theirs in zip(load_session(models()[name].path).run(images), network(torch.from_numpy(images)), strict=True):
+        session = load_session(models()[name].path, precision="float32")
+        for ours, theirs in zip(session.run(images), network(torch.from_numpy(images)), strict=True):
             assert np.abs(ours - theirs.numpy()).max() < 1e-3
 
 
@@ -58,10 +62,11 @@ def _example(width):
     return photo.resize((width, round(photo.height * factor)), Image.Resampling.LANCZOS), known * factor
 
 
+@pytest.mark.parametrize("precision", ["float32", "int8"])
 @pytest.mark.parametrize("width,least,most_false", [(1600, 29, 1), (480, 28, 1), (240, 20, 2)])
-def test_faces_of_the_example_photo(width, least, most_false):
+def test_faces_of_the_example_photo(width, least, most_false, precision):
     photo, known = _example(width)
-    overlap = iou_matrix(Detector().detect(photo).boxes, known) >= 0.3
+    overlap = iou_matrix(Detector(precision=precision).detect(photo).boxes, known) >= 0.3
     assert overlap.any(0).sum() >= least
     assert (~overlap.any(1)).sum() <= most_false
 
@@ -74,7 +79,8 @@ def test_a_blank_photo_has_no_faces(name):
 def test_the_second_stages_record_is_true():
     record = second_stage()
     assert set(record.rules) == {*models(), "other"}
-    for file in (record.generator_path, record.discriminator_path):
+    exact = (record.generator_path, record.discriminator_path)
+    for file in (*exact, *map(int8_file, exact)):
         assert record.sha256[file.name] == hashlib.sha256(file.read_bytes()).hexdigest()
     for values in record.rules.values():
         rule = FusionRule.from_dict(values)
@@ -100,8 +106,8 @@ def test_the_second_stage_is_what_was_trained():
         judged = discriminator(restored)
         cost = count_macs(generator, torch.from_numpy(low[:1])) + count_macs(discriminator, restored[:1])
     assert record.gmac == pytest.approx(cost / 1e9, rel=0.01) and record.gmac < 0.1
-    pictures = load_session(record.generator_path, GENERATOR).run(low)
-    judgements = load_session(record.discriminator_path, DISCRIMINATOR).run(restored.numpy())
+    pictures = load_session(record.generator_path, GENERATOR, precision="float32").run(low)
+    judgements = load_session(record.discriminator_path, DISCRIMINATOR, precision="float32").run(restored.numpy())
     for ours, theirs in zip([*pictures, *judgements], [enlarged, restored, judged.real, judged.face, judged.box], strict=True):
         assert np.abs(ours - theirs.numpy()).max() < 1e-3
 

@@ -33,9 +33,18 @@ class SecondStage:
     record: the shipped networks. rule: see `tinyfaces.fusion`. Raises ModelError where a network cannot be loaded.
     """
 
-    def __init__(self, record: SecondStageRecord, rule: FusionRule, *, backend: str, device: str, threads: int | None) -> None:
+    def __init__(
+        self,
+        record: SecondStageRecord,
+        rule: FusionRule,
+        *,
+        backend: str,
+        device: str,
+        threads: int | None,
+        precision: str = "auto",
+    ) -> None:
         self.rule = rule
-        settings = {"backend": backend, "device": device, "threads": threads}
+        settings = {"backend": backend, "device": device, "threads": threads, "precision": precision}
         self._generator = load_session(record.generator_path, GENERATOR, **settings)  # type: ignore[arg-type]
         self._discriminator = load_session(record.discriminator_path, DISCRIMINATOR, **settings)  # type: ignore[arg-type]
 

@@ -61,7 +61,8 @@ class Detector:
         finds faces half as large and takes four times as long. "auto" enlarges images of less than 2 megapixels to
         that size, at most twofold, and leaves larger ones as they are.
     device: "cpu" or "cuda". backend: "onnxruntime" or "openvino". threads: all processors if None.
-    bfloat16: let openvino compute in bfloat16 where the processor has it.
+    precision: "float32"; "int8", for models with an int8 file beside theirs, twice as fast on processors made for it and a little
+        less exact; "bfloat16", with openvino; or "auto": int8 where the model has it and the processor is made for it.
     stages: "proposals" for the proposal network alone; "proposals+gan" to have small or undecided candidates restored and
         judged by the second stage too. None takes both stages with a shipped model or with `proposals`, else the first alone.
     rule: which candidates the second stage judges and how its judgement is fused (see `tinyfaces.fusion`); if None, the one
@@ -87,7 +88,7 @@ class Detector:
         device: str = "cpu",
         backend: str = "onnxruntime",
         threads: int | None = None,
-        bfloat16: bool = False,
+        precision: str = "auto",
         stages: str | None = None,
         rule: FusionRule | None = None,
         proposals: Proposals | None = None,
@@ -100,14 +101,17 @@ class Detector:
         self.scale = _checked_scale(scale)
         self._proposals = proposals
         if proposals is None:
-            self._session = load_session(path, backend=backend, device=device, threads=threads, bfloat16=bfloat16)
+            self._session = load_session(path, backend=backend, device=device, threads=threads, precision=precision)
         self.stages = stages or STAGES[shipped or proposals is not None]
         self._second: SecondStage | None = None
         if self.stages == "proposals+gan":
             record = second_stage()
             known = record.rules.get(str(model) if shipped and proposals is None else "other")
             chosen = rule or FusionRule.from_dict(known or record.rules["other"])
-            self._second = SecondStage(record, chosen, backend=backend, device=device, threads=threads)
+            self._second = SecondStage(
+                record, chosen, backend=backend, device=device, threads=threads,
+                precision="auto" if precision == "bfloat16" else precision,
+            )  # fmt: skip
 
     @overload
     def detect(self, image: ImageSource, *, threshold: float | None = None, scale: Scale | None = None) -> Faces: ...

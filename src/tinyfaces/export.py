@@ -16,7 +16,7 @@ from tinyfaces.crops import HIGH_SIDE, LOW_SIDE
 from tinyfaces.formats import write_atomically
 from tinyfaces.networks.gan import Discriminator, Generator, make_networks
 from tinyfaces.networks.proposals import STRIDES, VARIANTS, ProposalNetwork
-from tinyfaces.runtime import DISCRIMINATOR, GENERATOR, PROPOSALS, Ports, load_session
+from tinyfaces.runtime import DISCRIMINATOR, GENERATOR, PROPOSALS, Ports, int8_file, load_session
 
 _OPSET = 17
 LARGEST_DIFFERENCE = 1e-3
@@ -79,7 +79,8 @@ def is_second_stage(path: Path) -> bool:
 
 
 def fused(network: Network) -> Network:
-    """A copy in which every batch normalisation is part of the convolution before it; for evaluation only."""
+    """A copy in which every batch normalisation is part of the convolution before it, and the scaling of pixels
+    too; for inference only."""
     merged = copy.deepcopy(network).eval()
     for module in merged.modules():
         if isinstance(module, nn.Sequential) and len(module) > 1:
@@ -87,6 +88,8 @@ def fused(network: Network) -> Network:
                 convolution, norm = module[place], module[place + 1]
                 if isinstance(convolution, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
                     module[place], module[place + 1] = fuse_conv_bn_eval(convolution, norm), nn.Identity()
+    if isinstance(merged, ProposalNetwork):
+        merged.take_raw_pixels()
     return merged
 
 
@@ -156,6 +159,7 @@ def write_onnx(
         difference = largest_difference(network, partial, ports, shapes, largest_input)
         if not difference <= LARGEST_DIFFERENCE:
             raise ValueError(f"{out}: ONNX Runtime's outputs differ from torch's by {difference:.1e}")
+        int8_file(out).unlink(missing_ok=True)  # of the network before
         partial.replace(out)
     finally:
         partial.unlink(missing_ok=True)
@@ -167,7 +171,7 @@ def largest_difference(
     network: nn.Module, onnx_file: Path, ports: Ports, shapes: Sequence[tuple[int, ...]], largest_input: float
 ) -> float:
     """Largest absolute difference between torch's outputs and ONNX Runtime's, on noise of several shapes."""
-    session = load_session(onnx_file, ports)
+    session = load_session(onnx_file, ports, precision="float32")
     rng = np.random.default_rng(0)
     largest = 0.0
     for shape in shapes:

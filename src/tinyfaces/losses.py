@@ -13,6 +13,7 @@ _SLACK = 1.5
 _WINDOW = 3
 _COST_OF_BOX = 3.0
 _COST_OF_DISTANCE = 0.3
+_SURE_OF_FACE = 0.3
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,13 @@ def make_points(height: int, width: int, device: torch.device) -> Points:
 def flatten_outputs(outputs: Sequence[Tensor]) -> Tensor:
     """Maps Nx5xHsxWs of all branches to N x P x 5 float32, in the order of `make_points`."""
     return torch.cat([output.flatten(2).transpose(1, 2) for output in outputs], 1).float()
+
+
+def mirrored_outputs(outputs: Sequence[Tensor]) -> list[Tensor]:
+    """What maps Nx5xHsxWs would be if the images had been mirrored."""
+    flipped = [output.flip(3) for output in outputs]
+    sign = torch.tensor([1.0, -1.0, 1.0, 1.0, 1.0], dtype=flipped[0].dtype, device=flipped[0].device)
+    return [output * sign[:, None, None] for output in flipped]
 
 
 def decode_boxes(values: Tensor, centres: Tensor, strides: Tensor) -> Tensor:
@@ -174,6 +182,25 @@ def proposal_loss(
     classification = (quality_focal_loss(logits, targets) * weights).sum() / norm
     box = ((1 - distance_iou(decoded, truth)) * quality.clamp(min=0.1)).sum() / norm
     return ProposalLoss(classification + box_weight * box, classification, box, len(place))
+
+
+def distillation_loss(outputs: Sequence[Tensor], taught: Sequence[Tensor], points: Points, box_weight: float = 2.0) -> Tensor:
+    """How far a network's four maps are from those of a teacher with the same points: a scalar.
+
+    Quality focal loss with the teacher's score as the target of every point, ignored places included, and DIoU loss to the
+    teacher's boxes, weighted by its scores where these are above 0.3. Both are divided by the sum of those scores.
+    """
+    predicted, target = flatten_outputs(outputs), flatten_outputs(taught)
+    scores = target[..., 0].sigmoid()
+    sure = scores > _SURE_OF_FACE
+    norm = scores[sure].sum().clamp(min=1.0)
+    classification = quality_focal_loss(predicted[..., 0], scores).sum() / norm
+    _, place = torch.nonzero(sure, as_tuple=True)
+    centres, strides = points.centres[place], points.strides[place]
+    overlap = distance_iou(
+        decode_boxes(predicted[sure][:, 1:], centres, strides), decode_boxes(target[sure][:, 1:], centres, strides)
+    )
+    return classification + box_weight * ((1 - overlap) * scores[sure]).sum() / norm
 
 
 def pixel_loss(enlarged: Tensor, refined: Tensor, target: Tensor, has_target: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 BACKENDS = ("onnxruntime", "openvino")
 DEVICES = ("cpu", "cuda")
+PRECISIONS = ("auto", "float32", "bfloat16", "int8")
 STRIDES = (4, 8, 16, 32)
 """Of the network's four outputs."""
 
@@ -58,13 +59,13 @@ def load_session(
     backend: str = "onnxruntime",
     device: str = "cpu",
     threads: int | None = None,
-    bfloat16: bool = False,
+    precision: str = "auto",
 ) -> Session:
     """Load an exported network from an ONNX file.
 
     backend: "onnxruntime", or "openvino" (an extra, CPU only). device: "cpu" or "cuda" (needs onnxruntime-gpu).
-    threads: how many to use; all that this process may run on if None. bfloat16: let openvino compute in bfloat16
-    where the processor has it, faster and a little less exact.
+    threads: how many to use; all that this process may run on if None. precision: "float32"; "int8", from the file NAME.int8.onnx
+    beside NAME.onnx; "bfloat16", for openvino alone; or "auto": int8 where that file is there and the processor is made for it.
 
     Raises ModelError where the file, the backend or the device is missing or does not fit.
     """
@@ -75,13 +76,23 @@ def load_session(
         raise ModelError(f"no device '{device}': choose from {', '.join(DEVICES)}")
     if threads is not None and threads < 1:
         raise ModelError(f"{threads} threads: at least 1 is needed")
+    if precision not in PRECISIONS:
+        raise ModelError(f"no precision '{precision}': choose from {', '.join(PRECISIONS)}")
     if not file.is_file():
         raise ModelError(f"{file}: no such model file")
+    whole_numbers = int8_file(file)
+    if precision == "int8":
+        if device != "cpu":
+            raise ModelError(f"precision 'int8' is for the cpu only, not for '{device}'")
+        if not whole_numbers.is_file():
+            raise ModelError(f"{whole_numbers}: no such model file, which precision 'int8' needs")
+    if precision == "int8" or (precision == "auto" and device == "cpu" and whole_numbers.is_file() and multiplies_int8()):
+        file = whole_numbers
     if backend == "openvino":
         if device != "cpu":
             raise ModelError(f"backend 'openvino' runs on the cpu only, not on '{device}'")
-        return _OpenVinoSession(file, ports, threads or usable_cpus(), bfloat16)
-    if bfloat16:
+        return _OpenVinoSession(file, ports, threads or usable_cpus(), precision == "bfloat16")
+    if precision == "bfloat16":
         raise ModelError("backend 'onnxruntime' has no bfloat16: use backend 'openvino' for it")
     return _OnnxRuntimeSession(file, ports, device, threads or usable_cpus())
 
@@ -159,6 +170,19 @@ def give_memory_back() -> None:
     """Let the system have what was freed: over thousands of runs glibc would keep gigabytes of holes between what lives."""
     with suppress(AttributeError, OSError, TypeError):  # no malloc_trim here: then not glibc's habit either
         ctypes.CDLL(None).malloc_trim(0)
+
+
+def int8_file(model: Path) -> Path:
+    """Where the int8 copy of an ONNX file lies, if there is one."""
+    return model.with_suffix(".int8.onnx")
+
+
+def multiplies_int8() -> bool:
+    """Whether the processor is known to multiply and add int8 in one step (VNNI). Without it int8 is no faster, and ONNX Runtime
+    less exact."""
+    cpuinfo = Path("/proc/cpuinfo")
+    flags = set(cpuinfo.read_text().split()) if cpuinfo.exists() else set()
+    return not flags.isdisjoint(("avx512_vnni", "avx_vnni"))
 
 
 def usable_cpus() -> int:

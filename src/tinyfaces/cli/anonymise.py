@@ -9,7 +9,17 @@ import typer
 from rich.console import Console
 
 from tinyfaces.cli import jobs
-from tinyfaces.cli.app import BackendOption, DeviceOption, ModelOption, ScaleOption, ThreadsOption, app, fail, reason
+from tinyfaces.cli.app import (
+    BackendOption,
+    DeviceOption,
+    ModelOption,
+    PrecisionOption,
+    ScaleOption,
+    ThreadsOption,
+    app,
+    fail,
+    reason,
+)
 from tinyfaces.inputs import InputFile, Inputs, find_inputs, outside
 
 _THRESHOLD = 0.2  # lower than the detectors' own: a face that is missed costs more than a hand that is covered
@@ -59,6 +69,7 @@ def anonymise(
     scale: ScaleOption = 1.0,
     device: DeviceOption = "cpu",
     backend: BackendOption = "onnxruntime",
+    precision: PrecisionOption = "auto",
     threads: ThreadsOption = None,
     recursive: jobs.RecursiveOption = False,
     resume: jobs.ResumeOption = False,
@@ -79,11 +90,11 @@ def anonymise(
     run.leave_if_nothing()
     if report is not None and report.absolute() in {path.absolute() for path in (*(f.path for f in run.files), *run.all_targets)}:
         fail(f"{report}: is one of the files given or written")
-    detectors = jobs.open_detectors(run, model, threshold, scale, device, backend, threads)
+    detectors = jobs.open_detectors(run, model, threshold, scale, device, backend, threads, precision=precision)
     choice = {"method": method.value, "shape": shape.value, "enlarge": enlarge, "threshold": threshold, "scale": scale}
     settings = {
         "command": "anonymise", "model": jobs.model_identity(model), **choice, "keep_metadata": keep_metadata, "quality": quality,
-        "backend": backend,
+        "backend": backend, "precision": precision,
     }  # fmt: skip
     journal = jobs.open_journal(folder / "anonymised.journal", settings, resume)
     formats.clear_partials([*run.all_targets, *filter(None, [report])])

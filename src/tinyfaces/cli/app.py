@@ -53,6 +53,10 @@ ScaleOption = Annotated[
 ]
 DeviceOption = Annotated[str, typer.Option(help="cpu or cuda.")]
 BackendOption = Annotated[str, typer.Option(help="onnxruntime or openvino (an extra).")]
+PrecisionOption = Annotated[
+    str,
+    typer.Option(help="auto (int8 on processors made for it, else float32), float32, int8, or bfloat16 (openvino alone)."),
+]
 StagesOption = Annotated[
     str | None,
     typer.Option(help="proposals: the first network alone; proposals+gan (default of shipped models): with the second stage."),
@@ -61,12 +65,22 @@ ThreadsOption = Annotated[int | None, typer.Option(min=1, help="Processor thread
 
 
 def open_detector(
-    model: str, threshold: float | None, scale: Any, device: str, backend: str, threads: int | None, stages: str | None = None
+    model: str,
+    threshold: float | None,
+    scale: Any,
+    device: str,
+    backend: str,
+    threads: int | None,
+    stages: str | None = None,
+    precision: str = "auto",
 ) -> Any:
     from tinyfaces.detector import Detector
 
     try:
-        return Detector(model, threshold=threshold, scale=scale, device=device, backend=backend, threads=threads, stages=stages)
+        return Detector(
+            model, threshold=threshold, scale=scale, device=device, backend=backend, threads=threads, stages=stages,
+            precision=precision,
+        )  # fmt: skip
     except ValueError as error:  # ModelError is one
         fail(str(error))
 

@@ -12,7 +12,17 @@ from rich.console import Console
 from rich.table import Table
 
 from tinyfaces.cli import jobs
-from tinyfaces.cli.app import BackendOption, DeviceOption, ModelOption, ScaleOption, ThreadsOption, app, fail, reason
+from tinyfaces.cli.app import (
+    BackendOption,
+    DeviceOption,
+    ModelOption,
+    PrecisionOption,
+    ScaleOption,
+    ThreadsOption,
+    app,
+    fail,
+    reason,
+)
 from tinyfaces.inputs import InputFile, find_inputs
 
 _TABLE_ROWS = 30
@@ -50,6 +60,7 @@ def count(
     scale: ScaleOption = 1.0,
     device: DeviceOption = "cpu",
     backend: BackendOption = "onnxruntime",
+    precision: PrecisionOption = "auto",
     threads: ThreadsOption = None,
     recursive: jobs.RecursiveOption = False,
     quiet: jobs.QuietOption = False,
@@ -66,7 +77,7 @@ def count(
             run.drop(video, f"{video.path}: is a video; regions and density maps are for images")
     run.plan(density or Path("density"), lambda file: [_picture_name(file)] if density is not None else [])
     run.leave_if_nothing()
-    detectors = jobs.open_detectors(run, model, threshold, scale, device, backend, threads)
+    detectors = jobs.open_detectors(run, model, threshold, scale, device, backend, threads, precision=precision)
     journal = jobs.open_journal(None, {}, False)
 
     def image(file: InputFile) -> Any:

@@ -21,6 +21,7 @@ from tinyfaces.cli.app import (
     BackendOption,
     DeviceOption,
     ModelOption,
+    PrecisionOption,
     ScaleOption,
     StagesOption,
     ThreadsOption,
@@ -129,6 +130,7 @@ def detect(
     scale: ScaleOption = 1.0,
     device: DeviceOption = "cpu",
     backend: BackendOption = "onnxruntime",
+    precision: PrecisionOption = "auto",
     threads: ThreadsOption = None,
     recursive: jobs.RecursiveOption = False,
     resume: jobs.ResumeOption = False,
@@ -161,10 +163,11 @@ def detect(
             run.drop(video, f"{video.path}: a video's faces are written as json, jsonl or csv, into --out (or jsonl without it)")
     run.plan(output.folder, output.names)
     run.leave_if_nothing()
-    detectors = jobs.open_detectors(run, model, threshold, scale, device, backend, threads, stages)
+    detectors = jobs.open_detectors(run, model, threshold, scale, device, backend, threads, stages, precision)
     settings = {
         "command": "detect", "model": jobs.model_identity(model), "stages": stages, "threshold": threshold, "scale": scale,
         "format": output.format, "scores": output.scores, "pictures": output.pictures, "backend": backend,
+        "precision": precision,
     }  # fmt: skip
     journal = jobs.open_journal(output.beside(".journal"), settings, resume)
     _detect_all(run, output, detectors, journal, quiet)

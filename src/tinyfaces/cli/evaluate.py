@@ -13,6 +13,7 @@ from tinyfaces.cli.app import (
     BackendOption,
     DeviceOption,
     ModelOption,
+    PrecisionOption,
     ScaleOption,
     StagesOption,
     ThreadsOption,
@@ -41,6 +42,7 @@ def evaluate_wider(
     scale: ScaleOption = 1.0,
     device: DeviceOption = "cpu",
     backend: BackendOption = "onnxruntime",
+    precision: PrecisionOption = "auto",
     threads: ThreadsOption = None,
     save: Annotated[Path | None, typer.Option(help="Folder for the detector's official prediction files.")] = None,
     json_out: Annotated[Path | None, typer.Option("--json", help="Also write the numbers to this file.")] = None,
@@ -62,7 +64,7 @@ def evaluate_wider(
         else:
             assert images is not None
             paths = wider.image_paths(truth, images)
-            detector = open_detector(model, _EVALUATION_THRESHOLD, scale, device, backend, threads, stages)
+            detector = open_detector(model, _EVALUATION_THRESHOLD, scale, device, backend, threads, stages, precision)
             files = [InputFile(path, Path(f"{key}.jpg")) for key, path in paths.items()]
             found = {}
             for result, _, problem in results_of(detector, files, quiet=False):
@@ -88,6 +90,7 @@ def evaluate_coco(
     scale: ScaleOption = 1.0,
     device: DeviceOption = "cpu",
     backend: BackendOption = "onnxruntime",
+    precision: PrecisionOption = "auto",
     threads: ThreadsOption = None,
     json_out: Annotated[Path | None, typer.Option("--json", help="Also write the numbers to this file.")] = None,
 ) -> None:
@@ -100,7 +103,7 @@ def evaluate_coco(
         known = [image for file in annotations for image in read_coco(file, images)]
     except AnnotationError as error:
         fail(str(error))
-    detector = open_detector(model, _EVALUATION_THRESHOLD, scale, device, backend, threads, stages)
+    detector = open_detector(model, _EVALUATION_THRESHOLD, scale, device, backend, threads, stages, precision)
     found = []
     for result, _, problem in results_of(detector, [InputFile(image.path, image.path) for image in known], quiet=False):
         if problem is not None:

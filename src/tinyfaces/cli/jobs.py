@@ -156,6 +156,7 @@ def open_detectors(
     backend: str,
     threads: int | None,
     stages: str | None = None,
+    precision: str = "auto",
 ) -> Pool[Any]:
     """Detectors for as many images, or frames of a video, at once as there are threads: a thread each does more work than all
     threads for one."""
@@ -163,7 +164,8 @@ def open_detectors(
 
     total = threads or usable_cpus()
     workers = total if run.videos else max(1, min(total, len(run.images)))
-    return Pool([open_detector(model, threshold, scale, device, backend, total // workers, stages) for _ in range(workers)])
+    settings = (model, threshold, scale, device, backend, total // workers, stages, precision)
+    return Pool([open_detector(*settings) for _ in range(workers)])
 
 
 def find_in(file: InputFile, detector: Any, preview_side: int | None) -> tuple[Any, Any, int, int]:

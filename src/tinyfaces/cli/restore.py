@@ -12,6 +12,7 @@ from tinyfaces.cli.app import (
     BackendOption,
     DeviceOption,
     ModelOption,
+    PrecisionOption,
     ScaleOption,
     ThreadsOption,
     app,
@@ -36,6 +37,7 @@ def restore(
     scale: ScaleOption = 1.0,
     device: DeviceOption = "cpu",
     backend: BackendOption = "onnxruntime",
+    precision: PrecisionOption = "auto",
     threads: ThreadsOption = None,
     recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Look into folders below the given ones.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Errors only.")] = False,
@@ -56,7 +58,7 @@ def restore(
         errors.print(f"tinyfaces: {line}")
     if not inputs.files:
         raise typer.Exit(UNUSABLE)
-    detector = open_detector(model, threshold, scale, device, backend, threads, stages="proposals+gan")
+    detector = open_detector(model, threshold, scale, device, backend, threads, "proposals+gan", precision)
     failures, done = len(inputs.problems), 0
     written: set[Path] = set()
     for result, pixels, problem in results_of(detector, inputs.files, quiet):

@@ -5,7 +5,17 @@ from typing import Annotated
 
 import typer
 
-from tinyfaces.cli.app import BackendOption, DeviceOption, ThreadsOption, app, errors, fail, missing_extra, open_detector
+from tinyfaces.cli.app import (
+    BackendOption,
+    DeviceOption,
+    PrecisionOption,
+    ThreadsOption,
+    app,
+    errors,
+    fail,
+    missing_extra,
+    open_detector,
+)
 from tinyfaces.runtime import usable_cpus
 from tinyfaces.weights import models as shipped
 
@@ -22,6 +32,7 @@ def serve(
     ] = None,
     device: DeviceOption = "cpu",
     backend: BackendOption = "onnxruntime",
+    precision: PrecisionOption = "auto",
     threads: ThreadsOption = None,
     max_megabytes: Annotated[float, typer.Option(min=0.001, max=1000, help="Of an upload.")] = 32,
     max_megapixels: Annotated[float, typer.Option(min=0.001, max=175, help="Of a picture.")] = 50,
@@ -47,8 +58,8 @@ def serve(
         key = name if name in shipped() else Path(name).stem
         if key in engines:
             fail(f"model '{key}': given twice")
-        alone = open_detector(name, None, 1.0, device, backend, threads)
-        shared = open_detector(name, None, 1.0, device, backend, 1) if device == "cpu" else alone
+        alone = open_detector(name, None, 1.0, device, backend, threads, precision=precision)
+        shared = open_detector(name, None, 1.0, device, backend, 1, precision=precision) if device == "cpu" else alone
         engines[key] = Engine(alone, shared)
     limits = Limits(
         megabytes=max_megabytes, megapixels=max_megapixels, queue=queue, receive_seconds=receive_timeout, answer_seconds=timeout
@@ -61,6 +72,7 @@ def serve(
     address = f"http://{shown}:{listening.getsockname()[1]}"
     try:
         errors.print(f"tinyfaces: serving {', '.join(engines)} on {address} (Ctrl-C stops it)")
-        run(create_app(engines, limits, lanes=threads or usable_cpus(), restore=restorer(device, backend)), listening, limits)
+        restore = restorer(device, backend, precision)
+        run(create_app(engines, limits, lanes=threads or usable_cpus(), restore=restore), listening, limits)
     except KeyboardInterrupt:
         errors.print("tinyfaces: stopped")

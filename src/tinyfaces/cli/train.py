@@ -8,6 +8,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemaining
 
 from tinyfaces.cli.app import ModelOption, ThreadsOption, app, errors, fail, missing_extra, open_detector, overrides_of, train_app
 
+_CALIBRATION_PHOTOS = 30
+
 ConfigOption = Annotated[Path, typer.Option(help="TOML file, such as those in configs/.")]
 SetOption = Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Override a setting; repeatable.")]
 FreshOption = Annotated[bool, typer.Option("--fresh", help="Begin anew, where a run of this name could be gone on with.")]
@@ -39,6 +41,25 @@ def train_proposals(
         train(load_config(config, {**overrides_of(settings), **own}), resume=not fresh)
     except ValueError as error:  # AnnotationError and ImageError too
         fail(str(error))
+
+
+@train_app.command("average")
+def train_average(
+    first: Annotated[Path, typer.Argument(help="Checkpoint or .safetensors file of a proposal network.")],
+    second: Annotated[Path, typer.Argument(help="Another, trained on from it.")],
+    out: Annotated[Path, typer.Argument(help="The checkpoint to write.")],
+    share: Annotated[float, typer.Option(min=0.0, max=1.0, help="Of the first.")] = 0.5,
+) -> None:
+    """Average the weights of two trainings: often better than either."""
+    try:
+        from tinyfaces.training.averaging import average_weights
+    except ImportError as error:
+        missing_extra(error, "train")
+    try:
+        average_weights(first, second, share, out)
+    except (ValueError, OSError) as error:
+        fail(str(error))
+    typer.echo(f"wrote {out}")
 
 
 @train_app.command("candidates")
@@ -78,6 +99,51 @@ def train_candidates(
         fail(str(error))
 
 
+@train_app.command("relabel")
+def train_relabel(
+    config: ConfigOption,
+    out: Annotated[Path, typer.Option(help="Folder for the new annotation files, one for each source.")],
+    model: ModelOption = "accurate",
+    settings: SetOption = None,
+    threads: ThreadsOption = None,
+) -> None:
+    """Let a trained model settle the boxes that the annotations leave ignored: self-training.
+
+    Of each [[train]] source of --config (COCO files), a copy of the annotations is written in which ignored boxes became faces
+    or background where the model's views of a photo (as it is, mirrored, enlarged) agree. Train on with `--set relabelled=OUT`.
+    """
+    try:
+        from tinyfaces.data.annotations import read_coco
+        from tinyfaces.data.relabel import RelabelSettings, relabel, views_of, write_annotations
+        from tinyfaces.images import read_image
+        from tinyfaces.training.proposals import load_config
+    except ImportError as error:
+        missing_extra(error, "train")
+    chosen = RelabelSettings()
+    detector = open_detector(model, chosen.threshold, 1.0, "cpu", "onnxruntime", threads, "proposals")
+    try:
+        sources = load_config(config, overrides_of(settings)).train
+        if other := [source.annotations for source in sources if source.format != "coco"]:
+            fail(f"{other[0]}: relabelling reads COCO files only")
+        known = [read_coco(source.annotations, source.images) for source in sources]
+        out.mkdir(parents=True, exist_ok=True)
+        with Progress(BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(compact=True), console=errors) as progress:
+            bar = progress.add_task("", total=sum(map(len, known)))
+            for source, images in zip(sources, known, strict=True):
+                changed = []
+                for image in images:
+                    views = views_of(read_image(image.path), detector, chosen) if image.ignore.any() else []
+                    changed.append(relabel(image, views, chosen) if views else image)
+                    progress.advance(bar)
+                target = out / Path(source.annotations).name
+                write_annotations(changed, Path(source.images), target)
+                before, after = (sum(int(image.ignore.sum()) for image in lot) for lot in (images, changed))
+                faces = sum(int((~b.ignore).sum() - (~a.ignore).sum()) for a, b in zip(images, changed, strict=True))
+                typer.echo(f"{target}: of {before:,} ignored boxes {faces:,} are faces, {before - after - faces:,} background")
+    except ValueError as error:
+        fail(str(error))
+
+
 @train_app.command("gan")
 def train_second_stage(config: ConfigOption, settings: SetOption = None, fresh: FreshOption = False) -> None:
     """Train generator and discriminator on gathered candidates; goes on where a killed run stopped."""
@@ -95,8 +161,13 @@ def train_second_stage(config: ConfigOption, settings: SetOption = None, fresh: 
 def export_model(
     checkpoint: Annotated[Path, typer.Argument(help="best.pt of a run, or a .safetensors file that `export` wrote.")],
     out: Annotated[Path, typer.Argument(help="The ONNX file to write; a .safetensors is put beside it.")],
+    photos: Annotated[
+        Path | None, typer.Option(help="Folder of photos: write an int8 copy too, which they calibrate (30 are enough).")
+    ] = None,
 ) -> None:
     """Export trained weights to ONNX, and check that both give the same.
+
+    NAME.int8.onnx, beside NAME.onnx, is used on processors that are made for int8.
 
     Of a second stage NAME.generator.onnx and NAME.discriminator.onnx are written, where OUT is NAME.onnx.
     """
@@ -105,7 +176,19 @@ def export_model(
     except ImportError as error:
         missing_extra(error, "train")
     try:
-        difference = (export_second_stage if is_second_stage(checkpoint) else export)(checkpoint, out)
+        second = is_second_stage(checkpoint)
+        if second and photos is not None:
+            fail("--photos goes with a proposal network")
+        difference = (export_second_stage if second else export)(checkpoint, out)
+        if photos is not None:
+            from tinyfaces.inputs import SUFFIXES
+            from tinyfaces.quantise import photo_batches, quantise
+            from tinyfaces.runtime import PROPOSALS
+
+            pictures = [path for path in sorted(photos.iterdir()) if path.suffix.lower() in SUFFIXES]
+            typer.echo(f"wrote {quantise(out, PROPOSALS, photo_batches(pictures[:_CALIBRATION_PHOTOS]))}")
+    except ImportError as error:
+        missing_extra(error, "train")
     except (ValueError, OSError) as error:
         fail(str(error))
     typer.echo(f"wrote {out}, largest difference from torch {difference:.1e}")

@@ -5,11 +5,14 @@ Crop number i is a function of (seed, i) alone, so a resumed run sees just the c
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 import torch
+from PIL import Image, ImageDraw, ImageFont
 
 from tinyfaces.data.annotations import AnnotatedImage
 from tinyfaces.data.cache import ImageCache
@@ -18,8 +21,19 @@ Pixels = npt.NDArray[np.uint8]
 
 MASK_STRIDE = 4
 _PADDING = 114
+_LETTERS = list("aabcdeeeeefghijklmnooopqrstuvwxyzACDGOQOBRS0689@&%")
+_LETTER_SIZES = (8.0, 60.0)
 _DOWNSCALING = (cv2.INTER_AREA, cv2.INTER_AREA, cv2.INTER_AREA, cv2.INTER_LINEAR, cv2.INTER_CUBIC)
 _UPSCALING = (cv2.INTER_LINEAR, cv2.INTER_CUBIC)
+
+
+class Part(NamedTuple):
+    """A rectangle, in pixels."""
+
+    x: int
+    y: int
+    width: int
+    height: int
 
 
 @dataclass(frozen=True)
@@ -29,18 +43,26 @@ class CropSettings:
     size: side in pixels. grids: cells a side of the layouts (1: one photo, 2: mosaic of 2x2, ...) and grid_shares: how
     often each is drawn. small_share: how often the chosen face of a cell gets a height from small_heights, else from
     all_heights (both log-uniform, in pixels). scales: bounds of the resulting scale factor. least_height: smaller faces
-    are neither faces nor background. least_visible: a face cut more than that is ignored too.
+    are neither faces nor background. least_piece: what a small photo leaves empty of a cell is filled with others, if its sides
+    have so many pixels. least_visible: a face cut more than that is ignored too. turned_share: how often a piece is turned by up
+    to `most_turned` degrees; lying_share: by 90. text_share: how often lines of letters, which detectors like to take for faces,
+    are written between the faces of a crop.
     """
 
     size: int = 448
     grids: tuple[int, ...] = (1, 2, 4)
     grid_shares: tuple[float, ...] = (0.55, 0.33, 0.12)
     small_share: float = 0.45
-    small_heights: tuple[float, float] = (5.0, 32.0)
+    small_heights: tuple[float, float] = (4.5, 32.0)
     all_heights: tuple[float, float] = (8.0, 400.0)
     scales: tuple[float, float] = (0.12, 2.0)
     least_height: float = 4.0
+    least_piece: int = 64
     least_visible: float = 0.4
+    turned_share: float = 0.12
+    most_turned: float = 30.0
+    lying_share: float = 0.03
+    text_share: float = 0.2
 
 
 @dataclass(frozen=True)
@@ -77,6 +99,12 @@ class CropBatch:
             torch.from_numpy(np.stack([crop.ignored for crop in crops])),
         )
 
+    def mirrored(self) -> "CropBatch":
+        """All crops with left and right exchanged."""
+        size = self.pixels.shape[2]
+        boxes = self.boxes[:, [2, 1, 0, 3]] * self.boxes.new_tensor([-1, 1, -1, 1]) + self.boxes.new_tensor([size, 0, size, 0])
+        return CropBatch(self.pixels.flip(2), boxes, self.owners, self.ignored.flip(2))
+
 
 class CropDataset(torch.utils.data.Dataset[Crop]):
     """Crops `first` to `first + length` of the endless stream that `seed` defines.
@@ -110,23 +138,29 @@ class CropDataset(torch.utils.data.Dataset[Crop]):
         side = settings.size // grid
         pixels = np.full((settings.size, settings.size, 3), _PADDING, np.uint8)
         boxes, ignore = [], []
-        for row in range(grid):
-            for column in range(grid):
-                photo = min(int(np.searchsorted(self.cumulated, rng.random())), len(self.images) - 1)
-                cell = pixels[row * side : (row + 1) * side, column * side : (column + 1) * side]
-                cell_boxes, cell_ignore = cut_cell(self.cache[photo], self.images[photo], cell, settings, rng)
-                boxes.append(cell_boxes + np.array([column * side, row * side] * 2, np.float32))
-                ignore.append(cell_ignore)
+        empty = [Part(column * side, row * side, side, side) for row in range(grid) for column in range(grid)]
+        while empty:
+            part = empty.pop()
+            photo = min(int(np.searchsorted(self.cumulated, rng.random())), len(self.images) - 1)
+            cell = pixels[part.y : part.y + part.height, part.x : part.x + part.width]
+            cell_boxes, cell_ignore, used = cut_cell(self.cache[photo], self.images[photo], cell, settings, rng)
+            boxes.append(cell_boxes + np.array([part.x, part.y] * 2, np.float32))
+            ignore.append(cell_ignore)
+            empty += left_empty(part, used, settings.least_piece)
         all_boxes, all_ignore = np.concatenate(boxes), np.concatenate(ignore)
+        if rng.random() < settings.text_share:
+            write_lines(pixels, all_boxes, rng)
         return Crop(degrade(pixels, rng), all_boxes[~all_ignore], ignore_mask(all_boxes[all_ignore], settings.size))
 
 
 def cut_cell(
     photo: Pixels, image: AnnotatedImage, cell: Pixels, settings: CropSettings, rng: np.random.Generator
-) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
-    """Fill `cell` (h, w, 3) with a rescaled, perhaps mirrored piece of `photo`, around a chosen face where it has one.
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_], Part]:
+    """Fill `cell` (h, w, 3), or a corner of it, with a rescaled piece of `photo`, perhaps mirrored or turned, around a chosen
+    face where it has one.
 
-    Returns the boxes (N, 4) that lie in the cell, clipped to it, and which of them (N,) are to be ignored.
+    Returns the boxes (N, 4) that lie in the cell, clipped to the piece, which of them (N,) are to be ignored, and the part of the
+    cell that was filled.
     """
     height, width = cell.shape[:2]
     faces = np.flatnonzero(~image.ignore)
@@ -134,7 +168,7 @@ def cut_cell(
         left, top, right, bottom = image.boxes[rng.choice(faces)]
         small = rng.random() < settings.small_share
         wanted = _log_uniform(rng, settings.small_heights if small else settings.all_heights)
-        scale = float(np.clip(min(wanted, 0.9 * height) / max(bottom - top, 1.0), *settings.scales))
+        scale = float(np.clip(min(wanted, 0.9 * height, width) / max(bottom - top, 1.0), *settings.scales))
         centre_x, centre_y = (left + right) / 2, (top + bottom) / 2
     else:
         scale = _log_uniform(rng, (0.25, 1.0))
@@ -147,31 +181,95 @@ def cut_cell(
         round(x0) : max(round(x0 + out_w / scale), round(x0) + 1),
     ]
     kernel = int(rng.choice(_DOWNSCALING if scale < 1 else _UPSCALING))
-    cell[out_y : out_y + out_h, out_x : out_x + out_w] = cv2.resize(source, (out_w, out_h), interpolation=kernel)
-
+    piece = np.asarray(cv2.resize(source, (out_w, out_h), interpolation=kernel), np.uint8)
     factors = np.array([out_w / source.shape[1], out_h / source.shape[0]] * 2, np.float32)
     boxes = (image.boxes - np.array([round(x0), round(y0)] * 2, np.float32)) * factors
-    boxes += np.array([out_x, out_y] * 2, np.float32)
     if rng.random() < 0.5:
-        cell[:] = cell[:, ::-1].copy()
-        boxes = boxes[:, [2, 1, 0, 3]] * np.array([-1, 1, -1, 1], np.float32) + np.array([width, 0] * 2, np.float32)
+        piece = np.asarray(cv2.flip(piece, 1), np.uint8)
+        boxes = boxes[:, [2, 1, 0, 3]] * np.array([-1, 1, -1, 1], np.float32) + np.array([out_w, 0] * 2, np.float32)
+    boxes, visible = _cut(boxes, out_w, out_h)
+    kind = rng.random()
+    if kind < settings.lying_share + settings.turned_share:
+        lying = kind < settings.lying_share
+        degrees = rng.choice([-90.0, 90.0]) if lying else rng.uniform(-settings.most_turned, settings.most_turned)
+        piece, boxes = turned(piece, boxes, float(degrees))
+        boxes, still_visible = _cut(boxes, out_w, out_h)
+        visible = visible * still_visible
+    cell[out_y : out_y + out_h, out_x : out_x + out_w] = piece
 
-    clipped = np.clip(boxes, 0, np.array([width, height] * 2, np.float32))
-    sides, full = clipped[:, 2:] - clipped[:, :2], boxes[:, 2:] - boxes[:, :2]
-    inside = (sides > 0).all(axis=1)
-    visible = sides.prod(axis=1) / np.maximum(full.prod(axis=1), 1e-6)
-    ignore = image.ignore | (visible < settings.least_visible) | (sides[:, 1] < settings.least_height)
-    return clipped[inside].astype(np.float32), ignore[inside]
+    ignore = image.ignore | (visible < settings.least_visible) | (boxes[:, 3] - boxes[:, 1] < settings.least_height)
+    placed = (boxes + np.array([out_x, out_y] * 2)).astype(np.float32)
+    return placed[visible > 0], ignore[visible > 0], Part(out_x, out_y, out_w, out_h)
+
+
+def _cut(boxes: npt.NDArray[np.float32], width: int, height: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """Boxes (N, 4) clipped to a picture, and the share (N,) of each that is left."""
+    cut = np.clip(boxes, 0, np.array([width, height] * 2, np.float32))
+    sides, full = cut[:, 2:] - cut[:, :2], boxes[:, 2:] - boxes[:, :2]
+    return cut, np.where((sides > 0).all(axis=1), sides.prod(axis=1) / np.maximum(full.prod(axis=1), 1e-6), 0).astype(np.float32)
 
 
 def _place(length: int, centre: float, room: int, scale: float, rng: np.random.Generator) -> tuple[float, int, int]:
-    """Along one axis: where the piece starts in the photo, where in the cell it goes, and its length there."""
+    """Along one axis: where the piece starts in the photo, where in the cell it goes (to one end), and its length there."""
     extent = room / scale
     if extent >= length:
         out = max(min(round(length * scale), room), 1)
-        return 0.0, int(rng.integers(0, room - out + 1)), out
+        return 0.0, (room - out) * int(rng.integers(0, 2)), out
     start = centre - extent * rng.uniform(0.15, 0.85)
     return float(np.clip(start, 0, length - extent)), 0, room
+
+
+def left_empty(cell: Part, used: Part, least: int) -> list[Part]:
+    """What of a cell, in the pixels of a crop, is not in its part `used`, which lies in a corner: up to two parts, without those
+    that have a side below `least`."""
+    aside = Part(cell.x + (0 if used.x else used.width), cell.y, cell.width - used.width, cell.height)
+    above = Part(cell.x + used.x, cell.y + (0 if used.y else used.height), used.width, cell.height - used.height)
+    return [part for part in (aside, above) if min(part.width, part.height) >= least]
+
+
+def turned(piece: Pixels, boxes: npt.NDArray[np.float32], degrees: float) -> tuple[Pixels, npt.NDArray[np.float32]]:
+    """A picture (H, W, 3), turned anticlockwise around its middle, and the boxes (N, 4) of its faces then: of the ellipses that
+    filled the boxes before."""
+    height, width = piece.shape[:2]
+    matrix = cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), degrees, 1.0)
+    picture = np.asarray(cv2.warpAffine(piece, matrix, (width, height), borderValue=(_PADDING,) * 3), np.uint8)
+    cosine, sine = matrix[0, :2]
+    x, y = ((boxes[:, :2] + boxes[:, 2:] - np.array([width, height])) / 2).T
+    middle = np.stack([x * cosine + y * sine + width / 2, y * cosine - x * sine + height / 2], 1)
+    across, down = ((boxes[:, 2:] - boxes[:, :2]) / 2).T
+    half = np.stack([np.hypot(across * cosine, down * sine), np.hypot(across * sine, down * cosine)], 1)
+    return picture, np.concatenate([middle - half, middle + half], 1).astype(np.float32)
+
+
+def write_lines(pixels: Pixels, boxes: npt.NDArray[np.float32], rng: np.random.Generator) -> None:
+    """Write some lines of letters into `pixels` (H, W, 3), on a plain ground or on the picture, where no box (N, 4) is."""
+    height, width = pixels.shape[:2]
+    for _ in range(int(rng.integers(1, 4))):
+        font = _font(round(_log_uniform(rng, _LETTER_SIZES)))
+        words = ["".join(rng.choice(_LETTERS, rng.integers(1, 10))) for _ in range(rng.integers(1, 5))]
+        text = "\n".join(" ".join(rng.permutation(words)) for _ in range(rng.integers(1, 4)))
+        _, _, right, bottom = ImageDraw.Draw(Image.new("RGB", (1, 1))).multiline_textbbox((4, 4), text, font=font)
+        size = np.array([min(right + 4, width), min(bottom + 4, height)]).astype(int)
+        start = rng.integers(0, np.array([width, height]) - size + 1)
+        end = start + size
+        touched = (boxes[:, :2] < end).all(axis=1) & (boxes[:, 2:] > start).all(axis=1)
+        if touched.any():
+            continue
+        part = pixels[start[1] : end[1], start[0] : end[0]]
+        picture = Image.fromarray(part)
+        draw = ImageDraw.Draw(picture)
+        ground, ink = rng.integers(0, 256, (2, 3))
+        if rng.random() < 0.5:
+            ground = np.full(3, 255) if rng.random() < 0.5 else ground
+            ink = ink if abs(int(ink.sum()) - int(ground.sum())) > 200 else 255 - ground
+            draw.rectangle((0, 0, *size.tolist()), fill=tuple(ground.tolist()))
+        draw.multiline_text((4, 4), text, fill=tuple(ink.tolist()), font=font)
+        part[:] = np.asarray(picture)
+
+
+@lru_cache
+def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default(size)
 
 
 def _log_uniform(rng: np.random.Generator, bounds: tuple[float, float]) -> float:

@@ -12,37 +12,43 @@ FACE_SIZES = ((0.0, 16.0), (16.0, 32.0), (32.0, 96.0), (96.0, float("inf")))
 
 OUTPUTS = 5
 _PRIOR_LOGIT = -4.6
+_CONTEXT_DILATION = 3
+_MIDDLE, _CONTRAST = 127.5, 64.0  # of pixels
 
 
 @dataclass(frozen=True)
 class ProposalShape:
     """The numbers that make a variant: channels at strides 2, 4, 8, 16, 32; residual blocks at strides 4 to 32; channels of
-    each pyramid level."""
+    each pyramid level; dilated residual blocks after the last stage, without which the network sees some 460 pixels at once."""
 
     widths: tuple[int, int, int, int, int]
     depths: tuple[int, int, int, int]
     pyramid: tuple[int, int, int, int]
+    context: int = 1
 
 
-ACCURATE = ProposalShape(widths=(16, 32, 48, 80, 112), depths=(1, 2, 2, 1), pyramid=(32, 32, 48, 48))
-FAST = ProposalShape(widths=(16, 16, 32, 64, 64), depths=(0, 1, 1, 1), pyramid=(16, 32, 32, 32))
+ACCURATE = ProposalShape(widths=(16, 32, 48, 80, 112), depths=(2, 2, 2, 1), pyramid=(32, 32, 48, 48))
+FAST = ProposalShape(widths=(16, 16, 32, 48, 64), depths=(1, 1, 1, 0), pyramid=(16, 32, 32, 32))
 VARIANTS = {"accurate": ACCURATE, "fast": FAST}
 
 
-def convolution(inputs: int, outputs: int, kernel: int = 3, stride: int = 1) -> nn.Sequential:
-    """Convolution with same padding, then batch normalisation."""
+def convolution(
+    inputs: int, outputs: int, kernel: int = 3, stride: int = 1, dilation: int = 1, padding: int | None = None
+) -> nn.Sequential:
+    """Convolution, with same padding if left out, then batch normalisation."""
+    padding = kernel // 2 * dilation if padding is None else padding
     return nn.Sequential(
-        nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False), nn.BatchNorm2d(outputs, momentum=0.03)
+        nn.Conv2d(inputs, outputs, kernel, stride, padding, dilation, bias=False), nn.BatchNorm2d(outputs, momentum=0.03)
     )
 
 
 class ResidualBlock(nn.Module):
     """Two dense 3x3 convolutions around a shortcut: NxCxHxW to NxCxHxW."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, dilation: int = 1) -> None:
         super().__init__()
-        self.first = convolution(channels, channels)
-        self.second = convolution(channels, channels)
+        self.first = convolution(channels, channels, dilation=dilation)
+        self.second = convolution(channels, channels, dilation=dilation)
 
     def forward(self, features: Tensor) -> Tensor:
         return F.relu(features + self.second(F.relu(self.first(features))))
@@ -59,12 +65,14 @@ class ProposalNetwork(nn.Module):
     def __init__(self, shape: ProposalShape) -> None:
         super().__init__()
         self.shape = shape
+        self.takes_raw_pixels = False
         widths = shape.widths
-        self.stem = convolution(3, widths[0], stride=2)
+        self.stem = convolution(3, widths[0], stride=2, padding=0)
         self.stages = nn.ModuleList(
             nn.Sequential(convolution(before, width, stride=2), nn.ReLU(), *(ResidualBlock(width) for _ in range(depth)))
             for before, width, depth in zip(widths[:-1], widths[1:], shape.depths, strict=True)
         )
+        self.context = nn.Sequential(*(ResidualBlock(widths[-1], _CONTEXT_DILATION) for _ in range(shape.context)))
         self.laterals = nn.ModuleList(
             convolution(width, channels, kernel=1) for width, channels in zip(widths[1:], shape.pyramid, strict=True)
         )
@@ -92,12 +100,25 @@ class ProposalNetwork(nn.Module):
             with torch.no_grad():
                 head.bias.copy_(torch.tensor([_PRIOR_LOGIT, 0.0, 0.0, log_side, log_side]))
 
+    @torch.no_grad()
+    def take_raw_pixels(self) -> None:
+        """Let the stem's convolution, once its normalisation is part of it, do the scaling of pixels: the same outputs, two
+        passes over the image less. For inference only."""
+        first = self.stem[0]
+        assert isinstance(first, nn.Conv2d) and first.bias is not None
+        first.weight.div_(_CONTRAST)
+        first.bias.sub_(first.weight.sum((1, 2, 3)) * _MIDDLE)
+        first.padding = (1, 1)
+        self.takes_raw_pixels = True
+
     def forward(self, images: Tensor) -> list[Tensor]:
-        features = F.relu(self.stem((images - 127.5) / 64.0))
+        if not self.takes_raw_pixels:  # what lies around an image is black, as zeros would be around raw pixels
+            images = F.pad((images - _MIDDLE) / _CONTRAST, (1, 1, 1, 1), value=-_MIDDLE / _CONTRAST)
+        features = F.relu(self.stem(images))
         levels = []
         for stage, lateral in zip(self.stages, self.laterals, strict=True):
             features = stage(features)
-            levels.append(lateral(features))
+            levels.append(lateral(self.context(features) if stage is self.stages[-1] else features))
         merged = F.relu(levels[-1])
         pyramid = [merged]
         for level, reduce in zip(reversed(levels[:-1]), reversed(self.from_above), strict=True):

@@ -11,8 +11,8 @@ from tinyfaces.images import Pixels
 from tinyfaces.weights import second_stage
 
 
-def restorer(device: str, backend: str) -> Callable[[Pixels, npt.NDArray[np.float32]], Pixels]:
+def restorer(device: str, backend: str, precision: str = "auto") -> Callable[[Pixels, npt.NDArray[np.float32]], Pixels]:
     """A function of an image HxWx3 and boxes (N, 4) that gives them restored, (N, 64, 64, 3) uint8 RGB."""
     record = second_stage()
     rule = FusionRule.from_dict(record.rules["other"])  # restoring needs none
-    return SecondStage(record, rule, backend=backend, device=device, threads=1).restore_faces
+    return SecondStage(record, rule, backend=backend, device=device, threads=1, precision=precision).restore_faces

@@ -11,6 +11,7 @@ import math
 import os
 import time
 import tomllib
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -26,19 +27,25 @@ from torch.utils.tensorboard import SummaryWriter
 
 from tinyfaces.data.annotations import AnnotatedImage, dismiss_doubtful, read_coco, read_wider
 from tinyfaces.data.cache import ImageCache, open_cache
-from tinyfaces.data.crops import CropBatch, CropDataset, CropSettings
+from tinyfaces.data.crops import Crop, CropBatch, CropDataset, CropSettings
 from tinyfaces.data.labels import read_voc, read_yolo
 from tinyfaces.evaluation import coco
-from tinyfaces.losses import make_points, proposal_loss
+from tinyfaces.export import load_network
+from tinyfaces.losses import distillation_loss, make_points, mirrored_outputs, proposal_loss
 from tinyfaces.networks.proposals import VARIANTS, ProposalNetwork
 from tinyfaces.proposals import find_faces
 from tinyfaces.training.muon import Muon
 from tinyfaces.training.records import log, save_atomically, update_average
 
 _LABEL_READERS = {"yolo": read_yolo, "voc": read_voc}
+LARGE_CROPS = CropSettings(
+    size=896, grids=(1, 2), grid_shares=(0.7, 0.3), small_share=0.0, all_heights=(48.0, 850.0), scales=(0.12, 6.0)
+)
 _PARTS = ("all", "held out", "rest")
 _HELD_OUT = 20  # one photo in so many
 _TRIAL_STEPS = 3
+_SEED_OF_LARGE = 1 << 20
+_ECHO_AFTER = 16  # new batches
 
 
 @dataclass(frozen=True)
@@ -64,11 +71,17 @@ class Config:
     variant: str  # "accurate" or "fast"
     train: tuple[Source, ...]
     dev: tuple[Source, ...]
+    relabelled: str = ""  # a folder of `train relabel`, whose files are read in place of the training sources' own
     out: str = "runs/proposals"  # checkpoints, log, TensorBoard
     cache: str = "cache"  # decoded photos
     steps: int = 20_000
     batch: int = 16  # crops a step, over all processes
     crops: CropSettings = field(default_factory=CropSettings)
+    large_every: int = 0  # every so many batches the crops are large_crops, fewer of them, for faces that fill a photo; 0: never
+    large_crops: CropSettings = LARGE_CROPS
+    echo: int = 1  # steps that each crop is used in, at every second one mirrored, where making crops takes long
+    teacher: str = ""  # weights of a network whose outputs, at every point, are targets too
+    teacher_weight: float = 1.0
     optimiser: str = "muon"  # for convolutions; or "adamw". Everything else is AdamW's
     muon_lr: float = 0.02
     adamw_lr: float = 0.002
@@ -100,9 +113,12 @@ def load_config(path: Path, overrides: Mapping[str, object]) -> Config:
         section, _, key = name.rpartition(".")
         (values.setdefault(section, {}) if section else values)[key] = value
     try:
-        crops: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.pop("crops", {}).items()}
+        crops: dict[str, Any] = {}
+        for name, default in (("crops", CropSettings()), ("large_crops", LARGE_CROPS)):
+            given: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.pop(name, {}).items()}
+            crops[name] = dataclasses.replace(default, **given)
         sources: dict[str, Any] = {name: tuple(Source(**source) for source in values.pop(name)) for name in ("train", "dev")}
-        config = Config(crops=CropSettings(**crops), **sources, **values)
+        config = Config(**crops, **sources, **values)
     except (TypeError, KeyError) as error:
         raise ValueError(f"{path}: {error}") from None
     for source in config.train + config.dev:
@@ -110,13 +126,17 @@ def load_config(path: Path, overrides: Mapping[str, object]) -> Config:
             raise ValueError(f"{path}: part of a source is {source.part!r}, known are {', '.join(_PARTS)}")
     if config.variant not in VARIANTS:
         raise ValueError(f"{path}: variant is {config.variant!r}, known are {', '.join(VARIANTS)}")
-    if config.crops.size % 32 or any(config.crops.size % (4 * grid) for grid in config.crops.grids):
-        raise ValueError(f"{path}: crops.size is {config.crops.size}, must be a multiple of 32 and of 4 x each grid")
+    for name, chosen in (("crops", config.crops), ("large_crops", config.large_crops)):
+        if chosen.size % 32 or any(chosen.size % (4 * grid) for grid in chosen.grids):
+            raise ValueError(f"{path}: {name}.size is {chosen.size}, must be a multiple of 32 and of 4 x each grid")
     return config
 
 
-def read_sources(sources: Sequence[Source]) -> tuple[list[AnnotatedImage], np.ndarray]:
-    """All photos of the sources and how often each is drawn: (N,) float64, each source's share spread over its photos."""
+def read_sources(sources: Sequence[Source], relabelled: str = "") -> tuple[list[AnnotatedImage], np.ndarray]:
+    """All photos of the sources and how often each is drawn: (N,) float64, each source's share spread over its photos.
+
+    relabelled: a folder of annotation files that take the place of those of the same name.
+    """
     images: list[AnnotatedImage] = []
     weights: list[np.ndarray] = []
     for source in sources:
@@ -125,7 +145,9 @@ def read_sources(sources: Sequence[Source]) -> tuple[list[AnnotatedImage], np.nd
         elif source.format in _LABEL_READERS:
             read = _LABEL_READERS[source.format](source.annotations, source.images)
         else:
-            read = read_coco(Path(source.annotations), Path(source.images))
+            annotations = Path(source.annotations)
+            other = Path(relabelled) / annotations.name
+            read = read_coco(other if relabelled and other.exists() else annotations, Path(source.images))
         if source.part != "all":
             read = [image for n, image in enumerate(read) if (n % _HELD_OUT == 0) == (source.part == "held out")]
         images += [dismiss_doubtful(image, source.doubt) for image in read]
@@ -211,7 +233,15 @@ def duration(seconds: float) -> str:
     return f"{minutes // 60} h {minutes % 60:02d} min" if minutes >= 60 else f"{minutes} min" if minutes else "less than a minute"
 
 
-def infinite_batches(
+@dataclass
+class Lesson:
+    """A batch, and what the teacher's four maps say of it once it was asked."""
+
+    batch: CropBatch
+    taught: list[torch.Tensor] | None = None
+
+
+def lessons_from(
     images: Sequence[AnnotatedImage],
     cache: ImageCache,
     weights: np.ndarray,
@@ -219,28 +249,63 @@ def infinite_batches(
     first_step: int,
     rank: int,
     world: int,
-) -> Iterator[CropBatch]:
-    """This process's share of every batch, from `first_step` on."""
-    share = config.batch // world
-    dataset = CropDataset(
-        images, cache, weights, config.crops, config.seed, first_step * config.batch,
-        (config.steps - first_step) * config.batch,
-    )  # fmt: skip
-    mine = [
-        list(range(step * config.batch + rank * share, step * config.batch + (rank + 1) * share))
-        for step in range(config.steps - first_step)
-    ]
-    return iter(
-        torch.utils.data.DataLoader(
-            dataset,
-            batch_sampler=mine,
-            num_workers=config.workers,
-            collate_fn=CropBatch.of,
-            prefetch_factor=4 if config.workers else None,
-            worker_init_fn=_one_thread,
-            multiprocessing_context="fork" if config.workers else None,
-        )
+) -> Iterator[Lesson]:
+    """This process's share of every step's crops, from `first_step` on.
+
+    Of `config.echo` steps one has new crops, each other those of some batches before (see `new_batch_of`).
+    """
+    waiting = [new_batch_of(step, config) for step in range(first_step, config.steps)]
+    first, last = min(waiting, default=0), max(waiting, default=-1)
+    number = (last + 1 - first) * config.batch
+    usual, large = (
+        CropDataset(images, cache, weights, settings, seed, first * config.batch, number)
+        for settings, seed in ((config.crops, config.seed), (config.large_crops, config.seed + _SEED_OF_LARGE))
     )
+    dataset: torch.utils.data.ConcatDataset[Crop] = torch.utils.data.ConcatDataset([usual, large])
+    mine = []
+    for new in range(first, last + 1):
+        is_large = takes_large_crops(new, config)
+        share = (large_batch(config) if is_large else config.batch) // world
+        start = (new - first) * config.batch + rank * share + (number if is_large else 0)
+        mine.append(list(range(start, start + share)))
+    loader = torch.utils.data.DataLoader(
+        dataset,
+        batch_sampler=mine,
+        num_workers=config.workers,
+        collate_fn=CropBatch.of,
+        prefetch_factor=4 if config.workers else None,
+        worker_init_fn=_one_thread,
+        multiprocessing_context="fork" if config.workers else None,
+    )
+    batches, known = iter(loader), deque[Lesson](maxlen=_ECHO_AFTER * (config.echo - 1) + 1)
+    reached = first
+    for wanted in waiting:
+        while reached <= wanted:
+            known.append(Lesson(next(batches)))
+            reached += 1
+        yield known[wanted - reached]
+
+
+def new_batch_of(step: int, config: Config) -> int:
+    """Which of the new batches a step takes: with `echo` 3, steps 60, 61, 62 take 20, 4 and 0 (none is taken before 0)."""
+    turn, echo = divmod(step, config.echo)
+    return max(0, turn - echo * _ECHO_AFTER)
+
+
+def takes_large_crops(new: int, config: Config) -> bool:
+    """Whether the crops of a new batch are `large_crops`."""
+    return config.large_every > 0 and new % config.large_every == config.large_every - 1
+
+
+def large_batch(config: Config) -> int:
+    """How many large crops make a step: about as many pixels as the usual ones have."""
+    return max(1, round(config.batch * (config.crops.size / config.large_crops.size) ** 2))
+
+
+def as_input(batch: CropBatch, config: Config, device: torch.device) -> torch.Tensor:
+    """The crops as the network takes them."""
+    pixels = batch.pixels.to(device).permute(0, 3, 1, 2)
+    return pixels.float() if config.channels_last else pixels.float().contiguous()
 
 
 def _one_thread(worker: int) -> None:
@@ -258,6 +323,8 @@ def train(config: Config, resume: bool = True) -> None:
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     if config.batch % world:
         raise ValueError(f"batch is {config.batch}, must be a multiple of the {world} processes")
+    if config.large_every and large_batch(config) % world:
+        raise ValueError(f"{large_batch(config)} large crops make a step, must be a multiple of the {world} processes")
     device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if torch.cuda.is_available() else torch.device("cpu")
     if config.threads:
         torch.set_num_threads(config.threads)
@@ -268,7 +335,7 @@ def train(config: Config, resume: bool = True) -> None:
     out = Path(config.out)
     out.mkdir(parents=True, exist_ok=True)
 
-    images, weights = read_sources(config.train)
+    images, weights = read_sources(config.train, config.relabelled)
     dev_images, _ = read_sources(config.dev)
     if world > 1 and not leader:
         torch.distributed.barrier()  # the leader decodes first
@@ -293,11 +360,17 @@ def train(config: Config, resume: bool = True) -> None:
             optimiser.load_state_dict(saved)
         step, best, seconds = state["step"], state["best"], state["seconds"]
     wrapped: nn.Module = DistributedDataParallel(network) if world > 1 else network
-    forward = torch.compile(wrapped) if config.compile else wrapped
+    forward = torch.compile(wrapped, dynamic=False) if config.compile else wrapped
 
-    points = make_points(config.crops.size, config.crops.size, device)
+    teach = None
+    if config.teacher:
+        teacher = load_network(Path(config.teacher))[0].to(device).requires_grad_(False)
+        if config.channels_last:
+            teacher = teacher.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        teach = torch.compile(teacher, dynamic=False) if config.compile else teacher
+    points = {size: make_points(size, size, device) for size in {config.crops.size, config.large_crops.size}}
     autocast = torch.autocast(device.type, torch.bfloat16) if config.bfloat16 else nullcontext()
-    batches = infinite_batches(images, cache, weights, config, step, rank, world)
+    lessons = lessons_from(images, cache, weights, config, step, rank, world)
     writer = SummaryWriter(str(out)) if leader else None
     if leader:
         (out / "config.json").write_text(json.dumps(dataclasses.asdict(config), indent=1))
@@ -330,15 +403,24 @@ def train(config: Config, resume: bool = True) -> None:
                     group["lr"] = group["peak"] * factor
 
             fetch = time.monotonic()
-            batch = next(batches)
+            lesson = next(lessons)
             waited += time.monotonic() - fetch
-            pixels = batch.pixels.to(device).permute(0, 3, 1, 2)
-            inputs = pixels.float() if config.channels_last else pixels.float().contiguous()
+            if teach is not None and lesson.taught is None:
+                with torch.no_grad(), autocast:
+                    lesson.taught = teach(as_input(lesson.batch, config, device))
+            mirrored = step % config.echo % 2 == 1
+            batch = lesson.batch.mirrored() if mirrored else lesson.batch
+            inputs = as_input(batch, config, device)
             wrapped.train()
             with autocast:
                 outputs = forward(inputs)
-            loss = proposal_loss(outputs, points, batch.boxes.to(device), batch.owners.to(device), batch.ignored.to(device))
-            loss.total.backward()
+            faces = (batch.boxes.to(device), batch.owners.to(device), batch.ignored.to(device))
+            loss = proposal_loss(outputs, points[inputs.shape[-1]], *faces)
+            total = loss.total
+            if lesson.taught is not None:
+                taught = mirrored_outputs(lesson.taught) if mirrored else lesson.taught
+                total = total + config.teacher_weight * distillation_loss(outputs, taught, points[inputs.shape[-1]])
+            total.backward()
             nn.utils.clip_grad_norm_(network.parameters(), config.clip)
             for optimiser in optimisers:
                 optimiser.step()

@@ -12,9 +12,10 @@ _FOLDER = Path(__file__).parent
 class ModelRecord:
     """One shipped model.
 
-    file: its name in this folder; bytes, sha256: of that file. parameters: their number. gmac: billions of
-    multiply-adds at 640x480. threshold: the score from which a detection counts as a face by default.
-    training_data: what it was trained on. ap: average precision by subset, as measured on the dev split.
+    file: its name in this folder, int8_file: that of its int8 copy; bytes: of the first, sha256, int8_sha256: of both.
+    parameters: their number. gmac: billions of multiply-adds at 640x480. threshold: the score from which a detection counts as a
+    face by default. training_data: what it was trained on. ap, int8_ap: average precision by subset of the network alone, in
+    float32 and in int8, as measured on the dev split.
     """
 
     name: str
@@ -27,6 +28,9 @@ class ModelRecord:
     training_data: str
     ap: dict[str, float]
     sha256: str
+    int8_file: str
+    int8_sha256: str
+    int8_ap: dict[str, float]
 
     @property
     def path(self) -> Path:
