@@ -38,15 +38,20 @@ def ours(threads: int) -> list[Compared]:
     """The shipped models, as they run by default and in float32."""
     compared = []
     for (name, record), precision in product(models().items(), PRECISIONS):
-        detector = Detector(name, threads=threads, precision=precision)
-
-        def detect(photo: Photo, threshold: float, detector: Detector = detector) -> Found:
-            faces = detector.detect(photo, threshold=threshold)
-            return faces.boxes, faces.scores
-
+        detect = boxes_and_scores(Detector(name, threads=threads, precision=precision))
         network = load_session(record.path, threads=threads, precision=precision).run
         compared.append(Compared(f"tinyfaces {name}, {precision}", detect, network, record.threshold))
     return compared
+
+
+def boxes_and_scores(detector: Detector) -> Callable[[Photo, float], Found]:
+    """A detector of this project as `Compared.detect`."""
+
+    def detect(photo: Photo, threshold: float) -> Found:
+        faces = detector.detect(photo, threshold=threshold)
+        return faces.boxes, faces.scores
+
+    return detect
 
 
 def centerface(threads: int) -> list[Compared]:

@@ -13,10 +13,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from detectors import LOW, Compared, scrfd
+from detectors import LOW, Compared, boxes_and_scores, scrfd
 from tinyfaces import Detector, read_image
 from tinyfaces.data.annotations import AnnotatedImage, read_coco
 from tinyfaces.evaluation import coco
+from tinyfaces.geometry import clip
 from tinyfaces.images import Pixels
 
 SETS = ("wider_train", "groups", "masks_web")
@@ -42,7 +43,7 @@ def resized(photo: Pixels, image: AnnotatedImage, height: int) -> tuple[Pixels, 
         seen = np.ascontiguousarray(seen[start[1] :, start[0] :][:WINDOW, :WINDOW])
     boxes = boxes - np.tile(start, 2)
     small = boxes[:, 3] - boxes[:, 1] <= COUNTED * height
-    cut = np.clip(boxes, 0, [seen.shape[1], seen.shape[0]] * 2).astype(np.float32)
+    cut = clip(boxes.astype(np.float32), seen.shape[1], seen.shape[0])
     left = ((cut[:, 2:] - cut[:, :2]) > 1).all(axis=1)
     known = dataclasses.replace(
         image, width=seen.shape[1], height=seen.shape[0], boxes=cut[left], ignore=(image.ignore | small)[left],
@@ -65,13 +66,8 @@ def main() -> None:
     ][::2]
     compared = [scrfd(path, 2) for path in arguments.scrfd]
     for model in arguments.models:
-        detector = Detector(model, threshold=LOW, stages="proposals", precision="float32")
-
-        def detect(photo: Pixels, threshold: float, detector: Detector = detector) -> tuple[np.ndarray, np.ndarray]:
-            faces = detector.detect(photo, threshold=threshold)
-            return faces.boxes, faces.scores
-
-        compared.append(Compared(model, detect, None, LOW))
+        detector = Detector(model, stages="proposals", precision="float32")
+        compared.append(Compared(model, boxes_and_scores(detector), None, LOW))
     print(f"{len(images)} photos\nheight " + " ".join(f"{one.name:>18}" for one in compared))
     for height in HEIGHTS:
         seen = [resized(read_image(image.path), image, height) for image in images]

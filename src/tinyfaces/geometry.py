@@ -50,6 +50,11 @@ def clip(boxes: npt.NDArray[np.float32], width: float, height: float) -> npt.NDA
     return np.clip(boxes, 0, np.array([width, height, width, height], np.float32))
 
 
+def mirror(boxes: npt.NDArray[np.float32], width: float) -> npt.NDArray[np.float32]:
+    """Boxes (N, 4) of an image of `width` pixels as they lie once left and right are exchanged."""
+    return boxes[:, [2, 1, 0, 3]] * np.array([-1, 1, -1, 1], np.float32) + np.array([width, 0, width, 0], np.float32)
+
+
 def nms(boxes: Boxes, scores: npt.NDArray[np.floating[Any]], overlap: float) -> Indices:
     """Greedy non-maximum suppression: indices of the boxes to keep, highest score first.
 

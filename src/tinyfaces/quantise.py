@@ -13,7 +13,7 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 from tinyfaces.images import read_image
 from tinyfaces.runtime import Batch, Ports, int8_file
 
-CALIBRATION_SIDE = 480
+_SIDE = 480
 
 
 def quantise(model: Path, ports: Ports, batches: Iterable[Batch]) -> Path:
@@ -45,8 +45,8 @@ def quantise(model: Path, ports: Ports, batches: Iterable[Batch]) -> Path:
 def photo_batches(photos: Iterable[Path]) -> Iterator[Batch]:
     """The upper left of each photo as the proposal network takes it: 1x3x480x480, RGB 0-255, black where the photo ends."""
     for path in photos:
-        pixels = read_image(path)[:CALIBRATION_SIDE, :CALIBRATION_SIDE]
-        batch = np.zeros((1, 3, CALIBRATION_SIDE, CALIBRATION_SIDE), np.float32)
+        pixels = read_image(path)[:_SIDE, :_SIDE]
+        batch = np.zeros((1, 3, _SIDE, _SIDE), np.float32)
         batch[0, :, : pixels.shape[0], : pixels.shape[1]] = pixels.transpose(2, 0, 1)
         yield batch
 

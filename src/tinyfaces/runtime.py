@@ -5,6 +5,7 @@ import os
 import platform
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -80,14 +81,14 @@ def load_session(
         raise ModelError(f"no precision '{precision}': choose from {', '.join(PRECISIONS)}")
     if not file.is_file():
         raise ModelError(f"{file}: no such model file")
-    whole_numbers = int8_file(file)
+    if precision == "int8" and device != "cpu":
+        raise ModelError(f"precision 'int8' is for the cpu only, not for '{device}'")
+    if precision == "int8" and not int8_file(file).is_file():
+        raise ModelError(f"{int8_file(file)}: no such model file, which precision 'int8' needs")
+    if precision == "auto" and device == "cpu" and int8_file(file).is_file() and multiplies_int8():
+        precision = "int8"
     if precision == "int8":
-        if device != "cpu":
-            raise ModelError(f"precision 'int8' is for the cpu only, not for '{device}'")
-        if not whole_numbers.is_file():
-            raise ModelError(f"{whole_numbers}: no such model file, which precision 'int8' needs")
-    if precision == "int8" or (precision == "auto" and device == "cpu" and whole_numbers.is_file() and multiplies_int8()):
-        file = whole_numbers
+        file = int8_file(file)
     if backend == "openvino":
         if device != "cpu":
             raise ModelError(f"backend 'openvino' runs on the cpu only, not on '{device}'")
@@ -180,9 +181,7 @@ def int8_file(model: Path) -> Path:
 def multiplies_int8() -> bool:
     """Whether the processor is known to multiply and add int8 in one step (VNNI). Without it int8 is no faster, and ONNX Runtime
     less exact."""
-    cpuinfo = Path("/proc/cpuinfo")
-    flags = set(cpuinfo.read_text().split()) if cpuinfo.exists() else set()
-    return not flags.isdisjoint(("avx512_vnni", "avx_vnni"))
+    return not {"avx512_vnni", "avx_vnni"}.isdisjoint(_cpuinfo().split())
 
 
 def usable_cpus() -> int:
@@ -194,10 +193,15 @@ def usable_cpus() -> int:
 
 def processor_name() -> str:
     """The processor's name where the system tells it, else its kind."""
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    names = [line.partition(":")[2].strip() for line in _cpuinfo().splitlines() if line.startswith("model name")]
     return names[0] if names else platform.processor() or platform.machine()
+
+
+@lru_cache(1)
+def _cpuinfo() -> str:
+    """What Linux says of the processors; nothing elsewhere."""
+    file = Path("/proc/cpuinfo")
+    return file.read_text() if file.exists() else ""
 
 
 def _first_line(error: Exception) -> str:

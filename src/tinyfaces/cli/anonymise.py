@@ -2,6 +2,7 @@
 
 import json
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,6 +19,7 @@ from tinyfaces.cli.app import (
     ThreadsOption,
     app,
     fail,
+    open_detector,
     reason,
 )
 from tinyfaces.inputs import InputFile, Inputs, find_inputs, outside
@@ -90,7 +92,8 @@ def anonymise(
     run.leave_if_nothing()
     if report is not None and report.absolute() in {path.absolute() for path in (*(f.path for f in run.files), *run.all_targets)}:
         fail(f"{report}: is one of the files given or written")
-    detectors = jobs.open_detectors(run, model, threshold, scale, device, backend, threads, precision=precision)
+    open_one = partial(open_detector, model, threshold, scale, device, backend, precision=precision)
+    detectors = jobs.open_detectors(run, threads, open_one)
     choice = {"method": method.value, "shape": shape.value, "enlarge": enlarge, "threshold": threshold, "scale": scale}
     settings = {
         "command": "anonymise", "model": jobs.model_identity(model), **choice, "keep_metadata": keep_metadata, "quality": quality,

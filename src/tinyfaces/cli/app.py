@@ -74,6 +74,7 @@ def open_detector(
     stages: str | None = None,
     precision: str = "auto",
 ) -> Any:
+    """A detector; ends the command with one line where it cannot be had."""
     from tinyfaces.detector import Detector
 
     try:

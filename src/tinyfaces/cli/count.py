@@ -4,6 +4,7 @@ import io
 import json
 from collections.abc import Iterator
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,6 +22,7 @@ from tinyfaces.cli.app import (
     ThreadsOption,
     app,
     fail,
+    open_detector,
     reason,
 )
 from tinyfaces.inputs import InputFile, find_inputs
@@ -77,7 +79,8 @@ def count(
             run.drop(video, f"{video.path}: is a video; regions and density maps are for images")
     run.plan(density or Path("density"), lambda file: [_picture_name(file)] if density is not None else [])
     run.leave_if_nothing()
-    detectors = jobs.open_detectors(run, model, threshold, scale, device, backend, threads, precision=precision)
+    open_one = partial(open_detector, model, threshold, scale, device, backend, precision=precision)
+    detectors = jobs.open_detectors(run, threads, open_one)
     journal = jobs.open_journal(None, {}, False)
 
     def image(file: InputFile) -> Any:

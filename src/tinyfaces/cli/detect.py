@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -29,6 +30,7 @@ from tinyfaces.cli.app import (
     errors,
     fail,
     missing_extra,
+    open_detector,
     reason,
 )
 from tinyfaces.inputs import InputFile, find_inputs
@@ -163,7 +165,8 @@ def detect(
             run.drop(video, f"{video.path}: a video's faces are written as json, jsonl or csv, into --out (or jsonl without it)")
     run.plan(output.folder, output.names)
     run.leave_if_nothing()
-    detectors = jobs.open_detectors(run, model, threshold, scale, device, backend, threads, stages, precision)
+    open_one = partial(open_detector, model, threshold, scale, device, backend, stages=stages, precision=precision)
+    detectors = jobs.open_detectors(run, threads, open_one)
     settings = {
         "command": "detect", "model": jobs.model_identity(model), "stages": stages, "threshold": threshold, "scale": scale,
         "format": output.format, "scores": output.scores, "pictures": output.pictures, "backend": backend,

@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from tinyfaces import bulk
 from tinyfaces.bulk import Pool, Stopwatch, reason
-from tinyfaces.cli.app import SOME_FAILED, UNUSABLE, errors, fail, open_detector
+from tinyfaces.cli.app import SOME_FAILED, UNUSABLE, errors, fail
 from tinyfaces.inputs import InputFile, Inputs
 from tinyfaces.journal import Journal, JournalError
 
@@ -147,25 +147,14 @@ def open_journal(path: Path | None, settings: dict[str, Any], resume: bool) -> J
         fail(str(error))
 
 
-def open_detectors(
-    run: Run,
-    model: str,
-    threshold: float | None,
-    scale: Any,
-    device: str,
-    backend: str,
-    threads: int | None,
-    stages: str | None = None,
-    precision: str = "auto",
-) -> Pool[Any]:
+def open_detectors(run: Run, threads: int | None, open_one: Callable[..., Any]) -> Pool[Any]:
     """Detectors for as many images, or frames of a video, at once as there are threads: a thread each does more work than all
-    threads for one."""
+    threads for one. open_one: `open_detector`, still without its threads."""
     from tinyfaces.runtime import usable_cpus
 
     total = threads or usable_cpus()
     workers = total if run.videos else max(1, min(total, len(run.images)))
-    settings = (model, threshold, scale, device, backend, total // workers, stages, precision)
-    return Pool([open_detector(*settings) for _ in range(workers)])
+    return Pool([open_one(threads=total // workers) for _ in range(workers)])
 
 
 def find_in(file: InputFile, detector: Any, preview_side: int | None) -> tuple[Any, Any, int, int]:

@@ -91,8 +91,7 @@ def train_candidates(
         cache = open_cache(images, Path(proposals.cache))
         number = min(photos or len(images), len(images))
         drawn = np.sort(np.random.default_rng(0).permutation(len(images))[:number]).tolist()
-        columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(compact=True))
-        with Progress(*columns, console=errors) as progress:
+        with _progress() as progress:
             for _ in progress.track(gather_candidates(images, cache, detector, chosen, out, drawn), total=number):
                 pass
     except ValueError as error:
@@ -114,8 +113,7 @@ def train_relabel(
     """
     try:
         from tinyfaces.data.annotations import read_coco
-        from tinyfaces.data.relabel import RelabelSettings, relabel, views_of, write_annotations
-        from tinyfaces.images import read_image
+        from tinyfaces.data.relabel import RelabelSettings, settled, write_annotations
         from tinyfaces.training.proposals import load_config
     except ImportError as error:
         missing_extra(error, "train")
@@ -127,19 +125,19 @@ def train_relabel(
             fail(f"{other[0]}: relabelling reads COCO files only")
         known = [read_coco(source.annotations, source.images) for source in sources]
         out.mkdir(parents=True, exist_ok=True)
-        with Progress(BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(compact=True), console=errors) as progress:
+        with _progress() as progress:
             bar = progress.add_task("", total=sum(map(len, known)))
             for source, images in zip(sources, known, strict=True):
                 changed = []
                 for image in images:
-                    views = views_of(read_image(image.path), detector, chosen) if image.ignore.any() else []
-                    changed.append(relabel(image, views, chosen) if views else image)
+                    changed.append(settled(image, detector, chosen))
                     progress.advance(bar)
                 target = out / Path(source.annotations).name
                 write_annotations(changed, Path(source.images), target)
-                before, after = (sum(int(image.ignore.sum()) for image in lot) for lot in (images, changed))
+                ignored = sum(int(image.ignore.sum()) for image in images)
                 faces = sum(int((~b.ignore).sum() - (~a.ignore).sum()) for a, b in zip(images, changed, strict=True))
-                typer.echo(f"{target}: of {before:,} ignored boxes {faces:,} are faces, {before - after - faces:,} background")
+                background = sum(map(len, images)) - sum(map(len, changed))
+                typer.echo(f"{target}: of {ignored:,} ignored boxes {faces:,} are faces, {background:,} background")
     except ValueError as error:
         fail(str(error))
 
@@ -192,3 +190,7 @@ def export_model(
     except (ValueError, OSError) as error:
         fail(str(error))
     typer.echo(f"wrote {out}, largest difference from torch {difference:.1e}")
+
+
+def _progress() -> Progress:
+    return Progress(BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(compact=True), console=errors)

@@ -16,6 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from tinyfaces.data.annotations import AnnotatedImage
 from tinyfaces.data.cache import ImageCache
+from tinyfaces.geometry import areas, clip, mirror
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -101,8 +102,7 @@ class CropBatch:
 
     def mirrored(self) -> "CropBatch":
         """All crops with left and right exchanged."""
-        size = self.pixels.shape[2]
-        boxes = self.boxes[:, [2, 1, 0, 3]] * self.boxes.new_tensor([-1, 1, -1, 1]) + self.boxes.new_tensor([size, 0, size, 0])
+        boxes = torch.from_numpy(mirror(self.boxes.numpy(), self.pixels.shape[2]))
         return CropBatch(self.pixels.flip(2), boxes, self.owners, self.ignored.flip(2))
 
 
@@ -186,7 +186,7 @@ def cut_cell(
     boxes = (image.boxes - np.array([round(x0), round(y0)] * 2, np.float32)) * factors
     if rng.random() < 0.5:
         piece = np.asarray(cv2.flip(piece, 1), np.uint8)
-        boxes = boxes[:, [2, 1, 0, 3]] * np.array([-1, 1, -1, 1], np.float32) + np.array([out_w, 0] * 2, np.float32)
+        boxes = mirror(boxes, out_w)
     boxes, visible = _cut(boxes, out_w, out_h)
     kind = rng.random()
     if kind < settings.lying_share + settings.turned_share:
@@ -202,11 +202,10 @@ def cut_cell(
     return placed[visible > 0], ignore[visible > 0], Part(out_x, out_y, out_w, out_h)
 
 
-def _cut(boxes: npt.NDArray[np.float32], width: int, height: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+def _cut(boxes: npt.NDArray[np.float32], width: int, height: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float64]]:
     """Boxes (N, 4) clipped to a picture, and the share (N,) of each that is left."""
-    cut = np.clip(boxes, 0, np.array([width, height] * 2, np.float32))
-    sides, full = cut[:, 2:] - cut[:, :2], boxes[:, 2:] - boxes[:, :2]
-    return cut, np.where((sides > 0).all(axis=1), sides.prod(axis=1) / np.maximum(full.prod(axis=1), 1e-6), 0).astype(np.float32)
+    cut = clip(boxes, width, height)
+    return cut, areas(cut) / np.maximum(areas(boxes), 1e-6)
 
 
 def _place(length: int, centre: float, room: int, scale: float, rng: np.random.Generator) -> tuple[float, int, int]:

@@ -18,7 +18,8 @@ from tinyfaces.data.annotations import AnnotatedImage
 from tinyfaces.detector import Detector
 from tinyfaces.faces import Faces
 from tinyfaces.formats import write_atomically
-from tinyfaces.geometry import iou_matrix
+from tinyfaces.geometry import iou_matrix, mirror, nms
+from tinyfaces.images import read_image
 
 
 @dataclass(frozen=True)
@@ -49,11 +50,15 @@ def views_of(photo: npt.NDArray[np.uint8], detector: Detector, settings: Relabel
         if mirrored := number % 2 == 1:
             seen = np.ascontiguousarray(seen[:, ::-1])
         faces = detector.detect(seen, threshold=settings.threshold)
-        boxes = faces.boxes / np.tile([seen.shape[1] / width, seen.shape[0] / photo.shape[0]], 2).astype(np.float32)
-        if mirrored:
-            boxes = boxes[:, [2, 1, 0, 3]] * np.array([-1, 1, -1, 1], np.float32) + np.array([width, 0] * 2, np.float32)
-        found.append(Faces(boxes.astype(np.float32), faces.scores))
+        enlarged = np.array([seen.shape[1] / width, seen.shape[0] / photo.shape[0]] * 2, np.float32)
+        boxes: npt.NDArray[np.float32] = faces.boxes / enlarged
+        found.append(Faces(mirror(boxes, width) if mirrored else boxes, faces.scores))
     return found
+
+
+def settled(image: AnnotatedImage, detector: Detector, settings: RelabelSettings) -> AnnotatedImage:
+    """The image, read from its file if it has ignored boxes, after `relabel`."""
+    return relabel(image, views_of(read_image(image.path), detector, settings), settings) if image.ignore.any() else image
 
 
 def relabel(image: AnnotatedImage, views: Sequence[Faces], settings: RelabelSettings) -> AnnotatedImage:
@@ -72,7 +77,9 @@ def relabel(image: AnnotatedImage, views: Sequence[Faces], settings: RelabelSett
             places[heard] = view.boxes[speaking.argmax(axis=1)[heard]]
     agreement = np.mean(best, axis=0)
     face = image.ignore & (agreement >= settings.face)
-    face[face] = _first_of_each_place(places[face], settings.overlap)
+    new = np.flatnonzero(face)
+    face[:] = False
+    face[new[nms(places[new], np.zeros(len(new), np.float32), settings.overlap)]] = True  # of several at one place the first
     face &= iou_matrix(places, image.boxes[~image.ignore]).max(axis=1, initial=0.0) < settings.overlap
     gone = image.ignore & ~face & (agreement < settings.background) & (image.scores < settings.certain)
     return replace(
@@ -81,13 +88,6 @@ def relabel(image: AnnotatedImage, views: Sequence[Faces], settings: RelabelSett
         ignore=(image.ignore & ~face)[~gone],
         scores=np.where(face, agreement, image.scores)[~gone].astype(np.float32),
     )
-
-
-def _first_of_each_place(boxes: npt.NDArray[np.float32], overlap: float) -> npt.NDArray[np.bool_]:
-    """Which (N,) boxes (N, 4) overlap none before them."""
-    earlier = np.tril(iou_matrix(boxes, boxes), -1)
-    free: npt.NDArray[np.bool_] = earlier.max(axis=1, initial=0.0) < overlap
-    return free
 
 
 def write_annotations(images: Sequence[AnnotatedImage], folder: Path, out: Path) -> None:
