@@ -10,11 +10,13 @@ from typer.testing import CliRunner
 
 pytest.importorskip("cv2")
 pytest.importorskip("torch")
+pytest.importorskip("tensorboard")
 
 from tinyfaces.cli import app
 from tinyfaces.data.annotations import AnnotatedImage, read_coco
 from tinyfaces.data.relabel import RelabelSettings, relabel, views_of, write_annotations
 from tinyfaces.faces import Faces
+from tinyfaces.training.proposals import load_config, read_sources
 
 SETTINGS = RelabelSettings(scales=(1.0, 1.0), face=0.6, background=0.15, certain=0.3)
 
@@ -91,4 +93,21 @@ def test_the_command_settles_what_the_model_sees(tmp_path):
     assert result.exit_code == 0, result.output
     assert f"of {ignore.sum()} ignored boxes {ignore.sum() - 1} are faces, 1 background" in " ".join(result.output.split())
     (read,) = read_coco(tmp_path / "new/some.json", tmp_path)
+    images, _ = read_sources(load_config(tmp_path / "c.toml", {}).train, str(tmp_path / "new"))
+    np.testing.assert_array_equal(images[0].boxes, read.boxes)
     assert len(read) == len(faces) and not read.ignore.any()
+
+
+def test_a_missing_folder_and_doubled_names_are_told(tmp_path):
+    Image.new("RGB", (400, 100)).save(tmp_path / "a.png")
+    (tmp_path / "more").mkdir()
+    for folder in (tmp_path, tmp_path / "more"):
+        write_annotations([_image(tmp_path / "a.png", [5], [True], [0.1])], tmp_path, folder / "some.json")
+    source = 'annotations = "{}/some.json"\nimages = "{}"\n'
+    here, more = source.format(tmp_path, tmp_path), source.format(tmp_path / "more", tmp_path)
+    (tmp_path / "c.toml").write_text(f'variant = "fast"\n[[train]]\n{here}[[train]]\n{more}[[dev]]\n{here}')
+    result = CliRunner().invoke(app, ["train", "relabel", "--config", str(tmp_path / "c.toml"), "--out", str(tmp_path / "new")])
+    assert result.exit_code == 2 and "some.json: two sources" in result.output
+    assert not (tmp_path / "new").exists()
+    with pytest.raises(ValueError, match="no such folder"):
+        read_sources(load_config(tmp_path / "c.toml", {}).train, str(tmp_path / "nowhere"))

@@ -123,16 +123,19 @@ def train_relabel(
         sources = load_config(config, overrides_of(settings)).train
         if other := [source.annotations for source in sources if source.format != "coco"]:
             fail(f"{other[0]}: relabelling reads COCO files only")
+        names = [Path(source.annotations).name for source in sources]
+        if doubled := [name for name in names if names.count(name) > 1]:
+            fail(f"{doubled[0]}: two sources have annotations of this name, and only one can be written to {out}")
         known = [read_coco(source.annotations, source.images) for source in sources]
         out.mkdir(parents=True, exist_ok=True)
         with _progress() as progress:
             bar = progress.add_task("", total=sum(map(len, known)))
-            for source, images in zip(sources, known, strict=True):
+            for source, name, images in zip(sources, names, known, strict=True):
                 changed = []
                 for image in images:
                     changed.append(settled(image, detector, chosen))
                     progress.advance(bar)
-                target = out / Path(source.annotations).name
+                target = out / name
                 write_annotations(changed, Path(source.images), target)
                 ignored = sum(int(image.ignore.sum()) for image in images)
                 faces = sum(int((~b.ignore).sum() - (~a.ignore).sum()) for a, b in zip(images, changed, strict=True))

@@ -135,8 +135,10 @@ def load_config(path: Path, overrides: Mapping[str, object]) -> Config:
 def read_sources(sources: Sequence[Source], relabelled: str = "") -> tuple[list[AnnotatedImage], np.ndarray]:
     """All photos of the sources and how often each is drawn: (N,) float64, each source's share spread over its photos.
 
-    relabelled: a folder of annotation files that take the place of those of the same name.
+    relabelled: a folder of annotation files that take the place of those of the same name. Raises ValueError where it is missing.
     """
+    if relabelled and not Path(relabelled).is_dir():
+        raise ValueError(f"{relabelled}: no such folder of relabelled annotations")
     images: list[AnnotatedImage] = []
     weights: list[np.ndarray] = []
     for source in sources:
