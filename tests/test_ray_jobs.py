@@ -88,13 +88,32 @@ def test_any_filesystem_and_what_is_wrong_in_one_line(tmp_path):
     assert memory.cat_file("/out/a.bin") == b"123" and ray_jobs._exists("memory://out", "a.bin")
 
 
+def test_workers_detect_as_the_options_say(toy_model, tmp_path):
+    Image.fromarray(paint(64, 64, [(24, 24)])).save(tmp_path / "a.png")
+    for threshold, faces in ((0.3, 1), (1.0, 0)):
+        job = ray_jobs._Job(str(tmp_path), toy_model.read_bytes(), {"threshold": threshold, "stages": "proposals"})
+        worker = ray_jobs._Worker(job)
+        assert len(worker._row(str(tmp_path / "a.png"))["boxes"]) == faces
+        assert worker._detector.stages == "proposals"
+
+
+@pytest.mark.parametrize("option", (("--precision", "int3"), ("--stages", "three"), ("--backend", "none")))
+def test_a_wrong_option_is_told_before_a_cluster_is_asked(option, toy_model, tmp_path):
+    command = [sys.executable, "-m", "tinyfaces", "detect", str(tmp_path), "--ray", "nowhere:1", "--out", str(tmp_path / "res")]
+    ran = subprocess.run([*command, "--model", str(toy_model), *option], capture_output=True, text=True)
+    assert ran.returncode == 2 and option[1] in ran.stderr and len(ran.stderr.splitlines()) == 1
+
+
 def test_results_of_another_job_are_not_mixed_with(tmp_path):
-    job = ray_jobs._Job(str(tmp_path), "accurate", None, 1.0)
+    job = ray_jobs._Job(str(tmp_path), "accurate", {"threshold": None, "precision": "auto"})
     ray_jobs._prepare(job, ["a.png", "b.png"], resume=False)
     (tmp_path / "part-00000-of-00001.parquet").write_bytes(b"x")
     assert json.loads((tmp_path / "_job.json").read_text())["files"] == 2
     with pytest.raises(ray_jobs.RayError, match="another job"):
         ray_jobs._prepare(job, ["a.png"], resume=True)
+    other = ray_jobs._Job(job.out, job.model, {"threshold": None, "precision": "float32"})
+    with pytest.raises(ray_jobs.RayError, match="another job"):
+        ray_jobs._prepare(other, ["a.png", "b.png"], resume=True)
     ray_jobs._prepare(job, ["a.png", "b.png"], resume=True)
     assert (tmp_path / "part-00000-of-00001.parquet").exists()
     ray_jobs._prepare(job, ["a.png", "b.png"], resume=False)

@@ -9,7 +9,7 @@ import json
 import logging
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -63,12 +63,11 @@ class Summary:
 
 @dataclass(frozen=True)
 class _Job:
-    """What a worker needs. model: a shipped model's name, or the content of an ONNX file."""
+    """What a worker needs. model: a shipped model's name, or the content of an ONNX file; options: of its `Detector`."""
 
     out: str
     model: str | bytes
-    threshold: float | None
-    scale: Any
+    options: Mapping[str, Any]
 
 
 def detect(
@@ -77,8 +76,7 @@ def detect(
     out: str,
     *,
     model: str = "accurate",
-    threshold: float | None = None,
-    scale: Any = 1.0,
+    options: Mapping[str, Any] | None = None,
     recursive: bool = False,
     resume: bool = False,
     advance: Callable[[int], None] = lambda images: None,
@@ -86,8 +84,9 @@ def detect(
     """Find the faces in all images, and write `part-N-of-M.parquet` files of `_SCHEMA` into the folder `out`.
 
     address: of a cluster ("auto", "ray://host:10001"), whose machines have tinyfaces and see the paths; or "local". paths, out:
-    of any kind that fsspec knows; folders and patterns are searched for images. resume: keep the parts that are there.
-    advance: called with the number of images of each part that is done.
+    of any kind that fsspec knows; folders and patterns are searched for images. options: what `Detector` takes beside the model:
+    threshold, scale, stages, device, backend, precision. resume: keep the parts that are there. advance: called with the number
+    of images of each part that is done.
 
     Raises RayError where the cluster cannot be reached, nothing is found, or `out` holds another job's results.
     """
@@ -100,7 +99,7 @@ def detect(
     shipped = model in models()
     if not shipped and not Path(model).is_file():
         raise RayError(f"{model}: no such model file, nor one of {', '.join(models())}")
-    job = _Job(out, model if shipped else Path(model).read_bytes(), threshold, scale)
+    job = _Job(out, model if shipped else Path(model).read_bytes(), dict(options or {}))
     size = min(max(-(-len(files) // _PARTS), _SMALLEST_PART), _LARGEST_PART)
     parts = {
         f"part-{start // size:05d}-of-{-(-len(files) // size):05d}.parquet": files[start : start + size]
@@ -133,12 +132,12 @@ class _Worker:
 
         self._out = job.out
         if isinstance(job.model, str):
-            self._detector = Detector(job.model, threshold=job.threshold, scale=job.scale, threads=1)
+            self._detector = Detector(job.model, threads=1, **job.options)
             return
         with tempfile.NamedTemporaryFile(suffix=".onnx") as file:
             file.write(job.model)
             file.flush()
-            self._detector = Detector(file.name, threshold=job.threshold, scale=job.scale, threads=1)
+            self._detector = Detector(file.name, threads=1, **job.options)
 
     def __call__(self, part: dict[str, Any]) -> dict[str, Any]:
         rows = [self._row(file) for file in part["files"]]
@@ -193,7 +192,7 @@ def _prepare(job: _Job, files: Sequence[str], resume: bool) -> None:
     """Make the output folder ready: parts there must be of the same job, and go unless they are to be kept."""
     model = job.model if isinstance(job.model, str) else hashlib.sha256(job.model).hexdigest()
     list_hash = hashlib.sha256("\n".join(files).encode("utf-8", "surrogateescape")).hexdigest()
-    wanted = {"files": len(files), "list": list_hash, "model": model, "threshold": job.threshold, "scale": job.scale}
+    wanted = {"files": len(files), "list": list_hash, "model": model, **job.options}
     system, folder = _filesystem(job.out)
     try:
         system.makedirs(folder, exist_ok=True)

@@ -152,7 +152,11 @@ def detect(
     if ray is not None:
         if format is not None or save_images or no_scores:
             fail("--ray writes Parquet: --format, --save-images and --no-scores don't go with it")
-        _on_ray(ray, paths, out, threshold, model, scale, recursive, resume, quiet)
+        options = {
+            "threshold": threshold, "scale": scale, "stages": stages, "device": device, "backend": backend,
+            "precision": precision,
+        }  # fmt: skip
+        _on_ray(ray, paths, out, model, options, recursive, resume, quiet)
         return
     output = _Output.of(out, format, not no_scores, save_images)
     if no_scores and output.format != "yolo":
@@ -260,21 +264,28 @@ def _detect_video(file: InputFile, output: _Output, detectors: Any, quiet: bool)
 
 
 def _on_ray(
-    address: str, paths: list[str], out: str | None, threshold: float | None, model: str, scale: Any, recursive: bool,
-    resume: bool, quiet: bool,
-) -> None:  # fmt: skip
+    address: str,
+    paths: list[str],
+    out: str | None,
+    model: str,
+    options: dict[str, Any],
+    recursive: bool,
+    resume: bool,
+    quiet: bool,
+) -> None:
     try:
         from tinyfaces import ray_jobs
     except ImportError as error:
         missing_extra(error, "ray")
     if out is None:
         fail("--ray needs --out, the folder (of any fsspec kind) for Parquet files")
+    if options["device"] == "cpu":  # what cannot be had here cannot be had there, and is told before a cluster is asked
+        open_detector(model, threads=1, **options)
     try:
         with jobs.bar("finding faces", "{task.completed} images", None, quiet) as advance:
             summary = ray_jobs.detect(
-                address, paths, out,
-                model=model, threshold=threshold, scale=scale, recursive=recursive, resume=resume, advance=advance,
-            )  # fmt: skip
+                address, paths, out, model=model, options=options, recursive=recursive, resume=resume, advance=advance
+            )
     except ray_jobs.RayError as error:
         fail(str(error))
     for line in summary.problems:
