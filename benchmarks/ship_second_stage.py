@@ -35,7 +35,7 @@ from tinyfaces.images import read_image
 from tinyfaces.networks.cost import count_macs
 from tinyfaces.quantise import quantise
 from tinyfaces.runtime import DISCRIMINATOR, GENERATOR, int8_file, load_session
-from tinyfaces.training.proposals import load_config, read_sources
+from tinyfaces.training.settings import load_config, read_sources
 from tinyfaces.weights import SecondStageRecord
 
 ROOT = Path(__file__).parents[1]

@@ -177,3 +177,10 @@ def test_degrading_changes_values_only():
         assert worse.shape == pixels.shape and worse.dtype == np.uint8
         changed += bool((worse != pixels).any())
     assert 10 <= changed < 20
+
+
+def test_light_is_coloured_now_and_then():
+    grey = np.full((8, 8, 3), 100, np.uint8)
+    means = np.array([degrade(grey, np.random.default_rng(seed)).mean((0, 1)) for seed in range(600)])
+    strong = means.max(axis=1) / np.maximum(means.min(axis=1), 1) > 1.4
+    assert 0.03 < strong.mean() < 0.09  # 0.6 x 0.15, less those made grey and those of like channels

@@ -93,7 +93,8 @@ def test_a_corrected_export_is_what_is_trained_on(exported, name):
 @pytest.mark.parametrize("name", ["yolo", "voc"])
 def test_a_training_step_takes_them(exported, name):
     torch = pytest.importorskip("torch")
-    from tinyfaces.training.proposals import load_config, train
+    from tinyfaces.training.proposals import train
+    from tinyfaces.training.settings import load_config
 
     source = f'annotations = "{exported / name}"\nimages = "{exported / "photos"}"\nformat = "{name}"\n'
     (exported / "c.toml").write_text(

@@ -19,23 +19,14 @@ from typer.testing import CliRunner
 torch = pytest.importorskip("torch")
 pytest.importorskip("tensorboard")
 
-import tinyfaces.training.proposals as proposals  # noqa: E402
+import tinyfaces.training.settings as run_settings  # noqa: E402
 from tinyfaces.cli import app  # noqa: E402
 from tinyfaces.data.cache import open_cache  # noqa: E402
 from tinyfaces.networks.proposals import VARIANTS, ProposalNetwork  # noqa: E402
+from tinyfaces.training.lessons import lessons_from, new_batch_of, takes_large_crops  # noqa: E402
 from tinyfaces.training.muon import Muon, orthogonalise  # noqa: E402
-from tinyfaces.training.proposals import (  # noqa: E402
-    Source,
-    duration,
-    lessons_from,
-    load_config,
-    new_batch_of,
-    read_sources,
-    read_weights,
-    seconds_a_step,
-    takes_large_crops,
-    train,
-)
+from tinyfaces.training.proposals import duration, read_weights, seconds_a_step, train  # noqa: E402
+from tinyfaces.training.settings import Source, load_config, read_sources  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -205,8 +196,8 @@ def test_held_out_photos_and_the_rest_are_all():
     for part in ("held out", "rest"):
         source = Source("x.json", "x", part=part)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(proposals, "read_coco", lambda *_: [Photo(n) for n in range(45)])
-            patch.setattr(proposals, "dismiss_doubtful", lambda photo, doubt: photo)
+            patch.setattr(run_settings, "read_coco", lambda *_: [Photo(n) for n in range(45)])
+            patch.setattr(run_settings, "dismiss_doubtful", lambda photo, doubt: photo)
             parts[part] = [photo.number for photo in read_sources([source])[0]]
     assert parts["held out"] == [0, 20, 40] and sorted(parts["held out"] + parts["rest"]) == list(range(45))
 

@@ -134,7 +134,7 @@ def evaluate_ablation(
         from tinyfaces.runtime import processor_name
         from tinyfaces.training import ablation
         from tinyfaces.training.gan import load_gan_config
-        from tinyfaces.training.proposals import load_config, read_sources
+        from tinyfaces.training.settings import load_config, read_sources
     except ImportError as error:
         missing_extra(error, "train")
     try:

@@ -31,7 +31,8 @@ def train_proposals(
     Of the photos of --annotations every 20th is held out to measure on.
     """
     try:
-        from tinyfaces.training.proposals import load_config, sources_of, train
+        from tinyfaces.training.proposals import train
+        from tinyfaces.training.settings import load_config, sources_of
     except ImportError as error:
         missing_extra(error, "train")
     if (annotations is None) != (images is None):
@@ -80,7 +81,7 @@ def train_candidates(
 
         from tinyfaces.data.cache import open_cache
         from tinyfaces.data.candidates import CandidateSettings, gather_candidates
-        from tinyfaces.training.proposals import load_config, read_sources
+        from tinyfaces.training.settings import load_config, read_sources
     except ImportError as error:
         missing_extra(error, "train")
     chosen = CandidateSettings()
@@ -114,7 +115,7 @@ def train_relabel(
     try:
         from tinyfaces.data.annotations import read_coco
         from tinyfaces.data.relabel import RelabelSettings, settled, write_annotations
-        from tinyfaces.training.proposals import load_config
+        from tinyfaces.training.settings import load_config
     except ImportError as error:
         missing_extra(error, "train")
     chosen = RelabelSettings()

@@ -26,6 +26,7 @@ _LETTERS = list("aabcdeeeeefghijklmnooopqrstuvwxyzACDGOQOBRS0689@&%")
 _LETTER_SIZES = (8.0, 60.0)
 _DOWNSCALING = (cv2.INTER_AREA, cv2.INTER_AREA, cv2.INTER_AREA, cv2.INTER_LINEAR, cv2.INTER_CUBIC)
 _UPSCALING = (cv2.INTER_LINEAR, cv2.INTER_CUBIC)
+_LIGHT, _COLOURED_LIGHT = (0.9, 1.1), (0.3, 1.3)  # factors of the channels: daylight and lamps; stages, fires, night
 
 
 class Part(NamedTuple):
@@ -290,7 +291,8 @@ def degrade(pixels: Pixels, rng: np.random.Generator) -> Pixels:
     if rng.random() < 0.6:
         levels = np.linspace(0, 1, 256) ** np.exp(rng.uniform(-0.5, 0.5))
         levels = (levels - 0.5) * rng.uniform(0.6, 1.3) + 0.5 + rng.uniform(-0.15, 0.15)
-        tint = rng.uniform(0.9, 1.1, 3) if rng.random() < 0.5 else np.ones(3)
+        kind = rng.random()
+        tint = rng.uniform(*(_COLOURED_LIGHT if kind < 0.15 else _LIGHT), 3) if kind < 0.6 else np.ones(3)
         table = np.clip(levels[:, None] * tint * 255, 0, 255).astype(np.uint8)
         pixels = np.asarray(cv2.LUT(pixels, table.reshape(1, 256, 3)), np.uint8)
     if rng.random() < 0.12:

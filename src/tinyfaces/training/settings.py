@@ -1,0 +1,142 @@
+"""What a training of the proposal network is: its settings, and the photos it learns from."""
+
+import dataclasses
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tinyfaces.data.annotations import AnnotatedImage, dismiss_doubtful, read_coco, read_wider
+from tinyfaces.data.crops import CropSettings
+from tinyfaces.data.labels import read_voc, read_yolo
+from tinyfaces.networks.proposals import VARIANTS
+
+_LABEL_READERS = {"yolo": read_yolo, "voc": read_voc}
+LARGE_CROPS = CropSettings(
+    size=896, grids=(1, 2), grid_shares=(0.7, 0.3), small_share=0.0, all_heights=(48.0, 850.0), scales=(0.12, 6.0)
+)
+_PARTS = ("all", "held out", "rest")
+_HELD_OUT = 20  # one photo in so many
+
+
+@dataclass(frozen=True)
+class Source:
+    """One set of photos. annotations: a COCO json(.gz), or the folder wider_face_split (then `format` is "wider"); images: its
+    folder; share: how often crops are drawn from it, before normalising; format: "coco", "wider", "yolo" or "voc" (of these two
+    annotations is a folder of label files); split: WIDER's only; doubt: ignored boxes that score less than this are background
+    (see `dismiss_doubtful`); part: "all" photos, or "held out", every 20th, or the "rest"."""
+
+    annotations: str
+    images: str
+    share: float = 1.0
+    format: str = "coco"
+    split: str = "train"
+    doubt: float = 0.0
+    part: str = "all"
+
+
+@dataclass(frozen=True)
+class Config:
+    """All there is to a run."""
+
+    variant: str  # "accurate" or "fast"
+    train: tuple[Source, ...]
+    dev: tuple[Source, ...]
+    relabelled: str = ""  # a folder of `train relabel`, whose files are read in place of the training sources' own
+    out: str = "runs/proposals"  # checkpoints, log, TensorBoard
+    cache: str = "cache"  # decoded photos
+    steps: int = 20_000
+    batch: int = 16  # crops a step, over all processes
+    crops: CropSettings = field(default_factory=CropSettings)
+    large_every: int = 0  # every so many batches the crops are large_crops, fewer of them, for faces that fill a photo; 0: never
+    large_crops: CropSettings = LARGE_CROPS
+    echo: int = 1  # steps that each crop is used in, at every second one mirrored, where making crops takes long
+    teacher: str = ""  # weights of a network whose outputs, at every point, are targets too
+    teacher_weight: float = 1.0
+    optimiser: str = "muon"  # for convolutions; or "adamw". Everything else is AdamW's
+    muon_lr: float = 0.02
+    adamw_lr: float = 0.002
+    weight_decay: float = 0.01
+    warmup: int = 300  # steps
+    final_lr: float = 0.01  # of the peak, at the end of the cosine
+    ema: float = 0.999
+    clip: float = 10.0  # norm of the gradient
+    bfloat16: bool = False  # autocast; gains where the processor has AVX-512 BF16 or AMX, or on a GPU
+    channels_last: bool = True
+    compile: bool = False  # torch.compile: a minute at the start, then a quarter faster on a CPU
+    threads: int = 2  # of torch, a process; 0 leaves torch's choice
+    workers: int = 1  # processes that make crops
+    seed: int = 0
+    save_every: int = 200  # steps
+    evaluate_every: int = 3000  # steps
+    evaluate_images: int = 200  # of the dev split, on the way; at the end all
+    start: str = ""  # weights to begin from (.safetensors or a checkpoint), for fine-tuning
+
+
+def load_config(path: Path, overrides: Mapping[str, object]) -> Config:
+    """Read a TOML file and put `overrides` (names of Config or "crops.NAME") over it. Paths in it are relative to the working
+    directory. Raises ValueError with one line that names the file."""
+    try:
+        values: dict[str, Any] = tomllib.loads(path.read_text())
+    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: {error}") from None
+    for name, value in overrides.items():
+        section, _, key = name.rpartition(".")
+        (values.setdefault(section, {}) if section else values)[key] = value
+    try:
+        crops: dict[str, Any] = {}
+        for name, default in (("crops", CropSettings()), ("large_crops", LARGE_CROPS)):
+            given: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.pop(name, {}).items()}
+            crops[name] = dataclasses.replace(default, **given)
+        sources: dict[str, Any] = {name: tuple(Source(**source) for source in values.pop(name)) for name in ("train", "dev")}
+        config = Config(**crops, **sources, **values)
+    except (TypeError, KeyError) as error:
+        raise ValueError(f"{path}: {error}") from None
+    for source in config.train + config.dev:
+        if source.part not in _PARTS:
+            raise ValueError(f"{path}: part of a source is {source.part!r}, known are {', '.join(_PARTS)}")
+    if config.variant not in VARIANTS:
+        raise ValueError(f"{path}: variant is {config.variant!r}, known are {', '.join(VARIANTS)}")
+    for name, chosen in (("crops", config.crops), ("large_crops", config.large_crops)):
+        if chosen.size % 32 or any(chosen.size % (4 * grid) for grid in chosen.grids):
+            raise ValueError(f"{path}: {name}.size is {chosen.size}, must be a multiple of 32 and of 4 x each grid")
+    return config
+
+
+def read_sources(sources: Sequence[Source], relabelled: str = "") -> tuple[list[AnnotatedImage], np.ndarray]:
+    """All photos of the sources and how often each is drawn: (N,) float64, each source's share spread over its photos.
+
+    relabelled: a folder of annotation files that take the place of those of the same name. Raises ValueError where it is missing.
+    """
+    if relabelled and not Path(relabelled).is_dir():
+        raise ValueError(f"{relabelled}: no such folder of relabelled annotations")
+    images: list[AnnotatedImage] = []
+    weights: list[np.ndarray] = []
+    for source in sources:
+        if source.format == "wider":
+            read = read_wider(Path(source.annotations), Path(source.images), source.split)
+        elif source.format in _LABEL_READERS:
+            read = _LABEL_READERS[source.format](source.annotations, source.images)
+        else:
+            annotations = Path(source.annotations)
+            other = Path(relabelled) / annotations.name
+            read = read_coco(other if relabelled and other.exists() else annotations, Path(source.images))
+        if source.part != "all":
+            read = [image for n, image in enumerate(read) if (n % _HELD_OUT == 0) == (source.part == "held out")]
+        images += [dismiss_doubtful(image, source.doubt) for image in read]
+        weights.append(np.full(len(read), source.share / max(len(read), 1)))
+    return images, np.concatenate(weights)
+
+
+def sources_of(annotations: Sequence[Path], images: Path) -> dict[str, list[dict[str, object]]]:
+    """Settings that train on a user's photos and measure on every 20th of them, which is held out.
+
+    annotations: COCO files, or WIDER FACE's folder wider_face_split; images: the folder of the photos.
+    """
+    given = [
+        {"annotations": str(path), "images": str(images), "format": "wider" if path.is_dir() else "coco"} for path in annotations
+    ]
+    return {"train": [{**one, "part": "rest"} for one in given], "dev": [{**one, "part": "held out"} for one in given]}
