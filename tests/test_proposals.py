@@ -71,3 +71,17 @@ def test_boxes_of_small_faces_are_means_of_their_candidates(side, voted):
     high, low = (1 / (1 + math.exp(-1))) ** 2, 0.25
     shift = 2 * low / (high + low) if voted else 0.0
     assert faces.boxes[:, 0] == pytest.approx([34 + shift - side / 2], abs=1e-4) and len(faces) == 1
+
+
+def test_a_threshold_leaves_out_and_changes_nothing_else():
+    rng = np.random.default_rng(3)
+    outputs = _outputs(rng, 96, 96)
+    for output, side in zip(outputs, (8, 16, 24, 24), strict=True):
+        output[1:3] *= 0.2
+        output[3:] = np.log(side / (96 // output.shape[1])) + 0.1 * output[3:]
+    every = find_faces(outputs, 0.05, (96, 96))
+    for threshold in (0.3, 0.6):
+        some = find_faces(outputs, threshold, (96, 96))
+        assert 0 < len(some) < len(every)
+        np.testing.assert_array_equal(some.boxes, every.above(threshold).boxes)
+        np.testing.assert_array_equal(some.scores, every.above(threshold).scores)

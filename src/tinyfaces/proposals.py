@@ -16,6 +16,7 @@ CANDIDATE_LIMIT = 20_000
 """At most so many points of an image, the best, are decoded; a crowd of 1,000 faces has some 6,000."""
 
 _LARGEST_LOG_SIDE = 8.0
+_VOTING_FROM = 0.05  # score; that a box does not depend on the threshold
 _LARGEST_VOTED_SIDE = 32.0  # pixels; larger faces' boxes got worse by voting, these better
 
 
@@ -56,12 +57,13 @@ def find_faces(
 ) -> Faces:
     """Decode one image's outputs and keep the best candidate of each face, highest score first; see `decode`.
 
-    The box of a face up to 32 pixels is the mean of all its candidates (`nms_with_voting`).
+    The box of a face up to 32 pixels is the mean of all its candidates (`nms_with_voting`), those below the threshold too: a
+    higher threshold leaves faces out and changes nothing about the others.
     """
-    boxes, scores = decode(outputs, threshold, size)
+    boxes, scores = decode(outputs, min(threshold, _VOTING_FROM), size)
     kept, voted = nms_with_voting(boxes, scores, overlap)
     small = longer_sides(voted) <= _LARGEST_VOTED_SIDE
-    return Faces(np.where(small[:, None], voted, boxes[kept]), scores[kept])
+    return Faces(np.where(small[:, None], voted, boxes[kept]), scores[kept]).above(threshold)
 
 
 def _logit(score: float) -> float:

@@ -1,5 +1,6 @@
 """What each step of a training learns from: batches of crops, some of large ones, each used in several steps."""
 
+import os
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from tinyfaces.training.settings import Config
 
 _SEED_OF_LARGE = 1 << 20
 _ECHO_AFTER = 16  # new batches
+_STANDING_BACK = 10  # levels of niceness
 
 
 @dataclass
@@ -57,7 +59,7 @@ def lessons_from(
         num_workers=config.workers,
         collate_fn=CropBatch.of,
         prefetch_factor=4 if config.workers else None,
-        worker_init_fn=_one_thread,
+        worker_init_fn=_stand_back,
         multiprocessing_context="fork" if config.workers else None,
     )
     batches, known = iter(loader), deque[Lesson](maxlen=_ECHO_AFTER * (config.echo - 1) + 1)
@@ -91,8 +93,10 @@ def as_input(batch: CropBatch, config: Config, device: torch.device) -> torch.Te
     return pixels.float() if config.channels_last else pixels.float().contiguous()
 
 
-def _one_thread(worker: int) -> None:
+def _stand_back(worker: int) -> None:
+    """Take one thread, and yield to those of the network, which all wait when one of them is interrupted."""
     import cv2
 
+    os.nice(_STANDING_BACK)
     cv2.setNumThreads(1)
     torch.set_num_threads(1)
