@@ -164,7 +164,7 @@ def as_tables(results: dict[str, Any]) -> str:
     lines = [
         "# Measured beside other detectors",
         "",
-        f"Command: `{results['command']}`",
+        f"Command: {', then '.join(f'`{command}`' for command in dict.fromkeys(results['commands'].values()))}",
         "",
         f"Machine: {results['machine']}.",
         "",
@@ -229,7 +229,7 @@ def main() -> None:
     numbers = DOCS / "benchmark.json"
     results: dict[str, Any] = json.loads(numbers.read_text()) if numbers.exists() and set(arguments.parts) != set(PARTS) else {}
     command = " ".join(["python benchmarks/compare.py", *sys.argv[1:]])
-    results["command"] = f"{results['command']}`, then `{command}" if "command" in results else command
+    results["commands"] = results.get("commands", {}) | dict.fromkeys(arguments.parts, command)
     results["machine"] = machine(arguments.threads)
     results["thresholds"] = {one.name: one.threshold for one in compared}
     if "time" in arguments.parts:

@@ -79,7 +79,7 @@ def test_a_threshold_leaves_out_and_changes_nothing_else():
     for output, side in zip(outputs, (8, 16, 24, 24), strict=True):
         output[1:3] *= 0.2
         output[3:] = np.log(side / (96 // output.shape[1])) + 0.1 * output[3:]
-    every = find_faces(outputs, 0.05, (96, 96))
+    every = find_faces(outputs, 0.1, (96, 96))
     for threshold in (0.3, 0.6):
         some = find_faces(outputs, threshold, (96, 96))
         assert 0 < len(some) < len(every)

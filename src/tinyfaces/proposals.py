@@ -16,7 +16,7 @@ CANDIDATE_LIMIT = 20_000
 """At most so many points of an image, the best, are decoded; a crowd of 1,000 faces has some 6,000."""
 
 _LARGEST_LOG_SIDE = 8.0
-_VOTING_FROM = 0.05  # score; that a box does not depend on the threshold
+_VOTING_FROM = 0.1  # score; that a box does not depend on the threshold
 _LARGEST_VOTED_SIDE = 32.0  # pixels; larger faces' boxes got worse by voting, these better
 
 
