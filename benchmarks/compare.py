@@ -22,8 +22,8 @@ from PIL import Image
 from rich.progress import track
 
 from detectors import LOW, Compared, centerface, mtcnn, ours, scrfd, yunet
+from dev_split import drawn_by_people, read_dev_split
 from tinyfaces import Faces, read_image
-from tinyfaces.data.annotations import read_coco
 from tinyfaces.evaluation import coco
 from tinyfaces.formats import write_atomically
 from tinyfaces.geometry import iou_matrix
@@ -39,16 +39,14 @@ PARTS = ("ap", "time", "example")
 
 def measure_ap(compared: Sequence[Compared], data: Path) -> dict[str, dict[str, float]]:
     """AP at IoU 0.5 by face height on all dev photos, and on those of WIDER FACE's training images alone."""
-    sets = {f.name: read_coco(f, data / "images") for f in sorted((data / "annotations").glob("*_dev.json.gz"))}
-    images = [image for known in sets.values() for image in known]
-    people = {id(image) for image in sets.get("wider_train_dev.json.gz", [])}
+    images = read_dev_split(data)
     results = {}
     for one in compared:
         found = [one.detect(read_image(image.path), LOW) for image in track(images, f"AP of {one.name}")]
         bands = {band: result.ap for band, result in coco.score(found, images).items()}
-        chosen = [number for number, image in enumerate(images) if id(image) in people]
-        if chosen:
-            bands["wider_train_dev"] = coco.score([found[n] for n in chosen], [images[n] for n in chosen])["all"].ap
+        drawn = drawn_by_people(found, images)
+        if drawn[1]:
+            bands["wider_train_dev"] = coco.score(*drawn)["all"].ap
         results[one.name] = {band: round(ap, 4) for band, ap in bands.items()}
     return results
 

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from rich.progress import track
 
+from dev_split import drawn_by_people, read_dev_split
 from tinyfaces.data.annotations import AnnotatedImage, read_coco
 from tinyfaces.detector import Detector
 from tinyfaces.evaluation import coco
@@ -70,7 +71,6 @@ def ship(
     name: str,
     checkpoint: Path,
     images: Sequence[AnnotatedImage],
-    dev_only: Sequence[AnnotatedImage],
     calibrating: Sequence[Path],
 ) -> ModelRecord:
     """Export one checkpoint into the package and measure it."""
@@ -85,8 +85,7 @@ def ship(
         detections = [(faces.boxes, faces.scores) for faces in found]
         bands[precision] = coco.score(detections, images)
         print(f"{name} in {precision}: " + ", ".join(f"{k} {b.ap:.3f}" for k, b in bands[precision].items()))
-    people = [number for number, image in enumerate(images) if any(image is known for known in dev_only)]
-    threshold, f1 = best_threshold([detections[n] for n in people], [images[n] for n in people])
+    threshold, f1 = best_threshold(*drawn_by_people(detections, images))
     print(f"{name}: threshold {threshold} with F1 {f1:.3f}")
     content = file.read_bytes()
     return ModelRecord(
@@ -111,11 +110,7 @@ def main() -> None:
     parser.add_argument("checkpoints", nargs="+", metavar="NAME=CHECKPOINT")
     parser.add_argument("--data", type=Path, required=True)
     arguments = parser.parse_args()
-    sets = {
-        file.name: read_coco(file, arguments.data / "images")
-        for file in sorted((arguments.data / "annotations").glob("*_dev.json.gz"))
-    }
-    images = [image for known in sets.values() for image in known]
+    images = read_dev_split(arguments.data)
     training = sorted((arguments.data / "annotations").glob("*_train.json.gz"))
     calibrating = [image.path for file in training for image in read_coco(file, arguments.data / "images")[::_CALIBRATION_STEP]]
     record_file = WEIGHTS / "models.json"
@@ -124,7 +119,7 @@ def main() -> None:
     records = {record["name"]: record for record in json.loads(record_file.read_text())}
     for text in arguments.checkpoints:
         name, _, checkpoint = text.partition("=")
-        records[name] = dataclasses.asdict(ship(name, Path(checkpoint), images, sets["wider_train_dev.json.gz"], calibrating))
+        records[name] = dataclasses.asdict(ship(name, Path(checkpoint), images, calibrating))
     ordered = [records[name] for name in DESCRIPTIONS if name in records]
     write_atomically(record_file, (json.dumps(ordered, indent=1) + "\n").encode())
 

@@ -21,6 +21,7 @@ import torch
 from rich.progress import track
 
 from detectors import scrfd, yunet
+from dev_split import drawn_by_people
 from ship import best_threshold
 from tinyfaces.cascade import Judgements, SecondStage
 from tinyfaces.data.annotations import AnnotatedImage
@@ -53,12 +54,6 @@ def average_precision(found: Detections, images: Sequence[AnnotatedImage]) -> di
     bands = {name: band.ap for name, band in coco.score(found, images).items()}
     drawn = coco.score(*drawn_by_people(found, images))
     return bands | {f"people's boxes, {name}": band.ap for name, band in drawn.items()}
-
-
-def drawn_by_people(found: Detections, images: Sequence[AnnotatedImage]) -> tuple[Detections, list[AnnotatedImage]]:
-    """The part whose boxes people drew alone."""
-    people = [number for number, image in enumerate(images) if image.path.parent.name == "wider_train"]
-    return [found[n] for n in people], [images[n] for n in people]
 
 
 def proposals_of(known: Sequence[KnownCandidates]) -> Detections:

@@ -149,13 +149,12 @@ def detect(
 
     Exit code: 0 all files were read, 1 some were not, 2 nothing could be done.
     """
+    options = {
+        "threshold": threshold, "scale": scale, "stages": stages, "device": device, "backend": backend, "precision": precision,
+    }  # fmt: skip
     if ray is not None:
         if format is not None or save_images or no_scores:
             fail("--ray writes Parquet: --format, --save-images and --no-scores don't go with it")
-        options = {
-            "threshold": threshold, "scale": scale, "stages": stages, "device": device, "backend": backend,
-            "precision": precision,
-        }  # fmt: skip
         _on_ray(ray, paths, out, model, options, recursive, resume, quiet)
         return
     output = _Output.of(out, format, not no_scores, save_images)
@@ -169,8 +168,7 @@ def detect(
             run.drop(video, f"{video.path}: a video's faces are written as json, jsonl or csv, into --out (or jsonl without it)")
     run.plan(output.folder, output.names)
     run.leave_if_nothing()
-    open_one = partial(open_detector, model, threshold, scale, device, backend, stages=stages, precision=precision)
-    detectors = jobs.open_detectors(run, threads, open_one)
+    detectors = jobs.open_detectors(run, threads, partial(open_detector, model, **options))
     settings = {
         "command": "detect", "model": jobs.model_identity(model), "stages": stages, "threshold": threshold, "scale": scale,
         "format": output.format, "scores": output.scores, "pictures": output.pictures, "backend": backend,
