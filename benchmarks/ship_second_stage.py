@@ -5,7 +5,8 @@
 The rules are learnt on the [[dev]] sources of the configuration. Which candidates go through, and how far boxes are moved, is
 chosen there too, by AP with rules learnt on one half of the photos and applied to the other (--search). Writes the two networks,
 their weights and second_stage.json into the package, and docs/second_stage.json with the AP before and after. The default
-threshold of `accurate` and `fast`, in models.json, becomes that of the best F1 with both stages, as they run by default.
+threshold of `accurate` and `fast`, in models.json, becomes the lowest with nearly the best F1 of both stages, as they run by
+default.
 """
 
 import argparse
@@ -89,12 +90,14 @@ def main() -> None:
     parser.add_argument("--candidates", type=Path, default=Path("candidates"), help="some of these calibrate the int8 copies")
     parser.add_argument("--largest-side", type=float, default=Bounds.largest_side)
     parser.add_argument("--undecided", type=float, nargs=2, default=Bounds.undecided)
+    parser.add_argument("--lowest", nargs="*", default=[], metavar="NAME=SCORE", help="the first of --undecided, for one model")
     parser.add_argument("--box", type=float, default=Bounds.box)
     parser.add_argument("--scrfd", type=Path, action="append", default=[], help="another detector to measure with; repeatable")
     parser.add_argument("--yunet", type=Path, action="append", default=[])
     parser.add_argument("--search", action="store_true", help="only show what other bounds would give")
     arguments = parser.parse_args()
-    bounds = Bounds(arguments.largest_side, tuple(arguments.undecided), arguments.box)
+    usual = Bounds(arguments.largest_side, tuple(arguments.undecided), arguments.box)
+    lowest = {name: float(score) for name, _, score in (text.partition("=") for text in arguments.lowest)}
     sources = load_config(arguments.config, {}).dev
     images, _ = read_sources(sources)
     undismissed, _ = read_sources([dataclasses.replace(source, doubt=0.0) for source in sources])
@@ -120,7 +123,6 @@ def main() -> None:
     unused = FusionRule(Bounds(), (0, 1, 0, 0), (0, 1, 0, 0, 0, 0))
     second = SecondStage(record, unused, backend="onnxruntime", device="cpu", threads=None)
 
-    widest = WIDEST if arguments.search else bounds
     rules: dict[str, FusionRule] = {}
     thresholds: dict[str, float] = {}
     measured: dict[str, Any] = {}
@@ -129,7 +131,8 @@ def main() -> None:
         detectors[one.name] = lambda pixels, one=one: Faces(*one.detect(pixels, _LOW))
     for name, detect in detectors.items():
         photos = ((read_image(image.path), image) for image in track(images, f"{name} on the dev split"))
-        known = gather(detect, photos, widest)
+        bounds = dataclasses.replace(usual, undecided=(lowest.get(name, usual.undecided[0]), usual.undecided[1]))
+        known = gather(detect, photos, WIDEST if arguments.search else bounds)
         judged = judge_all(known, second.judge)
         before = average_precision(proposals_of(known), images)
         show(name, before)

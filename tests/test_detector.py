@@ -1,7 +1,9 @@
 """The detector with a network whose answers are known."""
 
 import numpy as np
+import onnx
 import pytest
+from onnx import numpy_helper
 from PIL import Image
 
 from conftest import corners, found, paint
@@ -64,6 +66,29 @@ def test_faces_larger_than_a_tile_come_from_the_reduced_frame(detector):
     boxes = detector.detect(image).boxes
     whole = np.abs(boxes - [left, top, left + side, top + side]).max(1) < 6
     assert whole.sum() == 1
+
+
+@pytest.fixture(scope="module")
+def detector_of_large_faces(toy_model, tmp_path_factory):
+    """Takes a green square of 32 px for the middle of a face of 128 px."""
+    model = onnx.load(toy_model)
+    constant = next(constant for constant in model.graph.initializer if constant.name == "b32")
+    constant.CopyFrom(numpy_helper.from_array(np.array([-20.5, 0, 0, np.log(4), np.log(4)], np.float32), "b32"))
+    path = tmp_path_factory.mktemp("large") / "toy.onnx"
+    onnx.save(model, path)
+    return Detector(path, threshold=0.5)
+
+
+@pytest.mark.parametrize("width,height", [(1024, 1536), (1536, 2048), (3072, 4096)])
+def test_faces_that_fill_much_of_an_image_come_from_a_glance(detector_of_large_faces, width, height):
+    factor = (250_000 / (width * height)) ** 0.5
+    left, top, side = round(192 / factor), round(256 / factor), round(32 / factor)
+    image = np.zeros((height, width, 3), np.uint8)
+    image[top : top + side, left : left + side, 1] = 255
+    boxes = detector_of_large_faces.detect(image).boxes
+    middle, half = np.array([left, top] * 2) + side / 2, np.array([-1, -1, 1, 1]) * 64 / factor
+    glanced = np.abs(boxes - (middle + half)).max(1) < 8
+    assert glanced.sum() == (width * height > 1_600_000)
 
 
 def test_scale_enlarges(detector):

@@ -1,5 +1,7 @@
 """The proposal network: shapes, cost, what it says before training."""
 
+import dataclasses
+
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -40,15 +42,36 @@ def test_untrained_sizes_lie_in_each_branchs_range_and_scores_are_low():
         assert low <= typical < high
 
 
-def test_an_image_shifted_by_32_px_gives_maps_shifted_alike():
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_an_image_shifted_by_the_largest_stride_gives_maps_shifted_alike(variant):
     torch.manual_seed(1)
-    network = ProposalNetwork(VARIANTS["fast"]).eval()
-    image = torch.zeros(1, 3, 1280, 1280) + 127.5
-    image[:, :, 600:680, 600:680] = torch.rand(3, 80, 80) * 255
-    moved = image.roll(32, 3)
+    shape = VARIANTS[variant]
+    network = ProposalNetwork(shape).eval()
+    shift, unsure = (64, 768) if shape.surroundings else (32, 512)  # the latter more than half of what a point sees
+    side = 2 * unsure + 256
+    image = torch.zeros(1, 3, side, side) + 127.5
+    image[:, :, side // 2 - 40 : side // 2 + 40, side // 2 - 40 : side // 2 + 40] = torch.rand(3, 80, 80) * 255
+    moved = image.roll(shift, 3)
     for here, there, stride in zip(network(image), network(moved), STRIDES, strict=True):
-        margin = 512 // stride  # more than the network sees at once
+        margin = unsure // stride
         torch.testing.assert_close(
-            here.roll(32 // stride, 3)[..., margin:-margin, margin:-margin],
+            here.roll(shift // stride, 3)[..., margin:-margin, margin:-margin],
             there[..., margin:-margin, margin:-margin], atol=1e-3, rtol=1e-3,
         )  # fmt: skip
+
+
+@pytest.mark.parametrize("surroundings,seen", [(0, 623), (32, 1199)])  # 1 + the sum over layers of (kernel - 1) x dilation x step
+def test_how_much_of_an_image_a_point_of_stride_32_sees(surroundings, seen):
+    torch.manual_seed(2)
+    network = ProposalNetwork(dataclasses.replace(VARIANTS["fast"], surroundings=surroundings)).eval()
+    image = (torch.rand(1, 3, 1536, 1536) * 255).requires_grad_()
+    network(image)[-1][0, :, 24, 24].sum().backward()
+    rows = torch.nonzero(image.grad[0].abs().sum((0, 2)))[:, 0]
+    assert 0.9 * seen < rows.max() - rows.min() + 1 <= seen
+
+
+def test_surroundings_of_an_odd_number_of_rows_and_columns():
+    torch.manual_seed(3)
+    network = ProposalNetwork(dataclasses.replace(VARIANTS["fast"], surroundings=32)).eval()
+    outputs = network(torch.rand(1, 3, 96, 160) * 255)
+    assert [tuple(o.shape) for o in outputs] == [(1, 5, 96 // s, 160 // s) for s in STRIDES]

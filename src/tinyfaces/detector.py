@@ -16,7 +16,7 @@ from PIL import Image
 from tinyfaces.cascade import SecondStage
 from tinyfaces.faces import Faces
 from tinyfaces.fusion import FusionRule
-from tinyfaces.geometry import areas, nms, share_within, tiles
+from tinyfaces.geometry import areas, longer_sides, nms, share_within, tiles
 from tinyfaces.images import ImageError, ImageSource, Pixels, Regions, read_image
 from tinyfaces.proposals import NMS_OVERLAP, find_faces
 from tinyfaces.runtime import ModelError, load_session
@@ -39,6 +39,9 @@ TILED_ABOVE_PIXELS = 4_000_000
 TILE_SIDE = 1280
 TILE_OVERLAP = 128
 FRAME_PIXELS = 2_000_000
+GLANCE_ABOVE_PIXELS = 1_600_000
+GLANCE_PIXELS = 250_000
+GLANCE_SIDE = 96
 
 _OWN_MODEL_THRESHOLD = 0.3
 _MULTIPLE = 32
@@ -72,7 +75,8 @@ class Detector:
         the `supervision.Detections` of the one image that is going to be given. It should give low scores too: what it leaves
         out can't be found. `scale` has no effect then.
 
-    Images of more than 4 megapixels, after scaling, are searched in overlapping tiles, and once more as a whole,
+    Images of more than 1.6 megapixels, after scaling, are also looked at reduced to a quarter of a megapixel, for faces that
+    fill much of them. Those of more than 4 megapixels are searched in overlapping tiles, and once more as a whole,
     reduced, for the faces that are too large for the overlap. Memory does not grow with them beyond their own pixels.
 
     Raises ModelError where the model, the backend or the device is missing, ValueError for a threshold outside 0-1, a scale
@@ -222,18 +226,29 @@ class Detector:
                 small.append((number, _View.of(image, working, (0, 0, *working))))
         found = self._detect_views([view for _, view in small], threshold)
         for (number, view), faces in zip(small, found, strict=True):
+            if view.size[0] * view.size[1] > GLANCE_ABOVE_PIXELS:
+                faces = _without_doubles([faces, self._glance(view.pixels, threshold)])
             results[number] = Faces(view.to_image(faces.boxes), faces.scores)
         return results
 
+    def _glance(self, image: Pixels, threshold: float) -> Faces:
+        """The faces that fill much of an image, which are too large for the network there, in pixels of the image."""
+        height, width = image.shape[:2]
+        reduced = _scaled(width, height, _factor_to(GLANCE_PIXELS, width, height))
+        view = _View.of(image, reduced, (0, 0, *reduced))
+        found = self._detect_views([view], threshold)[0]
+        large = longer_sides(found.boxes) >= GLANCE_SIDE
+        return Faces(view.to_image(found.boxes[large]), found.scores[large])
+
     def _detect_tiled(self, image: Pixels | Regions, working: tuple[int, int], threshold: float) -> Faces:
         height, width = image.shape[:2]
-        reduced = _scaled(*working, _frame_factor(*working))
+        reduced = _scaled(*working, _factor_to(FRAME_PIXELS, *working))
         frame = _View.of(image, reduced, (0, 0, *reduced))
-        found = self._detect_views([frame], threshold)[0]
+        found = _without_doubles([self._detect_views([frame], threshold)[0], self._glance(frame.pixels, threshold)])
         boxes = frame.to_image(found.boxes)
         per_pixel = working[0] / width
         # What is smaller than this is whole in some tile, where it is seen in full detail.
-        large = (boxes[:, 2:] - boxes[:, :2]).max(axis=1, initial=0) * per_pixel >= TILE_OVERLAP / 2
+        large = longer_sides(boxes) * per_pixel >= TILE_OVERLAP / 2
         parts = [Faces(boxes[large], found.scores[large])]
         regions = [np.array([0, 0, width, height], np.float64)]
         rectangles = tiles(*working, TILE_SIDE, TILE_OVERLAP, _MULTIPLE).tolist()
@@ -305,7 +320,7 @@ class _View:
     def cuts(self, boxes: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
         """Which (N,) of the boxes (N, 4), in pixels of the view, touch a border that is not the image's own."""
         width, height = self.size
-        margin = np.maximum(2, (boxes[:, 2:] - boxes[:, :2]).max(axis=1, initial=0) * _CUT_MARGIN)
+        margin = np.maximum(2, longer_sides(boxes) * _CUT_MARGIN)
         cut = np.zeros(len(boxes), np.bool_)
         if self.left > 0:
             cut |= boxes[:, 0] < margin
@@ -339,8 +354,14 @@ def _merge(parts: Sequence[Faces], regions: Sequence[npt.NDArray[np.float64]], w
         sure = scores[hosts] >= _FRAGMENT_HOST_SCORE * scores[mine][:, None]
         within = (share > _FRAGMENT_SHARE) & (ratio < 1) & (ratio > _FRAGMENT_SMALLEST) & sure
         fragment[mine] = within.any(axis=1)
-    faces = Faces(boxes[~fragment], scores[~fragment])
-    return faces[nms(faces.boxes, faces.scores, NMS_OVERLAP)]
+    return _without_doubles([Faces(boxes[~fragment], scores[~fragment])])
+
+
+def _without_doubles(parts: Sequence[Faces]) -> Faces:
+    """One list of the faces of several, highest score first, without those that suppression takes for others."""
+    boxes, scores = np.concatenate([part.boxes for part in parts]), np.concatenate([part.scores for part in parts])
+    kept = nms(boxes, scores, NMS_OVERLAP)
+    return Faces(boxes[kept], scores[kept])
 
 
 def _resample(image: Pixels | Regions, working: tuple[int, int], rectangle: Sequence[int]) -> Pixels:
@@ -375,9 +396,9 @@ def _factor(scale: Scale, width: int, height: int) -> float:
     return scale
 
 
-def _frame_factor(width: int, height: int) -> float:
+def _factor_to(pixels: int, width: int, height: int) -> float:
     # The second bound is for images of a few rows, whose padding outweighs them.
-    return min(1.0, math.sqrt(FRAME_PIXELS / (width * height)), FRAME_PIXELS / (_MULTIPLE * max(width, height)))
+    return min(1.0, math.sqrt(pixels / (width * height)), pixels / (_MULTIPLE * max(width, height)))
 
 
 def _scaled(width: int, height: int, factor: float) -> tuple[int, int]:

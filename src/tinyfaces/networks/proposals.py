@@ -13,21 +13,24 @@ FACE_SIZES = ((0.0, 16.0), (16.0, 32.0), (32.0, 96.0), (96.0, float("inf")))
 OUTPUTS = 5
 _PRIOR_LOGIT = -4.6
 _CONTEXT_DILATION = 3
+_DILATION_AROUND = 2
 _MIDDLE, _CONTRAST = 127.5, 64.0  # of pixels
 
 
 @dataclass(frozen=True)
 class ProposalShape:
     """The numbers that make a variant: channels at strides 2, 4, 8, 16, 32; residual blocks at strides 4 to 32; channels of
-    each pyramid level; dilated residual blocks after the last stage, without which the network sees some 460 pixels at once."""
+    each pyramid level; dilated residual blocks after the last stage, without which the network sees some 460 pixels at once;
+    channels of what is seen at stride 64 after those (see `Surroundings`), 0 for none."""
 
     widths: tuple[int, int, int, int, int]
     depths: tuple[int, int, int, int]
     pyramid: tuple[int, int, int, int]
     context: int = 1
+    surroundings: int = 0
 
 
-ACCURATE = ProposalShape(widths=(16, 32, 48, 80, 112), depths=(2, 2, 2, 1), pyramid=(32, 32, 48, 48))
+ACCURATE = ProposalShape(widths=(16, 32, 48, 80, 112), depths=(2, 2, 2, 1), pyramid=(32, 32, 48, 48), surroundings=64)
 FAST = ProposalShape(widths=(16, 16, 32, 48, 64), depths=(1, 1, 1, 0), pyramid=(16, 32, 32, 32))
 VARIANTS = {"accurate": ACCURATE, "fast": FAST}
 
@@ -54,6 +57,21 @@ class ResidualBlock(nn.Module):
         return F.relu(features + self.second(F.relu(self.first(features))))
 
 
+class Surroundings(nn.Module):
+    """What lies far around each point, seen at twice the stride and added to the features: NxCxHxW to NxCxHxW, all sides."""
+
+    def __init__(self, channels: int, between: int) -> None:
+        super().__init__()
+        self.down = convolution(channels, between, stride=2)
+        self.block = ResidualBlock(between, _DILATION_AROUND)
+        self.back = convolution(between, channels, kernel=1)
+
+    def forward(self, features: Tensor) -> Tensor:
+        height, width = features.shape[2:]
+        around = F.interpolate(self.back(self.block(F.relu(self.down(features)))), scale_factor=2.0, mode="nearest")
+        return F.relu(features + around[:, :, :height, :width])
+
+
 class ProposalNetwork(nn.Module):
     """Multi-branch fully convolutional face detector.
 
@@ -73,6 +91,8 @@ class ProposalNetwork(nn.Module):
             for before, width, depth in zip(widths[:-1], widths[1:], shape.depths, strict=True)
         )
         self.context = nn.Sequential(*(ResidualBlock(widths[-1], _CONTEXT_DILATION) for _ in range(shape.context)))
+        if shape.surroundings:
+            self.context.append(Surroundings(widths[-1], shape.surroundings))
         self.laterals = nn.ModuleList(
             convolution(width, channels, kernel=1) for width, channels in zip(widths[1:], shape.pyramid, strict=True)
         )
