@@ -265,7 +265,8 @@ def _write(out: str, name: str, content: bytes) -> None:
 def _sum_up(out: str, name: str, summary: Summary) -> None:
     system, folder = _filesystem(out)
     content = pyarrow.BufferReader(system.cat_file(f"{folder}/{name}"))
-    table = pyarrow.parquet.read_table(content, columns=["scores", "problem"])
+    # Not read_table: a thread of it may still hold `content` when Python ends, which then aborts.
+    table = pyarrow.parquet.ParquetFile(content).read(columns=["scores", "problem"], use_threads=False)
     problems = [problem for problem in table["problem"].to_pylist() if problem is not None]
     summary.problems += problems
     summary.images += table.num_rows - len(problems)
