@@ -65,7 +65,8 @@ def best_threshold(found: Detections, images: Sequence[AnnotatedImage]) -> tuple
         threshold: 2 * all_correct[all_scores >= threshold].sum() / (faces + (all_scores >= threshold).sum())
         for threshold in np.arange(0.05, 0.9, 0.01).round(2)
     }
-    threshold = min(threshold for threshold, value in f1.items() if value >= max(f1.values()) - _CHANCE)
+    enough = max(f1.values()) - _CHANCE
+    threshold = min(threshold for threshold, value in f1.items() if value >= enough)
     return float(threshold), float(f1[threshold])
 
 

@@ -1,6 +1,6 @@
 """Put a trained second stage into the package, with its fusion rules learnt and measured here.
 
-    python benchmarks/ship_second_stage.py runs/gan/last.pt --config configs/accurate.toml
+    python benchmarks/ship_second_stage.py runs/gan/last.pt --config configs/accurate.toml --lowest fast=0.17
 
 The rules are learnt on the [[dev]] sources of the configuration. Which candidates go through, and how far boxes are moved, is
 chosen there too, by AP with rules learnt on one half of the photos and applied to the other (--search). Writes the two networks,

@@ -224,27 +224,16 @@ class Detector:
                 results[number] = self._detect_tiled(image, working, threshold)
             else:
                 small.append((number, _View.of(image, working, (0, 0, *working))))
-        found = self._detect_views([view for _, view in small], threshold)
+        found = self._detect_wholes([view for _, view in small], threshold)
         for (number, view), faces in zip(small, found, strict=True):
-            if view.size[0] * view.size[1] > GLANCE_ABOVE_PIXELS:
-                faces = _without_doubles([faces, self._glance(view.pixels, threshold)])
             results[number] = Faces(view.to_image(faces.boxes), faces.scores)
         return results
-
-    def _glance(self, image: Pixels, threshold: float) -> Faces:
-        """The faces that fill much of an image, which are too large for the network there, in pixels of the image."""
-        height, width = image.shape[:2]
-        reduced = _scaled(width, height, _factor_to(GLANCE_PIXELS, width, height))
-        view = _View.of(image, reduced, (0, 0, *reduced))
-        found = self._detect_views([view], threshold)[0]
-        large = longer_sides(found.boxes) >= GLANCE_SIDE
-        return Faces(view.to_image(found.boxes[large]), found.scores[large])
 
     def _detect_tiled(self, image: Pixels | Regions, working: tuple[int, int], threshold: float) -> Faces:
         height, width = image.shape[:2]
         reduced = _scaled(*working, _factor_to(FRAME_PIXELS, *working))
         frame = _View.of(image, reduced, (0, 0, *reduced))
-        found = _without_doubles([self._detect_views([frame], threshold)[0], self._glance(frame.pixels, threshold)])
+        found = self._detect_wholes([frame], threshold)[0]
         boxes = frame.to_image(found.boxes)
         per_pixel = working[0] / width
         # What is smaller than this is whole in some tile, where it is seen in full detail.
@@ -260,6 +249,22 @@ class Detector:
                 parts.append(Faces(view.to_image(faces.boxes[whole]), faces.scores[whole]))
                 regions.append(view.to_image(np.array([[0, 0, *view.size]], np.float32))[0].astype(np.float64))
         return _merge(parts, regions, width, height)
+
+    def _detect_wholes(self, views: Sequence["_View"], threshold: float) -> list[Faces]:
+        """Faces of views that each show a whole image, in pixels of the view. Those that fill much of a large view, and are too
+        large for the network there, come from a glance at it reduced."""
+        found = self._detect_views(views, threshold)
+        large = [number for number, view in enumerate(views) if view.size[0] * view.size[1] > GLANCE_ABOVE_PIXELS]
+        glances = []
+        for number in large:
+            reduced = _scaled(*views[number].size, _factor_to(GLANCE_PIXELS, *views[number].size))
+            glances.append(_View.of(views[number].pixels, reduced, (0, 0, *reduced)))
+        for number, glance, glanced in zip(large, glances, self._detect_views(glances, threshold), strict=True):
+            filling = longer_sides(glanced.boxes) >= GLANCE_SIDE
+            boxes = np.concatenate([found[number].boxes, glance.to_image(glanced.boxes[filling])])
+            scores = np.concatenate([found[number].scores, glanced.scores[filling]])
+            found[number] = Faces(boxes, scores)[nms(boxes, scores, NMS_OVERLAP)]
+        return found
 
     def _detect_views(self, views: Sequence["_View"], threshold: float) -> list[Faces]:
         """Faces of each view, in pixels of the view."""
@@ -354,14 +359,8 @@ def _merge(parts: Sequence[Faces], regions: Sequence[npt.NDArray[np.float64]], w
         sure = scores[hosts] >= _FRAGMENT_HOST_SCORE * scores[mine][:, None]
         within = (share > _FRAGMENT_SHARE) & (ratio < 1) & (ratio > _FRAGMENT_SMALLEST) & sure
         fragment[mine] = within.any(axis=1)
-    return _without_doubles([Faces(boxes[~fragment], scores[~fragment])])
-
-
-def _without_doubles(parts: Sequence[Faces]) -> Faces:
-    """One list of the faces of several, highest score first, without those that suppression takes for others."""
-    boxes, scores = np.concatenate([part.boxes for part in parts]), np.concatenate([part.scores for part in parts])
-    kept = nms(boxes, scores, NMS_OVERLAP)
-    return Faces(boxes[kept], scores[kept])
+    faces = Faces(boxes[~fragment], scores[~fragment])
+    return faces[nms(faces.boxes, faces.scores, NMS_OVERLAP)]
 
 
 def _resample(image: Pixels | Regions, working: tuple[int, int], rectangle: Sequence[int]) -> Pixels:

@@ -13,7 +13,7 @@ FACE_SIZES = ((0.0, 16.0), (16.0, 32.0), (32.0, 96.0), (96.0, float("inf")))
 OUTPUTS = 5
 _PRIOR_LOGIT = -4.6
 _CONTEXT_DILATION = 3
-_DILATION_AROUND = 2
+_SURROUNDINGS_DILATION = 2
 _MIDDLE, _CONTRAST = 127.5, 64.0  # of pixels
 
 
@@ -63,7 +63,7 @@ class Surroundings(nn.Module):
     def __init__(self, channels: int, between: int) -> None:
         super().__init__()
         self.down = convolution(channels, between, stride=2)
-        self.block = ResidualBlock(between, _DILATION_AROUND)
+        self.block = ResidualBlock(between, _SURROUNDINGS_DILATION)
         self.back = convolution(between, channels, kernel=1)
 
     def forward(self, features: Tensor) -> Tensor:
