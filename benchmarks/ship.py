@@ -34,7 +34,7 @@ from tinyfaces.weights import ModelRecord
 WEIGHTS = Path(__file__).parents[1] / "src/tinyfaces/weights"
 DESCRIPTIONS = {
     "accurate": "finds most; the default",
-    "fast": "a quarter of the computing, for video and small machines",
+    "fast": "a fifth of the computing, for video and small machines",
 }
 TRAINING_DATA = "WIDER FACE (1,098 training images), groups, masks, SCUT-HEAD B and ShanghaiTech photos; research use"
 _LOW = 0.02

@@ -1,6 +1,6 @@
 """Put a trained second stage into the package, with its fusion rules learnt and measured here.
 
-    python benchmarks/ship_second_stage.py runs/gan/last.pt --config configs/accurate.toml --lowest fast=0.17
+    python benchmarks/ship_second_stage.py runs/gan/last.pt --config configs/accurate.toml
 
 The rules are learnt on the [[dev]] sources of the configuration. Which candidates go through, and how far boxes are moved, is
 chosen there too, by AP with rules learnt on one half of the photos and applied to the other (--search). Writes the two networks,
@@ -90,7 +90,7 @@ def main() -> None:
     parser.add_argument("--candidates", type=Path, default=Path("candidates"), help="some of these calibrate the int8 copies")
     parser.add_argument("--largest-side", type=float, default=Bounds.largest_side)
     parser.add_argument("--undecided", type=float, nargs=2, default=Bounds.undecided)
-    parser.add_argument("--lowest", nargs="*", default=[], metavar="NAME=SCORE", help="the first of --undecided, for one model")
+    parser.add_argument("--lowest", nargs="*", default=["fast=0.17"], metavar="NAME=SCORE", help="lowest score for a model")
     parser.add_argument("--box", type=float, default=Bounds.box)
     parser.add_argument("--scrfd", type=Path, action="append", default=[], help="another detector to measure with; repeatable")
     parser.add_argument("--yunet", type=Path, action="append", default=[])

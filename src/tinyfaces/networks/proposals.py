@@ -21,16 +21,17 @@ _MIDDLE, _CONTRAST = 127.5, 64.0  # of pixels
 class ProposalShape:
     """The numbers that make a variant: channels at strides 2, 4, 8, 16, 32; residual blocks at strides 4 to 32; channels of
     each pyramid level; dilated residual blocks after the last stage, without which the network sees some 460 pixels at once;
-    channels of what is seen at stride 64 after those (see `Surroundings`), 0 for none."""
+    channels of what is seen at stride 64 after those (see `Surroundings`), 0 for none; residual blocks at stride 2."""
 
     widths: tuple[int, int, int, int, int]
     depths: tuple[int, int, int, int]
     pyramid: tuple[int, int, int, int]
     context: int = 1
     surroundings: int = 0
+    fine: int = 0
 
 
-ACCURATE = ProposalShape(widths=(16, 32, 48, 80, 112), depths=(2, 2, 2, 1), pyramid=(32, 32, 48, 48), surroundings=64)
+ACCURATE = ProposalShape(widths=(16, 32, 48, 80, 112), depths=(2, 2, 2, 1), pyramid=(32, 32, 48, 48), surroundings=64, fine=1)
 FAST = ProposalShape(widths=(16, 16, 32, 48, 64), depths=(1, 1, 1, 0), pyramid=(16, 32, 32, 32))
 VARIANTS = {"accurate": ACCURATE, "fast": FAST}
 
@@ -86,6 +87,7 @@ class ProposalNetwork(nn.Module):
         self.takes_raw_pixels = False
         widths = shape.widths
         self.stem = convolution(3, widths[0], stride=2, padding=0)
+        self.fine = nn.Sequential(*(ResidualBlock(widths[0]) for _ in range(shape.fine)))
         self.stages = nn.ModuleList(
             nn.Sequential(convolution(before, width, stride=2), nn.ReLU(), *(ResidualBlock(width) for _ in range(depth)))
             for before, width, depth in zip(widths[:-1], widths[1:], shape.depths, strict=True)
@@ -134,7 +136,7 @@ class ProposalNetwork(nn.Module):
     def forward(self, images: Tensor) -> list[Tensor]:
         if not self.takes_raw_pixels:  # what lies around an image is black, as zeros would be around raw pixels
             images = F.pad((images - _MIDDLE) / _CONTRAST, (1, 1, 1, 1), value=-_MIDDLE / _CONTRAST)
-        features = F.relu(self.stem(images))
+        features = self.fine(F.relu(self.stem(images)))
         levels = []
         for stage, lateral in zip(self.stages, self.laterals, strict=True):
             features = stage(features)
