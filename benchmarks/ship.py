@@ -37,7 +37,7 @@ DESCRIPTIONS = {
     "fast": "a fifth of the computing, for video and small machines",
 }
 TRAINING_DATA = "WIDER FACE (1,098 training images), groups, masks, SCUT-HEAD B and ShanghaiTech photos; research use"
-_LOW = 0.02
+_LOW = 0.01
 _CHANCE = 0.002  # of F1: one or two of some 770 faces
 _CALIBRATION_STEP = 200  # every so many training photos, about 40 in all
 

@@ -45,7 +45,7 @@ from tinyfaces.weights import SecondStageRecord
 ROOT = Path(__file__).parents[1]
 WEIGHTS = ROOT / "src/tinyfaces/weights"
 DATA = "crops of the proposal network's candidates in the photos that the proposal networks were trained on; research use"
-_LOW = 0.02
+_LOW = 0.01
 _CALIBRATING = 320  # candidates
 WIDEST = Bounds(24.0, (0.05, 0.95), 0.5)
 

@@ -45,22 +45,24 @@ def test_nms_of_nothing_and_of_copies():
     assert geometry.nms(boxes, np.full(50, 0.5, np.float32), 0.5).tolist() == [0]
 
 
-@pytest.mark.parametrize("overlap", [0.3, 0.45, 0.7])
-def test_voted_boxes_are_the_weighted_means_of_those_that_overlap(overlap):
+@pytest.mark.parametrize("overlap,lowest", [(0.3, 0.0), (0.45, 0.4), (0.7, 0.0)])
+def test_voted_boxes_are_the_weighted_means_of_those_that_overlap(overlap, lowest):
     rng = np.random.default_rng(3)
     boxes = np.repeat(_random_boxes(rng, 30, 60, (5, 12)), 5, axis=0) + rng.uniform(-0.8, 0.8, (150, 4)).astype(np.float32)
     scores = rng.random(150).astype(np.float32)
-    kept, voted = geometry.nms_with_voting(boxes, scores, overlap)
-    assert kept.tolist() == geometry.nms(boxes, scores, overlap).tolist()
+    voted = geometry.nms_with_voting(boxes, scores, overlap, lowest)
+    assert voted.kept.tolist() == geometry.nms(boxes, scores, overlap).tolist()
     moved = 0
-    for index, result in zip(kept, voted, strict=True):
-        near = [n for n in range(150) if n == index or _iou(boxes[index].astype(float), boxes[n].astype(float)) > overlap]
-        weights = scores[near].astype(float) ** 2
-        np.testing.assert_allclose(result, (weights[:, None] * boxes[near]).sum(0) / weights.sum(), atol=1e-3)
-        moved += len(near) > 1
+    for index, result, support in zip(voted.kept, voted.boxes, voted.support, strict=True):
+        near = [n for n in range(150) if n != index and _iou(boxes[index].astype(float), boxes[n].astype(float)) > overlap]
+        voters = [n for n in near if scores[n] >= lowest]
+        weights = scores[[index, *voters]].astype(float) ** 2
+        np.testing.assert_allclose(result, (weights[:, None] * boxes[[index, *voters]]).sum(0) / weights.sum(), atol=1e-3)
+        assert support == pytest.approx(scores[voters].sum(dtype=float), abs=1e-6)
+        moved += len(voters) > 0
     assert moved > 10
-    kept, voted = geometry.nms_with_voting(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), overlap)
-    assert kept.shape == (0,) and voted.shape == (0, 4)
+    nothing = geometry.nms_with_voting(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), overlap)
+    assert nothing.kept.shape == (0,) and nothing.boxes.shape == (0, 4) and nothing.support.shape == (0,)
 
 
 def test_overlaps_are_those_of_the_loop():

@@ -135,7 +135,10 @@ def test_sliding_asks_nothing_and_filters_by_score_and_height(open_page):
     page.locator("#smallest").fill("0")
     page.locator("#threshold").focus()
     page.keyboard.press("End")
-    assert page.inner_text("#threshold-value") == "0.99" and faces_shown(page) == 6  # sigmoid(5) = 0.993
+    assert page.inner_text("#threshold-value") == "0.99" and faces_shown(page) == 0
+    for _ in range(3):
+        page.keyboard.press("ArrowLeft")
+    assert page.inner_text("#threshold-value") == "0.96" and faces_shown(page) == 6  # 0.980 and 0.985: logits of 5, seen once
     assert not asked
 
 

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from tinyfaces.proposals import decode, find_faces
+from tinyfaces.proposals import decode, find_faces, supported
 
 
 def _outputs(rng, height, width):
@@ -85,3 +85,27 @@ def test_a_threshold_leaves_out_and_changes_nothing_else():
         assert 0 < len(some) < len(every)
         np.testing.assert_array_equal(some.boxes, every.above(threshold).boxes)
         np.testing.assert_array_equal(some.scores, every.above(threshold).scores)
+
+
+def test_what_several_points_say_counts_for_more_than_what_one_says():
+    outputs = [np.zeros((5, 64 // stride, 64 // stride), np.float32) for stride in (4, 8, 16, 32)]
+    for output in outputs:
+        output[0] = -20
+    log_side = math.log(12 / 4)
+    outputs[0][:, 3, 3] = 0.4, 0, 0, log_side, log_side  # alone
+    for column, logit in ((8, -0.5), (9, 0.2), (10, 0.0), (11, -3.0)):  # four points, of which one says hardly anything
+        outputs[0][:, 8, column] = logit, 9 - column, 0, log_side, log_side
+    lone, several = 1 / (1 + math.exp(-0.4)), 1 / (1 + math.exp(-0.2))
+    support = 1 / (1 + math.exp(0.5)) + 0.5
+    usual = math.sqrt(1 + 6 * (1 - math.exp(-12 / 14)))
+    expected = [several / (1 - several) * (1 + support) / usual, lone / (1 - lone) / usual]
+    faces = find_faces(outputs, 0.3, (64, 64))
+    np.testing.assert_allclose(faces.scores / (1 - faces.scores), expected, rtol=1e-4)
+    assert faces.boxes[:, 0] == pytest.approx([38 - 6, 14 - 6], abs=1e-3)
+
+
+def test_supported_scores_stay_scores_and_keep_the_order_of_equals():
+    scores, sides = np.array([0, 0.2, 0.2, 0.9, 1], np.float32), np.array([8, 8, 300, 8, 1e6], np.float32)
+    found = supported(scores, np.array([0, 2.0, 2.0, 8.0, 0]), sides)
+    assert found[0] == 0 and found[4] == 1 and 0.2 < found[2] < found[1] < found[3] < 1
+    assert (np.diff(supported(np.full(20, 0.4, np.float32), np.linspace(0, 8, 20), np.full(20, 12, np.float32))) > 0).all()

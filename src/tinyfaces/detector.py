@@ -20,6 +20,7 @@ from tinyfaces.geometry import areas, longer_sides, nms, share_within, tiles
 from tinyfaces.images import ImageError, ImageSource, Pixels, Regions, read_image
 from tinyfaces.proposals import NMS_OVERLAP, find_faces
 from tinyfaces.runtime import ModelError, load_session
+from tinyfaces.scene import in_scene, lowest_needed
 from tinyfaces.weights import models, second_stage
 
 if TYPE_CHECKING:
@@ -165,7 +166,8 @@ class Detector:
         crops would jump about in the file."""
         height, width = image.shape[:2]
         working = _scaled(width, height, _factor(self.scale, width, height))
-        return self._detect_tiled(image, working, _checked_threshold(self.threshold if threshold is None else threshold))
+        lowest = _checked_threshold(self.threshold if threshold is None else threshold)
+        return in_scene(self._detect_tiled(image, working, lowest_needed(lowest))).above(lowest)
 
     def _stream(self, sources: Iterable[ImageSource], threshold: float, scale: Scale) -> Iterator[Faces | ImageError]:
         window: list[tuple[ImageSource, Pixels | ImageError]] = []
@@ -215,19 +217,20 @@ class Detector:
         if self._proposals is not None:
             given = [self._proposals(image) if callable(self._proposals) else self._proposals for image in images]
             return [_as_faces(one).above(threshold) for one in given]
+        lowest = lowest_needed(threshold)
         results = [Faces.empty()] * len(images)
         small: list[tuple[int, _View]] = []
         for number, image in enumerate(images):
             height, width = image.shape[:2]
             working = _scaled(width, height, _factor(scale, width, height))
             if _padded_pixels(*working) > TILED_ABOVE_PIXELS:
-                results[number] = self._detect_tiled(image, working, threshold)
+                results[number] = self._detect_tiled(image, working, lowest)
             else:
                 small.append((number, _View.of(image, working, (0, 0, *working))))
-        found = self._detect_wholes([view for _, view in small], threshold)
+        found = self._detect_wholes([view for _, view in small], lowest)
         for (number, view), faces in zip(small, found, strict=True):
             results[number] = Faces(view.to_image(faces.boxes), faces.scores)
-        return results
+        return [in_scene(faces).above(threshold) for faces in results]
 
     def _detect_tiled(self, image: Pixels | Regions, working: tuple[int, int], threshold: float) -> Faces:
         height, width = image.shape[:2]

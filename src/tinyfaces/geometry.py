@@ -1,5 +1,6 @@
 """Boxes: areas, overlaps, non-maximum suppression, tiles. Boxes are (N, 4), x1 y1 x2 y2."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -66,24 +67,37 @@ def nms(boxes: Boxes, scores: npt.NDArray[np.floating[Any]], overlap: float) -> 
     return order[_survivors(len(boxes), later, earlier)]
 
 
-def nms_with_voting(
-    boxes: Boxes, scores: npt.NDArray[np.floating[Any]], overlap: float
-) -> tuple[Indices, npt.NDArray[np.float32]]:
-    """As `nms`, and beside the indices (K,) the kept boxes (K, 4), each as the mean of itself and all boxes whose IoU with it is
-    above `overlap`, weighted by the square of their scores.
+@dataclass(frozen=True)
+class Voted:
+    """What is kept of boxes that vote. kept: (K,) their indices, highest score first; boxes: (K, 4) float32, each the mean of a
+    kept box and its voters; support: (K,) float64, the sum of the voters' scores."""
 
-    What several points say of one face is less noisy than what the best of them says (box voting, Gidaris and Komodakis 2015).
+    kept: Indices
+    boxes: npt.NDArray[np.float32]
+    support: Floats
+
+
+def nms_with_voting(boxes: Boxes, scores: npt.NDArray[np.floating[Any]], overlap: float, lowest: float = 0.0) -> Voted:
+    """As `nms`, and beside the indices what the other boxes say of those kept.
+
+    All boxes of a score of `lowest` or more whose IoU with a kept one is above `overlap` are its voters. The mean of it and
+    them is weighted by the square of their scores: what several points say of one face is less noisy than what the best of them
+    says (box voting, Gidaris and Komodakis 2015).
     """
     order, later, earlier = _overlapping(boxes, scores, overlap)
     kept = _survivors(len(boxes), later, earlier)
-    ranked = boxes[order].astype(np.float64)
-    weights = np.maximum(np.square(scores[order].astype(np.float64)), 1e-12)
+    ranked, votes = boxes[order].astype(np.float64), scores[order].astype(np.float64)
     to_earlier, to_later = kept[earlier], kept[later]
-    receivers = np.concatenate([np.flatnonzero(kept), earlier[to_earlier], later[to_later]])
-    givers = np.concatenate([np.flatnonzero(kept), later[to_earlier], earlier[to_later]])
-    total = np.bincount(receivers, weights[givers], len(ranked))[kept]
-    sums = [np.bincount(receivers, weights[givers] * ranked[givers, side], len(ranked))[kept] for side in range(4)]
-    return order[kept], (np.stack(sums, axis=1) / total[:, None]).astype(np.float32)
+    receivers = np.concatenate([earlier[to_earlier], later[to_later]])
+    givers = np.concatenate([later[to_earlier], earlier[to_later]])
+    heard = votes[givers] >= lowest
+    receivers, givers = receivers[heard], givers[heard]
+    weights = np.maximum(np.square(votes), 1e-12)
+    heard_sums = [np.bincount(receivers, weights[givers] * ranked[givers, side], len(votes)) for side in range(4)]
+    sums = weights[:, None] * ranked + np.stack(heard_sums, axis=1)
+    total = weights + np.bincount(receivers, weights[givers], len(votes))
+    support = np.bincount(receivers, votes[givers], len(votes))
+    return Voted(order[kept], (sums[kept] / total[kept, None]).astype(np.float32), support[kept].astype(np.float64))
 
 
 def _overlapping(boxes: Boxes, scores: npt.NDArray[np.floating[Any]], overlap: float) -> tuple[Indices, Indices, Indices]:

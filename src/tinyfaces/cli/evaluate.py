@@ -27,7 +27,7 @@ from tinyfaces.cli.app import (
 )
 from tinyfaces.cli.detect import results_of
 
-_EVALUATION_THRESHOLD = 0.02
+_EVALUATION_THRESHOLD = 0.01
 
 
 @evaluate_app.command("wider")

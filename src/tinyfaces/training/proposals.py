@@ -28,11 +28,13 @@ from tinyfaces.export import load_network
 from tinyfaces.losses import distillation_loss, make_points, mirrored_outputs, proposal_loss
 from tinyfaces.networks.proposals import VARIANTS, ProposalNetwork
 from tinyfaces.proposals import find_faces
+from tinyfaces.scene import in_scene
 from tinyfaces.training.lessons import as_input, large_batch, lessons_from
 from tinyfaces.training.muon import Muon
 from tinyfaces.training.records import log, save_atomically, update_average
 from tinyfaces.training.settings import Config, read_sources
 
+_LOW = 0.01
 _TRIAL_STEPS = 3
 
 
@@ -78,7 +80,7 @@ def evaluate(
         padded[0, :, :height, :width] = photo.transpose(2, 0, 1)
         batch = torch.from_numpy(padded).to(device).contiguous(memory_format=torch.channels_last)
         outputs = [output.float().cpu().numpy()[0] for output in network(batch)]
-        faces = find_faces(outputs, 0.02, (height, width))
+        faces = in_scene(find_faces(outputs, _LOW, (height, width)))
         found.append((faces.boxes, faces.scores))
     return coco.score(found, [images[index] for index in indices])
 
