@@ -23,7 +23,7 @@ import tinyfaces.training.settings as run_settings  # noqa: E402
 from tinyfaces.cli import app  # noqa: E402
 from tinyfaces.data.cache import open_cache  # noqa: E402
 from tinyfaces.networks.proposals import VARIANTS, ProposalNetwork  # noqa: E402
-from tinyfaces.training.lessons import lessons_from, new_batch_of, takes_large_crops  # noqa: E402
+from tinyfaces.training.lessons import lessons_from, new_batch_of, takes_large_crops, takes_natural_crops  # noqa: E402
 from tinyfaces.training.muon import Muon, orthogonalise  # noqa: E402
 from tinyfaces.training.proposals import duration, read_weights, seconds_a_step, train  # noqa: E402
 from tinyfaces.training.settings import Source, load_config, read_sources  # noqa: E402
@@ -119,6 +119,27 @@ def test_each_batch_is_taken_echo_times_and_large_ones_among_them(data):
         assert torch.equal(a.batch.pixels, b.batch.pixels) and torch.equal(a.batch.boxes, b.batch.boxes)
     sizes = {new_batch_of(step, config): lesson.batch.pixels.shape[1] for step, lesson in enumerate(whole)}
     assert [new for new, size in sizes.items() if size == config.large_crops.size][:3] == [3, 7, 11]
+
+
+@pytest.mark.parametrize("echo", [1, 2])
+def test_the_last_steps_see_photos_near_their_own_size(data, echo):
+    settings = {"steps": 120, "natural_steps": 60, "echo": echo, "natural_crops.scales": [1.0, 1.0]}
+    config = load_config(data / "small.toml", settings)
+    assert config.natural_crops.size == 128 and config.natural_crops.grids == (1,)
+    images, weights = read_sources(config.train)
+    lessons = list(lessons_from(images, open_cache(images, Path(config.cache)), weights, config, 0, 0, 1))
+    real = {round(float(side)) for image in images for side in image.boxes[:, 3] - image.boxes[:, 1]}
+
+    def of_their_size(lesson):
+        heights = (lesson.batch.boxes[:, 3] - lesson.batch.boxes[:, 1]).round().int().tolist()
+        return np.mean([height in real for height in heights])
+
+    natural = [takes_natural_crops(new_batch_of(step, config), config) for step in range(120)]
+    assert sum(natural[:60]) == 0 and sum(natural) >= 40 and (echo > 1 or sum(natural) == 60)
+    shares = np.array([of_their_size(lesson) for lesson in lessons])
+    assert shares[natural].mean() > shares[~np.array(natural)].mean() + 0.2
+    without = dataclasses.replace(config, natural_steps=0)
+    assert not any(takes_natural_crops(new_batch_of(step, without), without) for step in range(120))
 
 
 def test_it_learns(data, tmp_path):

@@ -13,7 +13,7 @@ from tinyfaces.data.cache import ImageCache
 from tinyfaces.data.crops import Crop, CropBatch, CropDataset
 from tinyfaces.training.settings import Config
 
-_SEED_OF_LARGE = 1 << 20
+_SEED_OF_LARGE, _SEED_OF_NATURAL = 1 << 20, 1 << 21
 _ECHO_AFTER = 16  # new batches
 _STANDING_BACK = 10  # levels of niceness
 
@@ -42,16 +42,20 @@ def lessons_from(
     waiting = [new_batch_of(step, config) for step in range(first_step, config.steps)]
     first, last = min(waiting, default=0), max(waiting, default=-1)
     number = (last + 1 - first) * config.batch
-    usual, large = (
-        CropDataset(images, cache, weights, settings, seed, first * config.batch, number)
-        for settings, seed in ((config.crops, config.seed), (config.large_crops, config.seed + _SEED_OF_LARGE))
+    kinds = (
+        (config.crops, config.seed),
+        (config.large_crops, config.seed + _SEED_OF_LARGE),
+        (config.natural_crops, config.seed + _SEED_OF_NATURAL),
     )
-    dataset: torch.utils.data.ConcatDataset[Crop] = torch.utils.data.ConcatDataset([usual, large])
+    dataset: torch.utils.data.ConcatDataset[Crop] = torch.utils.data.ConcatDataset(
+        [CropDataset(images, cache, weights, settings, seed, first * config.batch, number) for settings, seed in kinds]
+    )
     mine = []
     for new in range(first, last + 1):
         is_large = takes_large_crops(new, config)
+        kind = 1 if is_large else 2 if takes_natural_crops(new, config) else 0
         share = (large_batch(config) if is_large else config.batch) // world
-        start = (new - first) * config.batch + rank * share + (number if is_large else 0)
+        start = (new - first) * config.batch + rank * share + number * kind
         mine.append(list(range(start, start + share)))
     loader = torch.utils.data.DataLoader(
         dataset,
@@ -80,6 +84,11 @@ def new_batch_of(step: int, config: Config) -> int:
 def takes_large_crops(new: int, config: Config) -> bool:
     """Whether the crops of a new batch are `large_crops`."""
     return config.large_every > 0 and new % config.large_every == config.large_every - 1
+
+
+def takes_natural_crops(new: int, config: Config) -> bool:
+    """Whether the crops of a new batch, if they aren't large ones, are `natural_crops`."""
+    return new >= new_batch_of(config.steps - config.natural_steps, config)
 
 
 def large_batch(config: Config) -> int:

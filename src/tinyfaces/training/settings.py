@@ -18,6 +18,9 @@ _LABEL_READERS = {"yolo": read_yolo, "voc": read_voc}
 LARGE_CROPS = CropSettings(
     size=896, grids=(1, 2), grid_shares=(0.7, 0.3), small_share=0.0, all_heights=(48.0, 850.0), scales=(0.12, 6.0)
 )
+NATURAL_CROPS = CropSettings(
+    grids=(1,), grid_shares=(1.0,), scales=(0.45, 1.4), turned_share=0.04, lying_share=0.01, text_share=0.05
+)
 _PARTS = ("all", "held out", "rest")
 _HELD_OUT = 20  # one photo in so many
 
@@ -53,6 +56,8 @@ class Config:
     crops: CropSettings = field(default_factory=CropSettings)
     large_every: int = 0  # every so many batches the crops are large_crops, fewer of them, for faces that fill a photo; 0: never
     large_crops: CropSettings = LARGE_CROPS
+    natural_steps: int = 0  # so many of the last steps see natural_crops in place of crops: photos near their own size
+    natural_crops: CropSettings = NATURAL_CROPS  # as large as crops
     echo: int = 1  # steps that each crop is used in, at every second one mirrored, where making crops takes long
     teacher: str = ""  # weights of a network whose outputs, at every point, are targets too
     teacher_weight: float = 1.0
@@ -88,9 +93,10 @@ def load_config(path: Path, overrides: Mapping[str, object]) -> Config:
         (values.setdefault(section, {}) if section else values)[key] = value
     try:
         crops: dict[str, Any] = {}
-        for name, default in (("crops", CropSettings()), ("large_crops", LARGE_CROPS)):
+        for name, default in (("crops", CropSettings()), ("large_crops", LARGE_CROPS), ("natural_crops", NATURAL_CROPS)):
             given: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.pop(name, {}).items()}
             crops[name] = dataclasses.replace(default, **given)
+        crops["natural_crops"] = dataclasses.replace(crops["natural_crops"], size=crops["crops"].size)
         sources: dict[str, Any] = {name: tuple(Source(**source) for source in values.pop(name)) for name in ("train", "dev")}
         config = Config(**crops, **sources, **values)
     except (TypeError, KeyError) as error:
