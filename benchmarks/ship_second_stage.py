@@ -5,8 +5,8 @@
 The rules are learnt on the [[dev]] sources of the configuration. Which candidates go through, and how far boxes are moved, is
 chosen there too, by AP with rules learnt on one half of the photos and applied to the other (--search). Writes the two networks,
 their weights and second_stage.json into the package, and docs/second_stage.json with the AP before and after. The default
-threshold of `accurate` and `fast`, in models.json, becomes the lowest with nearly the best F1 of both stages, as they run by
-default.
+threshold of `accurate` and `fast`, in models.json, becomes the middle one of those with nearly the best F1 of both stages, as
+they run by default.
 """
 
 import argparse
