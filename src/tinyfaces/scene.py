@@ -31,12 +31,12 @@ def in_scene(faces: Faces) -> Faces:
     if len(sure) == 0:
         return faces
     sides = np.log(np.maximum(longer_sides(faces.boxes), 1.0)).astype(np.float64)
-    centres = ((faces.boxes[:, :2] + faces.boxes[:, 2:]) / 2).astype(np.float64)
+    x, y = ((faces.boxes[:, :2] + faces.boxes[:, 2:]) / 2).T
     company, difference = np.zeros(len(faces)), np.zeros(len(faces))
     at_once = max(1, _DISTANCES_AT_ONCE // len(sure))
     for start in range(0, len(faces), at_once):
         rows = np.arange(start, min(start + at_once, len(faces)))
-        distances = np.square(centres[rows, None] - centres[None, sure]).sum(2)
+        distances = np.square(x[rows, None] - x[None, sure]) + np.square(y[rows, None] - y[None, sure])
         distances[sure[None] == rows[:, None]] = np.inf
         near = sure[np.argpartition(distances, min(_NEIGHBOURS, len(sure)) - 1, axis=1)[:, :_NEIGHBOURS]]
         weights = faces.scores[near] * (near != rows[:, None])
