@@ -21,10 +21,10 @@ import numpy as np
 from PIL import Image
 from rich.progress import track
 
-from detectors import LOW, Compared, centerface, mtcnn, ours, scrfd, yunet
+from detectors import Compared, centerface, mtcnn, ours, scrfd, yunet
 from dev_split import drawn_by_people, read_dev_split
 from tinyfaces import Faces, read_image
-from tinyfaces.evaluation import coco
+from tinyfaces.evaluation import LOWEST_SCORE, coco
 from tinyfaces.formats import write_atomically
 from tinyfaces.geometry import iou_matrix
 from tinyfaces.runtime import processor_name
@@ -42,7 +42,7 @@ def measure_ap(compared: Sequence[Compared], data: Path) -> dict[str, dict[str, 
     images = read_dev_split(data)
     results = {}
     for one in compared:
-        found = [one.detect(read_image(image.path), LOW) for image in track(images, f"AP of {one.name}")]
+        found = [one.detect(read_image(image.path), LOWEST_SCORE) for image in track(images, f"AP of {one.name}")]
         bands = {band: result.ap for band, result in coco.score(found, images).items()}
         drawn = drawn_by_people(found, images)
         if drawn[1]:

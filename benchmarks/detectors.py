@@ -19,7 +19,6 @@ from tinyfaces.weights import models
 
 Found = tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]
 Photo = npt.NDArray[np.uint8]
-LOW = 0.01
 PRECISIONS = ("int8", "float32")
 
 

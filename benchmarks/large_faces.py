@@ -13,10 +13,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from detectors import LOW, Compared, boxes_and_scores, scrfd
+from detectors import Compared, boxes_and_scores, scrfd
 from tinyfaces import Detector, read_image
 from tinyfaces.data.annotations import AnnotatedImage, read_coco
-from tinyfaces.evaluation import coco
+from tinyfaces.evaluation import LOWEST_SCORE, coco
 from tinyfaces.geometry import clip
 from tinyfaces.images import Pixels
 
@@ -67,7 +67,7 @@ def main() -> None:
     compared = [scrfd(path, 2) for path in arguments.scrfd]
     for model in arguments.models:
         detector = Detector(model, stages="proposals", precision="float32")
-        compared.append(Compared(model, boxes_and_scores(detector), None, LOW))
+        compared.append(Compared(model, boxes_and_scores(detector), None, LOWEST_SCORE))
     print(f"{len(images)} photos\nheight " + " ".join(f"{one.name:>18}" for one in compared))
     for height in HEIGHTS:
         seen = [resized(read_image(image.path), image, height) for image in images]
@@ -75,7 +75,7 @@ def main() -> None:
         for one in compared:
             found = []
             for photo, _ in seen:
-                boxes, scores = one.detect(photo, LOW)
+                boxes, scores = one.detect(photo, LOWEST_SCORE)
                 large = boxes[:, 3] - boxes[:, 1] > COMPARED * height
                 found.append((boxes[large], scores[large]))
             row.append(coco.score(found, [known for _, known in seen])["all"].ap)

@@ -21,7 +21,7 @@ from rich.progress import track
 from dev_split import drawn_by_people, read_dev_split
 from tinyfaces.data.annotations import AnnotatedImage, read_coco
 from tinyfaces.detector import Detector
-from tinyfaces.evaluation import coco
+from tinyfaces.evaluation import LOWEST_SCORE, coco
 from tinyfaces.evaluation.second_stage import Detections
 from tinyfaces.export import export, load_network
 from tinyfaces.formats import write_atomically
@@ -37,7 +37,6 @@ DESCRIPTIONS = {
     "fast": "a fifth of the computing, for video and small machines",
 }
 TRAINING_DATA = "WIDER FACE (1,098 training images), groups, masks, SCUT-HEAD B and ShanghaiTech photos; research use"
-_LOW = 0.01
 _CHANCE = 0.002  # of F1: one or two of some 770 faces
 _CALIBRATION_STEP = 200  # every so many training photos, about 40 in all
 
@@ -83,7 +82,7 @@ def ship(
     network, _ = load_network(checkpoint)
     bands = {}
     for precision in ("int8", "float32"):
-        detector = Detector(file, threshold=_LOW, stages="proposals", precision=precision)
+        detector = Detector(file, threshold=LOWEST_SCORE, stages="proposals", precision=precision)
         found = [detector.detect(image.path) for image in track(images, f"{name} in {precision} on the dev split")]
         detections = [(faces.boxes, faces.scores) for faces in found]
         bands[precision] = coco.score(detections, images)

@@ -28,7 +28,7 @@ from tinyfaces.cascade import Judgements, SecondStage
 from tinyfaces.data.annotations import AnnotatedImage
 from tinyfaces.data.candidates import read_candidates
 from tinyfaces.detector import Detector
-from tinyfaces.evaluation import coco
+from tinyfaces.evaluation import LOWEST_SCORE, coco
 from tinyfaces.evaluation.second_stage import Detections, KnownCandidates, fuse, fuse_across, gather, judge_all, learn_rule
 from tinyfaces.export import export_second_stage, load_second_stage
 from tinyfaces.faces import Faces
@@ -45,7 +45,6 @@ from tinyfaces.weights import SecondStageRecord
 ROOT = Path(__file__).parents[1]
 WEIGHTS = ROOT / "src/tinyfaces/weights"
 DATA = "crops of the proposal network's candidates in the photos that the proposal networks were trained on; research use"
-_LOW = 0.01
 _CALIBRATING = 320  # candidates
 WIDEST = Bounds(24.0, (0.05, 0.95), 0.5)
 
@@ -128,7 +127,7 @@ def main() -> None:
     measured: dict[str, Any] = {}
     detectors = {name: own(name) for name in ("accurate", "fast")}
     for one in [scrfd(path, 2) for path in arguments.scrfd] + [yunet(path, 2) for path in arguments.yunet]:
-        detectors[one.name] = lambda pixels, one=one: Faces(*one.detect(pixels, _LOW))
+        detectors[one.name] = lambda pixels, one=one: Faces(*one.detect(pixels, LOWEST_SCORE))
     for name, detect in detectors.items():
         photos = ((read_image(image.path), image) for image in track(images, f"{name} on the dev split"))
         bounds = dataclasses.replace(usual, undecided=(lowest.get(name, usual.undecided[0]), usual.undecided[1]))
@@ -173,7 +172,7 @@ def calibrate(stem: Path, folder: Path) -> None:
 
 def own(name: str) -> Any:
     """The first stage of a shipped model alone."""
-    detector = Detector(name, threshold=_LOW, stages="proposals")
+    detector = Detector(name, threshold=LOWEST_SCORE, stages="proposals")
     return lambda pixels: detector.detect(pixels)
 
 

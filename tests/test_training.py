@@ -142,6 +142,12 @@ def test_the_last_steps_see_photos_near_their_own_size(data, echo):
     assert not any(takes_natural_crops(new_batch_of(step, without), without) for step in range(120))
 
 
+@pytest.mark.parametrize("crops", ["crops", "large_crops", "natural_crops"])
+def test_crops_that_do_not_divide_are_refused(data, crops):
+    with pytest.raises(ValueError, match=rf"small\.toml: {crops}\.size is \d+, must be a multiple"):
+        load_config(data / "small.toml", {f"{crops}.grids": [3], f"{crops}.grid_shares": [1.0]})
+
+
 def test_it_learns(data, tmp_path):
     _run(data, tmp_path / "run", steps=150, batch=8, ema=0.95, save_every=150, evaluate_every=150)
     last = [json.loads(line) for line in (tmp_path / "run/log.jsonl").read_text().splitlines()][-1]

@@ -82,6 +82,11 @@ def supported(
     """
     usual = 1 + _LARGEST_SUPPORT * (1 - np.exp(-sides / _SIDE_OF_SUPPORT))
     factor = (1 + support) / np.sqrt(usual)
+    return multiply_odds(scores, factor)
+
+
+def multiply_odds(scores: npt.NDArray[np.float32], factor: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.float32]:
+    """Scores (N,) whose odds, score / (1 - score), are those of `scores` (N,) times `factor` (N,)."""
     return (scores * factor / (1 - scores + scores * factor)).astype(np.float32)
 
 

@@ -4,6 +4,7 @@ import numpy as np
 
 from tinyfaces.faces import Faces
 from tinyfaces.geometry import longer_sides
+from tinyfaces.proposals import multiply_odds
 
 _SURE = 0.3
 _NEIGHBOURS = 8
@@ -44,6 +45,6 @@ def in_scene(faces: Faces) -> Faces:
         difference[rows] = (weights * (sides[near] - sides[rows, None])).sum(1)
     ratio = np.minimum(np.abs(difference) / (company + _DOUBT), _LARGEST_DIFFERENCE)
     factor = (1 + company) ** _WEIGHT_OF_COMPANY * np.exp(-_WEIGHT_OF_DIFFERENCE * ratio)
-    scores = (faces.scores * factor / (1 - faces.scores + faces.scores * factor)).astype(np.float32)
+    scores = multiply_odds(faces.scores, factor)
     order = np.argsort(-scores, kind="stable")
     return Faces(faces.boxes[order], scores[order], faces.restorer)

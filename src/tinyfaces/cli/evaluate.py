@@ -26,8 +26,7 @@ from tinyfaces.cli.app import (
     reason,
 )
 from tinyfaces.cli.detect import results_of
-
-_EVALUATION_THRESHOLD = 0.01
+from tinyfaces.evaluation import LOWEST_SCORE
 
 
 @evaluate_app.command("wider")
@@ -64,7 +63,7 @@ def evaluate_wider(
         else:
             assert images is not None
             paths = wider.image_paths(truth, images)
-            detector = open_detector(model, _EVALUATION_THRESHOLD, scale, device, backend, threads, stages, precision)
+            detector = open_detector(model, LOWEST_SCORE, scale, device, backend, threads, stages, precision)
             files = [InputFile(path, Path(f"{key}.jpg")) for key, path in paths.items()]
             found = {}
             for result, _, problem in results_of(detector, files, quiet=False):
@@ -103,7 +102,7 @@ def evaluate_coco(
         known = [image for file in annotations for image in read_coco(file, images)]
     except AnnotationError as error:
         fail(str(error))
-    detector = open_detector(model, _EVALUATION_THRESHOLD, scale, device, backend, threads, stages, precision)
+    detector = open_detector(model, LOWEST_SCORE, scale, device, backend, threads, stages, precision)
     found = []
     for result, _, problem in results_of(detector, [InputFile(image.path, image.path) for image in known], quiet=False):
         if problem is not None:

@@ -19,7 +19,7 @@ from tinyfaces.crops import FACTOR
 from tinyfaces.data.annotations import AnnotatedImage
 from tinyfaces.data.candidates import Candidates, read_candidates
 from tinyfaces.detector import Detector
-from tinyfaces.evaluation import coco
+from tinyfaces.evaluation import LOWEST_SCORE, coco
 from tinyfaces.evaluation.second_stage import Detections, fuse_across, gather, judge_all
 from tinyfaces.export import fused, load_second_stage
 from tinyfaces.fusion import Bounds
@@ -37,7 +37,6 @@ WAYS: dict[str, dict[str, Any]] = {
 }
 """What is trained, as changes of the configuration."""
 ENLARGED = (2.0, 4.0)
-_LOW = 0.02
 _BATCH = 64
 
 
@@ -77,7 +76,7 @@ def run_ablation(
 
     detection: dict[str, dict[str, float]] = {}
     images = [image for _, image in photos]
-    detector = Detector(model, threshold=_LOW, stages="proposals")
+    detector = Detector(model, threshold=LOWEST_SCORE, stages="proposals")
     for factor in (1.0, *ENLARGED):
         name = "detector alone" if factor == 1 else f"image enlarged x{factor:g}, detector alone"
         say(name)

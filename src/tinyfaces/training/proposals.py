@@ -23,7 +23,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from tinyfaces.data.annotations import AnnotatedImage
 from tinyfaces.data.cache import ImageCache, open_cache
-from tinyfaces.evaluation import coco
+from tinyfaces.evaluation import LOWEST_SCORE, coco
 from tinyfaces.export import load_network
 from tinyfaces.losses import distillation_loss, make_points, mirrored_outputs, proposal_loss
 from tinyfaces.networks.proposals import VARIANTS, ProposalNetwork
@@ -34,7 +34,6 @@ from tinyfaces.training.muon import Muon
 from tinyfaces.training.records import log, save_atomically, update_average
 from tinyfaces.training.settings import Config, read_sources
 
-_LOW = 0.01
 _TRIAL_STEPS = 3
 
 
@@ -80,7 +79,7 @@ def evaluate(
         padded[0, :, :height, :width] = photo.transpose(2, 0, 1)
         batch = torch.from_numpy(padded).to(device).contiguous(memory_format=torch.channels_last)
         outputs = [output.float().cpu().numpy()[0] for output in network(batch)]
-        faces = in_scene(find_faces(outputs, _LOW, (height, width)))
+        faces = in_scene(find_faces(outputs, LOWEST_SCORE, (height, width)))
         found.append((faces.boxes, faces.scores))
     return coco.score(found, [images[index] for index in indices])
 

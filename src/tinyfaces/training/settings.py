@@ -106,7 +106,8 @@ def load_config(path: Path, overrides: Mapping[str, object]) -> Config:
             raise ValueError(f"{path}: part of a source is {source.part!r}, known are {', '.join(_PARTS)}")
     if config.variant not in VARIANTS:
         raise ValueError(f"{path}: variant is {config.variant!r}, known are {', '.join(VARIANTS)}")
-    for name, chosen in (("crops", config.crops), ("large_crops", config.large_crops)):
+    for name in ("crops", "large_crops", "natural_crops"):
+        chosen = crops[name]
         if chosen.size % 32 or any(chosen.size % (4 * grid) for grid in chosen.grids):
             raise ValueError(f"{path}: {name}.size is {chosen.size}, must be a multiple of 32 and of 4 x each grid")
     return config
