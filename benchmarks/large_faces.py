@@ -66,7 +66,7 @@ def main() -> None:
     ][::2]
     compared = [scrfd(path, 2) for path in arguments.scrfd]
     for model in arguments.models:
-        detector = Detector(model, stages="proposals", precision="float32")
+        detector = Detector(model, scale=1, stages="proposals", precision="float32")
         compared.append(Compared(model, boxes_and_scores(detector), None, LOWEST_SCORE))
     print(f"{len(images)} photos\nheight " + " ".join(f"{one.name:>18}" for one in compared))
     for height in HEIGHTS:

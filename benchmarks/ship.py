@@ -82,7 +82,7 @@ def ship(
     network, _ = load_network(checkpoint)
     bands = {}
     for precision in ("int8", "float32"):
-        detector = Detector(file, threshold=LOWEST_SCORE, stages="proposals", precision=precision)
+        detector = Detector(file, threshold=LOWEST_SCORE, scale=1, stages="proposals", precision=precision)
         found = [detector.detect(image.path) for image in track(images, f"{name} in {precision} on the dev split")]
         detections = [(faces.boxes, faces.scores) for faces in found]
         bands[precision] = coco.score(detections, images)

@@ -1,5 +1,7 @@
 """The detector with a network whose answers are known."""
 
+from pathlib import Path
+
 import numpy as np
 import onnx
 import pytest
@@ -11,6 +13,8 @@ from tinyfaces import Detector, Faces, ImageError, ModelError
 from tinyfaces.geometry import longer_sides
 from tinyfaces.proposals import supported
 from tinyfaces.scene import in_scene
+
+EXAMPLE = Path(__file__).parents[1] / "examples" / "solvay_1927.jpg"
 
 
 @pytest.fixture(scope="module")
@@ -112,6 +116,16 @@ def test_auto_scale_doubles_small_images_and_leaves_large_ones(detector):
     assert (40, 8, 44, 12) in found(auto)
     large = paint(1504, 1504, [(8, 8)])
     assert found(detector.detect(large, scale="auto")) == found(detector.detect(large))
+
+
+@pytest.mark.parametrize("width,height,factor", [(160, 110, 1.5), (500, 400, 1.5**0.5), (700, 500, 1)])
+def test_shipped_models_enlarge_small_images_and_own_ones_do_not(detector, width, height, factor):
+    photo = Image.open(EXAMPLE).convert("RGB").resize((width, height))
+    shipped = Detector("fast", stages="proposals", threshold=0.1, threads=2)
+    as_usual = shipped.detect(photo)
+    np.testing.assert_array_equal(as_usual.boxes, shipped.detect(photo, scale=factor).boxes)
+    assert len(as_usual) and (factor == 1 or found(as_usual) != found(shipped.detect(photo, scale=1)))
+    assert detector.scale == 1
 
 
 def test_threshold(detector):

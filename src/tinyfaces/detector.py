@@ -33,8 +33,8 @@ Proposals: TypeAlias = Union[Callable[[Pixels], Any], "supervision.Detections"]
 STAGES = ("proposals", "proposals+gan")
 
 LARGEST_SCALE = 16.0
-AUTO_PIXELS = 2_000_000
-AUTO_LARGEST_SCALE = 2.0
+_AUTO = (2_000_000, 2.0)  # pixels, and the largest factor to get there
+_SMALL = (300_000, 1.5)
 
 TILED_ABOVE_PIXELS = 4_000_000
 TILE_SIDE = 1280
@@ -63,7 +63,8 @@ class Detector:
     threshold: the score from which a detection counts as a face; the model's own recommendation if None.
     scale: by how much images are enlarged (above 1) or reduced (below 1) before the network sees them: twice the scale
         finds faces half as large and takes four times as long. "auto" enlarges images of less than 2 megapixels to
-        that size, at most twofold, and leaves larger ones as they are.
+        that size, at most twofold, and leaves larger ones as they are. None, with a shipped model, enlarges those of less than
+        0.3 megapixels to that size, at most 1.5 times, and leaves all others, and all with a model of one's own, as they are.
     device: "cpu" or "cuda". backend: "onnxruntime" or "openvino". threads: all processors if None.
     precision: "float32"; "int8", for models with an int8 file beside theirs, twice as fast on processors made for it and a little
         less exact; "bfloat16", with openvino; or "auto": int8 where the model has it and the processor is made for it.
@@ -89,7 +90,7 @@ class Detector:
         model: str | os.PathLike[str] = "accurate",
         *,
         threshold: float | None = None,
-        scale: Scale = 1.0,
+        scale: Scale | None = None,
         device: str = "cpu",
         backend: str = "onnxruntime",
         threads: int | None = None,
@@ -103,7 +104,7 @@ class Detector:
         path, own_threshold = _find_model(model)
         shipped = path in {record.path for record in models().values()}
         self.threshold = _checked_threshold(own_threshold if threshold is None else threshold)
-        self.scale = _checked_scale(scale)
+        self.scale = _checked_scale(scale) if shipped or scale is not None else 1.0
         self._proposals = proposals
         if proposals is None:
             self._session = load_session(path, backend=backend, device=device, threads=threads, precision=precision)
@@ -165,11 +166,11 @@ class Detector:
         whole, from top to bottom each time. threshold: instead of the detector's own. By the first stage alone: the second's
         crops would jump about in the file."""
         height, width = image.shape[:2]
-        working = _scaled(width, height, _factor(self.scale, width, height))
+        working = _scaled(width, height, scale_factor(self.scale, width, height))
         lowest = _checked_threshold(self.threshold if threshold is None else threshold)
         return in_scene(self._detect_tiled(image, working, lowest_needed(lowest))).above(lowest)
 
-    def _stream(self, sources: Iterable[ImageSource], threshold: float, scale: Scale) -> Iterator[Faces | ImageError]:
+    def _stream(self, sources: Iterable[ImageSource], threshold: float, scale: Scale | None) -> Iterator[Faces | ImageError]:
         window: list[tuple[ImageSource, Pixels | ImageError]] = []
         held = 0
         for source in sources:
@@ -180,14 +181,14 @@ class Detector:
                 continue
             window.append((source, pixels))
             height, width = pixels.shape[:2]
-            held += max(1, _factor(scale, width, height)) ** 2 * width * height
+            held += max(1, scale_factor(scale, width, height)) ** 2 * width * height
             if held >= _WINDOW_PIXELS:
                 yield from self._detect_window(window, threshold, scale)
                 window, held = [], 0
         yield from self._detect_window(window, threshold, scale)
 
     def _detect_window(
-        self, window: Sequence[tuple[ImageSource, Pixels | ImageError]], threshold: float, scale: Scale
+        self, window: Sequence[tuple[ImageSource, Pixels | ImageError]], threshold: float, scale: Scale | None
     ) -> list[Faces | ImageError]:
         images = [pixels for _, pixels in window if not isinstance(pixels, ImageError)]
         if self._second is None:
@@ -212,7 +213,7 @@ class Detector:
             return faces
         return Faces(faces.boxes, faces.scores, partial(self.restore, source))
 
-    def _propose(self, images: Sequence[Pixels], threshold: float, scale: Scale) -> list[Faces]:
+    def _propose(self, images: Sequence[Pixels], threshold: float, scale: Scale | None) -> list[Faces]:
         """First stage: faces of each image, in pixels of the image."""
         if self._proposals is not None:
             given = [self._proposals(image) if callable(self._proposals) else self._proposals for image in images]
@@ -222,7 +223,7 @@ class Detector:
         small: list[tuple[int, _View]] = []
         for number, image in enumerate(images):
             height, width = image.shape[:2]
-            working = _scaled(width, height, _factor(scale, width, height))
+            working = _scaled(width, height, scale_factor(scale, width, height))
             if _padded_pixels(*working) > TILED_ABOVE_PIXELS:
                 results[number] = self._detect_tiled(image, working, lowest)
             else:
@@ -392,10 +393,12 @@ def _resample(image: Pixels | Regions, working: tuple[int, int], rectangle: Sequ
     return scaled
 
 
-def _factor(scale: Scale, width: int, height: int) -> float:
-    if scale == "auto":
-        return min(max(1.0, math.sqrt(AUTO_PIXELS / (width * height))), AUTO_LARGEST_SCALE)
-    return scale
+def scale_factor(scale: Scale | None, width: int, height: int) -> float:
+    """By how much an image of width x height pixels is enlarged: see `Detector`'s `scale`."""
+    if scale is not None and scale != "auto":
+        return scale
+    pixels, largest = _AUTO if scale == "auto" else _SMALL
+    return min(max(1.0, math.sqrt(pixels / max(1, width * height))), largest)
 
 
 def _factor_to(pixels: int, width: int, height: int) -> float:
@@ -442,7 +445,9 @@ def _checked_threshold(threshold: float) -> float:
     return float(threshold)
 
 
-def _checked_scale(scale: Scale) -> Scale:
+def _checked_scale(scale: Scale | None) -> Scale | None:
+    if scale is None:
+        return None
     if isinstance(scale, str):
         if scale != "auto":
             raise ValueError(f"scale '{scale}': must be a number or 'auto'")

@@ -68,7 +68,7 @@ def anonymise(
         int, typer.Option(min=0, max=51, help="Of encoded videos (constant rate factor): lower is better and larger.")
     ] = 18,
     model: ModelOption = "accurate",
-    scale: ScaleOption = 1.0,
+    scale: ScaleOption = None,
     device: DeviceOption = "cpu",
     backend: BackendOption = "onnxruntime",
     precision: PrecisionOption = "auto",

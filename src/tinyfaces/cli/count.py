@@ -59,7 +59,7 @@ def count(
         float | None, typer.Option(min=0, max=1, help="Score from which a detection counts; the model's own if left out.")
     ] = None,
     model: ModelOption = "accurate",
-    scale: ScaleOption = 1.0,
+    scale: ScaleOption = None,
     device: DeviceOption = "cpu",
     backend: BackendOption = "onnxruntime",
     precision: PrecisionOption = "auto",

@@ -129,7 +129,7 @@ def detect(
     ] = None,
     model: ModelOption = "accurate",
     stages: StagesOption = None,
-    scale: ScaleOption = 1.0,
+    scale: ScaleOption = None,
     device: DeviceOption = "cpu",
     backend: BackendOption = "onnxruntime",
     precision: PrecisionOption = "auto",

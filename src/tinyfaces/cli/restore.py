@@ -34,7 +34,7 @@ def restore(
         float, typer.Option(min=1, help="Restore faces up to this height in pixels; larger ones show more as they are.")
     ] = 24.0,
     model: ModelOption = "accurate",
-    scale: ScaleOption = 1.0,
+    scale: ScaleOption = None,
     device: DeviceOption = "cpu",
     backend: BackendOption = "onnxruntime",
     precision: PrecisionOption = "auto",

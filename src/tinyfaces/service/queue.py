@@ -40,7 +40,7 @@ class _Job:
     engine: Engine
     pixels: Pixels
     threshold: float
-    scale: Scale
+    scale: Scale | None
     result: asyncio.Future[Faces]
 
     def fits(self, other: "_Job") -> bool:
@@ -83,7 +83,7 @@ class DetectionQueue:
         finally:
             self.taken -= 1
 
-    async def detect(self, engine: Engine, pixels: Pixels, threshold: float, scale: Scale) -> Faces:
+    async def detect(self, engine: Engine, pixels: Pixels, threshold: float, scale: Scale | None) -> Faces:
         """The faces in a picture HxWx3; a cancelled call gives up its place in the next batch."""
         job = _Job(engine, pixels, threshold, scale, asyncio.get_running_loop().create_future())
         self._waiting.append(job)

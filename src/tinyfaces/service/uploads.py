@@ -3,7 +3,6 @@
 import asyncio
 import io
 import json
-import math
 import warnings
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect
 
-from tinyfaces.detector import AUTO_LARGEST_SCALE, AUTO_PIXELS, Scale
+from tinyfaces.detector import Scale, scale_factor
 from tinyfaces.geometry import areas, clip
 from tinyfaces.images import ImageError, Pixels, read_image
 from tinyfaces.service.limits import Limits
@@ -117,7 +116,7 @@ def _too_large(limits: Limits) -> HTTPException:
     return HTTPException(413, f"the upload has more than {limits.megabytes:g} MB")
 
 
-def open_picture(upload: Upload, limits: Limits, scale: Scale = 1.0) -> Image.Image:
+def open_picture(upload: Upload, limits: Limits, scale: Scale | None = 1.0) -> Image.Image:
     """Read a picture's header alone. Raises HTTPException: 413 too many pixels, 415 no picture, 422 a damaged one."""
     Image.init()
     formats = [name for name in FORMATS if name in Image.OPEN]
@@ -135,7 +134,7 @@ def open_picture(upload: Upload, limits: Limits, scale: Scale = 1.0) -> Image.Im
     width, height = image.size
     if width * height > limits.pixels:
         raise HTTPException(413, f"{width}x{height}: {_too_many_pixels(limits)}")
-    factor = max(1.0, min(math.sqrt(AUTO_PIXELS / max(1, width * height)), AUTO_LARGEST_SCALE)) if scale == "auto" else scale
+    factor = scale_factor(scale, width, height)
     if width * height * factor**2 > limits.pixels:
         raise HTTPException(413, f"{width}x{height} at scale {factor:g}: {_too_many_pixels(limits)}")
     return image

@@ -76,7 +76,7 @@ def run_ablation(
 
     detection: dict[str, dict[str, float]] = {}
     images = [image for _, image in photos]
-    detector = Detector(model, threshold=LOWEST_SCORE, stages="proposals")
+    detector = Detector(model, threshold=LOWEST_SCORE, scale=1, stages="proposals")
     for factor in (1.0, *ENLARGED):
         name = "detector alone" if factor == 1 else f"image enlarged x{factor:g}, detector alone"
         say(name)
