@@ -14,6 +14,7 @@ import statistics
 import sys
 import time
 from collections.abc import Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 SIZES = ((640, 480), (1024, 768), (2048, 1536))
 WIDTHS = (1600, 800, 480, 320, 240, 160)
+OTHERS_COLOURS = ("#2c3e50", "#95a5a6", "#2980b9", "#16a085", "#8e44ad")
 FOUND_OVERLAP = 0.3
 PARTS = ("ap", "time", "example")
 
@@ -144,9 +146,13 @@ def draw_example(results: dict[str, Any], one: Compared, photo: np.ndarray, out:
     found, false = results["example"][one.name]["240"]
     left.set_title(f"240 px wide, faces of 9 px: {one.name} finds {found} of 29" + (f", {false} false" if false else ""))
     left.axis("off")
+    others = cycle(OTHERS_COLOURS)
     for name, counts in results["example"].items():
-        own = name.startswith("tinyfaces")
-        style = {"color": "#c0392b" if name == one.name else "#e59866", "linewidth": 2.5} if own else {"linewidth": 1.1}
+        if name.startswith("tinyfaces"):
+            colour = "#c0392b" if "accurate" in name else "#e67e22"
+            style = {"color": colour, "linewidth": 2.5, "linestyle": "-" if name.endswith("int8") else ":", "zorder": 3}
+        else:
+            style = {"color": next(others), "linewidth": 1.1}
         right.plot(range(len(WIDTHS)), [counts[str(w)][0] for w in WIDTHS], marker="o", markersize=4, label=name, **style)
     right.set_xticks(range(len(WIDTHS)), [str(w) for w in WIDTHS])
     right.set_xlabel("width of the photo, px")
