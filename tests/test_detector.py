@@ -10,6 +10,7 @@ from PIL import Image
 
 from conftest import corners, found, paint
 from tinyfaces import Detector, Faces, ImageError, ModelError
+from tinyfaces.detector import FRAME_PIXELS, TILED_ABOVE_PIXELS, _View
 from tinyfaces.geometry import longer_sides
 from tinyfaces.proposals import supported
 from tinyfaces.scene import in_scene
@@ -90,14 +91,28 @@ def detector_of_large_faces(toy_model, tmp_path_factory):
 
 @pytest.mark.parametrize("width,height", [(1024, 1536), (1536, 2048), (3072, 4096)])
 def test_faces_that_fill_much_of_an_image_come_from_a_glance(detector_of_large_faces, width, height):
-    factor = (250_000 / (width * height)) ** 0.5
-    left, top, side = round(192 / factor), round(256 / factor), round(32 / factor)
+    tiled = width * height > TILED_ABOVE_PIXELS
+    factor = ((FRAME_PIXELS / (width * height)) ** 0.5 if tiled else 1) / 4
+    left, top, side = round(96 / factor), round(128 / factor), round(32 / factor)
     image = np.zeros((height, width, 3), np.uint8)
     image[top : top + side, left : left + side, 1] = 255
     boxes = detector_of_large_faces.detect(image).boxes
     middle, half = np.array([left, top] * 2) + side / 2, np.array([-1, -1, 1, 1]) * 64 / factor
     glanced = np.abs(boxes - (middle + half)).max(1) < 8
-    assert glanced.sum() == (width * height > 1_600_000)
+    assert glanced.sum() == 1
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_face_seen_at_a_glance_too_is_one_and_small_ones_beside_it_stay(detector, monkeypatch, order):
+    small = np.array([[100, 100, 120, 120], [106, 100, 126, 120]], np.float32)  # IoU of 0.54, as boxes drawn closer by voting
+    scores = {1: (0.6, 0.9), -1: (0.9, 0.6)}[order]
+    whole = Faces(np.concatenate([small, [[0, 0, 400, 400]]]), np.array([0.8, 0.7, scores[0]], np.float32))
+    glanced = Faces(np.array([[5, 5, 101, 101], [10, 10, 40, 40]], np.float32), np.array([scores[1], 0.95], np.float32))
+    monkeypatch.setattr(detector, "_detect_views", lambda views, _: [whole if max(v.size) == 1024 else glanced for v in views])
+    faces = detector._detect_wholes([_View.of(paint(1024, 1024), (1024, 1024), (0, 0, 1024, 1024))], 0.1)[0]
+    assert (np.diff(faces.scores) <= 0).all() and len(faces) == 3
+    boxes = faces.boxes.round().tolist()
+    assert all(box in boxes for box in small.tolist()) and ([0, 0, 400, 400] in boxes) == (order < 0)
 
 
 def test_scale_enlarges(detector):

@@ -14,13 +14,14 @@ def _iou(a, b):
     return inside / union if union > 0 else 0.0
 
 
-def _greedy(boxes, scores, overlap):
+def _greedy(boxes, scores, overlap, groups=None):
     left = sorted(range(len(boxes)), key=lambda i: -scores[i])
+    groups = range(len(boxes)) if groups is None else groups
     kept = []
     while left:
         best = left.pop(0)
         kept.append(best)
-        left = [i for i in left if _iou(boxes[best], boxes[i]) <= overlap]
+        left = [i for i in left if groups[i] == groups[best] or _iou(boxes[best], boxes[i]) <= overlap]
     return kept
 
 
@@ -37,6 +38,8 @@ def test_nms_is_the_greedy_loop(seed, overlap):
     boxes = _random_boxes(rng, 120, [30, 100, 400][seed % 3], [(5, 9), (3, 100)][seed % 2])
     scores = rng.random(120).round(2 if seed % 4 else 1).astype(np.float32)
     assert geometry.nms(boxes, scores, overlap).tolist() == _greedy(boxes.tolist(), scores.tolist(), overlap)
+    looks = rng.integers(0, 3, 120)
+    assert geometry.nms(boxes, scores, overlap, looks).tolist() == _greedy(boxes.tolist(), scores.tolist(), overlap, looks)
 
 
 def test_nms_of_nothing_and_of_copies():

@@ -40,9 +40,9 @@ TILED_ABOVE_PIXELS = 4_000_000
 TILE_SIDE = 1280
 TILE_OVERLAP = 128
 FRAME_PIXELS = 2_000_000
-GLANCE_ABOVE_PIXELS = 1_600_000
-GLANCE_PIXELS = 250_000
-GLANCE_SIDE = 96
+GLANCE_SCALE = 1 / 4
+GLANCE_LEAST = 256  # its longer side
+GLANCE_SIDE = 64  # of the faces taken from it
 
 _OWN_MODEL_THRESHOLD = 0.3
 _MULTIPLE = 32
@@ -77,9 +77,9 @@ class Detector:
         the `supervision.Detections` of the one image that is going to be given. It should give low scores too: what it leaves
         out can't be found. `scale` has no effect then.
 
-    Images of more than 1.6 megapixels, after scaling, are also looked at reduced to a quarter of a megapixel, for faces that
-    fill much of them. Those of more than 4 megapixels are searched in overlapping tiles, and once more as a whole,
-    reduced, for the faces that are too large for the overlap. Memory does not grow with them beyond their own pixels.
+    Images are also looked at reduced to a quarter of their sides (but to 256 pixels at least), for faces that fill much of
+    them. Those of more than 4 megapixels, after scaling, are searched in overlapping tiles, and once more as a whole, reduced,
+    for the faces that are too large for the overlap. Memory does not grow with them beyond their own pixels.
 
     Raises ModelError where the model, the backend or the device is missing, ValueError for a threshold outside 0-1, a scale
     outside 0-16 or unknown stages.
@@ -255,19 +255,18 @@ class Detector:
         return _merge(parts, regions, width, height)
 
     def _detect_wholes(self, views: Sequence["_View"], threshold: float) -> list[Faces]:
-        """Faces of views that each show a whole image, in pixels of the view. Those that fill much of a large view, and are too
-        large for the network there, come from a glance at it reduced."""
+        """Faces of views that each show a whole image, in pixels of the view. Those that fill much of a view, and may be too
+        large for the network there, come from a glance at it reduced too."""
         found = self._detect_views(views, threshold)
-        large = [number for number, view in enumerate(views) if view.size[0] * view.size[1] > GLANCE_ABOVE_PIXELS]
+        glanced_at = [number for number, view in enumerate(views) if max(view.size) > GLANCE_LEAST]
         glances = []
-        for number in large:
-            reduced = _scaled(*views[number].size, _factor_to(GLANCE_PIXELS, *views[number].size))
+        for number in glanced_at:
+            width, height = views[number].size
+            reduced = _scaled(width, height, max(GLANCE_SCALE, GLANCE_LEAST / max(width, height)))
             glances.append(_View.of(views[number].pixels, reduced, (0, 0, *reduced)))
-        for number, glance, glanced in zip(large, glances, self._detect_views(glances, threshold), strict=True):
-            filling = longer_sides(glanced.boxes) >= GLANCE_SIDE
-            boxes = np.concatenate([found[number].boxes, glance.to_image(glanced.boxes[filling])])
-            scores = np.concatenate([found[number].scores, glanced.scores[filling]])
-            found[number] = Faces(boxes, scores)[nms(boxes, scores, NMS_OVERLAP)]
+        for number, glance, glanced in zip(glanced_at, glances, self._detect_views(glances, threshold), strict=True):
+            large = longer_sides(glanced.boxes) >= GLANCE_SIDE
+            found[number] = _joined([found[number], Faces(glance.to_image(glanced.boxes[large]), glanced.scores[large])])
         return found
 
     def _detect_views(self, views: Sequence["_View"], threshold: float) -> list[Faces]:
@@ -342,6 +341,13 @@ class _View:
         return cut
 
 
+def _joined(parts: Sequence[Faces]) -> Faces:
+    """The faces of an image that several looks at it, or at parts of it, found, each one box a face: one box a face of all."""
+    faces = Faces(np.concatenate([part.boxes for part in parts]), np.concatenate([part.scores for part in parts]))
+    looks = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
+    return faces[nms(faces.boxes, faces.scores, NMS_OVERLAP, looks)]
+
+
 def _merge(parts: Sequence[Faces], regions: Sequence[npt.NDArray[np.float64]], width: int, height: int) -> Faces:
     """One list of faces from those found in several regions of an image, all in pixels of the image.
 
@@ -363,8 +369,7 @@ def _merge(parts: Sequence[Faces], regions: Sequence[npt.NDArray[np.float64]], w
         sure = scores[hosts] >= _FRAGMENT_HOST_SCORE * scores[mine][:, None]
         within = (share > _FRAGMENT_SHARE) & (ratio < 1) & (ratio > _FRAGMENT_SMALLEST) & sure
         fragment[mine] = within.any(axis=1)
-    faces = Faces(boxes[~fragment], scores[~fragment])
-    return faces[nms(faces.boxes, faces.scores, NMS_OVERLAP)]
+    return _joined([part[~fragment[source == number]] for number, part in enumerate(parts)])
 
 
 def _resample(image: Pixels | Regions, working: tuple[int, int], rectangle: Sequence[int]) -> Pixels:

@@ -56,14 +56,18 @@ def mirror(boxes: npt.NDArray[np.float32], width: float) -> npt.NDArray[np.float
     return boxes[:, [2, 1, 0, 3]] * np.array([-1, 1, -1, 1], np.float32) + np.array([width, 0, width, 0], np.float32)
 
 
-def nms(boxes: Boxes, scores: npt.NDArray[np.floating[Any]], overlap: float) -> Indices:
+def nms(boxes: Boxes, scores: npt.NDArray[np.floating[Any]], overlap: float, groups: npt.ArrayLike | None = None) -> Indices:
     """Greedy non-maximum suppression: indices of the boxes to keep, highest score first.
 
     boxes: (N, 4) finite, scores: (N,). A box goes when its IoU with a kept one of higher score (or of the same score
-    and a lower index) is above `overlap`. Gives what the usual loop gives, but compares only boxes near each other and
-    settles many at once.
+    and a lower index) is above `overlap`. groups: (N,), where boxes of the same group are not to suppress each other. Gives what
+    the usual loop gives, but compares only boxes near each other and settles many at once.
     """
     order, later, earlier = _overlapping(boxes, scores, overlap)
+    if groups is not None:
+        ranked = np.asarray(groups)[order]
+        apart = ranked[later] != ranked[earlier]
+        later, earlier = later[apart], earlier[apart]
     return order[_survivors(len(boxes), later, earlier)]
 
 

@@ -19,7 +19,7 @@ LARGE_CROPS = CropSettings(
     size=896, grids=(1, 2), grid_shares=(0.7, 0.3), small_share=0.0, all_heights=(48.0, 850.0), scales=(0.12, 6.0)
 )
 NATURAL_CROPS = CropSettings(
-    grids=(1,), grid_shares=(1.0,), scales=(0.45, 1.4), turned_share=0.04, lying_share=0.01, text_share=0.05
+    grids=(1,), grid_shares=(1.0,), scales=(0.35, 1.5), turned_share=0.04, lying_share=0.01, text_share=0.05
 )
 _PARTS = ("all", "held out", "rest")
 _HELD_OUT = 20  # one photo in so many
