@@ -46,6 +46,7 @@ ROOT = Path(__file__).parents[1]
 WEIGHTS = ROOT / "src/tinyfaces/weights"
 DATA = "crops of the proposal network's candidates in the photos that the proposal networks were trained on; research use"
 _CALIBRATING = 320  # candidates
+OVERLAP_OF_OWN = 0.6
 WIDEST = Bounds(24.0, (0.05, 0.95), 0.5)
 
 
@@ -129,8 +130,11 @@ def main() -> None:
     for one in [scrfd(path, 2) for path in arguments.scrfd] + [yunet(path, 2) for path in arguments.yunet]:
         detectors[one.name] = lambda pixels, one=one: Faces(*one.detect(pixels, LOWEST_SCORE))
     for name, detect in detectors.items():
+        own_network = name in ("accurate", "fast")
         photos = ((read_image(image.path), image) for image in track(images, f"{name} on the dev split"))
         bounds = dataclasses.replace(usual, undecided=(lowest.get(name, usual.undecided[0]), usual.undecided[1]))
+        if own_network:
+            bounds = dataclasses.replace(bounds, overlap=OVERLAP_OF_OWN)
         known = gather(detect, photos, WIDEST if arguments.search else bounds)
         judged = judge_all(known, second.judge)
         before = average_precision(proposals_of(known), images)
@@ -138,19 +142,19 @@ def main() -> None:
         if arguments.search:
             search(known, judged, images, bounds)
             continue
-        if name in ("accurate", "fast"):
+        if own_network:
             fused = fuse_across(known, judged, bounds)
             after = average_precision(fused, images)
             thresholds[name], f1 = best_threshold(*drawn_by_people(fused, undismissed))  # as in ship.py
             print(f"{name}, both stages: threshold {thresholds[name]} with F1 {f1:.3f}")
             rules[name] = learn_rule(known, judged, bounds)
         else:
-            after = average_precision(fuse(known, judged, rules["accurate"]), images)
+            after = average_precision(fuse(known, judged, for_others(rules["accurate"])), images)
         show(f"{name}, both stages", after)
         measured[name] = {"proposals": before, "both": after, "candidates": sent(known, bounds)}
     if arguments.search:
         return
-    rules["other"] = rules["accurate"]
+    rules["other"] = for_others(rules["accurate"])
     record = dataclasses.replace(record, rules={name: rule.to_dict() for name, rule in rules.items()})
     write_atomically(WEIGHTS / "second_stage.json", (json.dumps(dataclasses.asdict(record), indent=1) + "\n").encode())
     first = json.loads((WEIGHTS / "models.json").read_text())
@@ -168,6 +172,11 @@ def calibrate(stem: Path, folder: Path) -> None:
     restored = [load_session(generator, GENERATOR, precision="float32").run(batch)[1] for batch in crops]
     quantise(generator, GENERATOR, crops)
     quantise(stem.with_suffix(".discriminator.onnx"), DISCRIMINATOR, restored)
+
+
+def for_others(rule: FusionRule) -> FusionRule:
+    """The rule for detectors it was not learnt with."""
+    return dataclasses.replace(rule, bounds=dataclasses.replace(rule.bounds, overlap=Bounds.overlap))
 
 
 def own(name: str) -> Any:

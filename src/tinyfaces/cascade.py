@@ -11,7 +11,6 @@ from tinyfaces.faces import Faces
 from tinyfaces.fusion import FusionRule
 from tinyfaces.geometry import clip, longer_sides, nms
 from tinyfaces.images import Pixels
-from tinyfaces.proposals import CORRECTED_OVERLAP
 from tinyfaces.runtime import DISCRIMINATOR, GENERATOR, Batch, load_session
 from tinyfaces.weights import SecondStageRecord
 
@@ -94,7 +93,7 @@ def fused(proposals: Faces, places: npt.NDArray[np.intp], judged: Judgements, ru
     boxes, scores = proposals.boxes.copy(), proposals.scores.copy()
     scores[places] = rule.fuse(scores[places], judged.face_logits, longer_sides(boxes[places]))
     boxes[places] = clip(rule.correct(boxes[places], judged.offsets), width, height)
-    return Faces(boxes, scores)[nms(boxes, scores, CORRECTED_OVERLAP)]
+    return Faces(boxes, scores)[nms(boxes, scores, rule.bounds.overlap)]
 
 
 def _batches(crops: Pixels) -> list[Batch]:

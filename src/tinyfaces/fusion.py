@@ -28,12 +28,14 @@ class Bounds:
     """Which candidates the second stage judges, and how far it moves them.
 
     largest_side: longer side in pixels up to which a candidate is small enough. undecided: scores from and up to which it is
-    undecided. box: how much of the box head's correction is applied, 0-1.
+    undecided. box: how much of the box head's correction is applied, 0-1. overlap: IoU from which two of the corrected boxes are
+    one face; higher for this project's networks, whose boxes, voted on, stand closer than those of others.
     """
 
     largest_side: float = 24.0
     undecided: tuple[float, float] = (0.2, 0.8)
     box: float = 0.8
+    overlap: float = 0.45
 
     def admit(self, sides: npt.NDArray[np.float32], scores: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
         """Which (N,) of the proposals, by their longer sides (N,) in pixels and scores (N,), the second stage is to judge."""

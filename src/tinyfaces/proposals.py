@@ -12,8 +12,6 @@ from tinyfaces.geometry import clip, longer_sides, nms_with_voting
 from tinyfaces.runtime import STRIDES
 
 NMS_OVERLAP = 0.45
-CORRECTED_OVERLAP = 0.6
-"""Between faces whose boxes were voted on and corrected: those of neighbours may have come closer than candidates do."""
 CANDIDATE_LIMIT = 20_000
 """At most so many points of an image, the best, are decoded; a crowd of 1,000 faces has some 6,000."""
 
