@@ -58,8 +58,8 @@ def serve(
         key = name if name in shipped() else Path(name).stem
         if key in engines:
             fail(f"model '{key}': given twice")
-        alone = open_detector(name, None, 1.0, device, backend, threads, precision=precision)
-        shared = open_detector(name, None, 1.0, device, backend, 1, precision=precision) if device == "cpu" else alone
+        alone = open_detector(name, None, None, device, backend, threads, precision=precision)
+        shared = open_detector(name, None, None, device, backend, 1, precision=precision) if device == "cpu" else alone
         engines[key] = Engine(alone, shared)
     limits = Limits(
         megabytes=max_megabytes, megapixels=max_megapixels, queue=queue, receive_seconds=receive_timeout, answer_seconds=timeout
