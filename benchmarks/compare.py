@@ -118,10 +118,10 @@ def draw_plot(results: dict[str, Any], out: Path) -> None:
     for name, bands in results["ap"].items():
         times = results["time"][name]["1024x768"]
         milliseconds = times.get("network", times["whole"])
-        own, left = name.startswith("tinyfaces"), name.endswith("int8")
+        own, left, above = name.startswith("tinyfaces"), name.endswith("int8") or "yunet" in name, "accurate" in name
         axes.scatter(milliseconds, bands["10-16"], color="#c0392b" if own else "#555555", s=70 if own else 40, zorder=3)
         axes.annotate(
-            name.removeprefix("tinyfaces "), (milliseconds, bands["10-16"]), xytext=(-5 if left else 5, 6 if own else -14),
+            name.removeprefix("tinyfaces "), (milliseconds, bands["10-16"]), xytext=(-5 if left else 5, 6 if above else -14),
             textcoords="offset points", fontsize=9, ha="right" if left else "left",
         )  # fmt: skip
     axes.set_xscale("log")
