@@ -344,6 +344,13 @@ def test_nothing_goes_to_disk(client, monkeypatch):
     assert client.post("/v1/detect", files=form(content)).status_code == 200
 
 
+def test_the_limit_is_for_the_enlargement_that_was_asked(toy):
+    picture = form(png(paint(100, 100)))
+    with serving(toy, megabytes=4, megapixels=0.015) as client:
+        assert client.post("/v1/detect", files=picture).status_code == 200
+        assert client.post("/v1/detect?scale=auto", files=picture).status_code == 413
+
+
 def test_too_large_once_scaled(client):
     answer = client.post("/v1/detect?scale=16", files=form(png(paint(100, 100))))
     assert answer.status_code == 413 and "at scale 16" in answer.json()["detail"]

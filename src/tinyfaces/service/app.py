@@ -201,7 +201,8 @@ def create_app(
         lowest = own if threshold is None else threshold
 
         async def work(upload: Upload) -> Response:
-            image = await in_thread(open_picture, upload, limits, scale)
+            # What a model enlarges by itself is small: the limit is for what was asked.
+            image = await in_thread(open_picture, upload, limits, 1.0 if scale is None else scale)
             format, file = image.format, upload.name
             async with held_pixels.held(image.width * image.height):
                 pixels = await in_thread(decode, image)

@@ -116,7 +116,7 @@ def _too_large(limits: Limits) -> HTTPException:
     return HTTPException(413, f"the upload has more than {limits.megabytes:g} MB")
 
 
-def open_picture(upload: Upload, limits: Limits, scale: Scale | None = 1.0) -> Image.Image:
+def open_picture(upload: Upload, limits: Limits, scale: Scale = 1.0) -> Image.Image:
     """Read a picture's header alone. Raises HTTPException: 413 too many pixels, 415 no picture, 422 a damaged one."""
     Image.init()
     formats = [name for name in FORMATS if name in Image.OPEN]
