@@ -46,6 +46,7 @@ ROOT = Path(__file__).parents[1]
 WEIGHTS = ROOT / "src/tinyfaces/weights"
 DATA = "crops of the proposal network's candidates in the photos that the proposal networks were trained on; research use"
 _CALIBRATING = 320  # candidates
+OWN = ("accurate", "fast")
 OVERLAP_OF_OWN = 0.6
 WIDEST = Bounds(24.0, (0.05, 0.95), 0.5)
 
@@ -126,15 +127,14 @@ def main() -> None:
     rules: dict[str, FusionRule] = {}
     thresholds: dict[str, float] = {}
     measured: dict[str, Any] = {}
-    detectors = {name: own(name) for name in ("accurate", "fast")}
+    detectors = {name: own(name) for name in OWN}
     for one in [scrfd(path, 2) for path in arguments.scrfd] + [yunet(path, 2) for path in arguments.yunet]:
         detectors[one.name] = lambda pixels, one=one: Faces(*one.detect(pixels, LOWEST_SCORE))
     for name, detect in detectors.items():
-        own_network = name in ("accurate", "fast")
+        own_network = name in OWN
         photos = ((read_image(image.path), image) for image in track(images, f"{name} on the dev split"))
-        bounds = dataclasses.replace(usual, undecided=(lowest.get(name, usual.undecided[0]), usual.undecided[1]))
-        if own_network:
-            bounds = dataclasses.replace(bounds, overlap=OVERLAP_OF_OWN)
+        undecided = (lowest.get(name, usual.undecided[0]), usual.undecided[1])
+        bounds = dataclasses.replace(usual, undecided=undecided, overlap=OVERLAP_OF_OWN if own_network else usual.overlap)
         known = gather(detect, photos, WIDEST if arguments.search else bounds)
         judged = judge_all(known, second.judge)
         before = average_precision(proposals_of(known), images)
@@ -148,13 +148,14 @@ def main() -> None:
             thresholds[name], f1 = best_threshold(*drawn_by_people(fused, undismissed))  # as in ship.py
             print(f"{name}, both stages: threshold {thresholds[name]} with F1 {f1:.3f}")
             rules[name] = learn_rule(known, judged, bounds)
+            if name == "accurate":
+                rules["other"] = for_others(rules[name])
         else:
-            after = average_precision(fuse(known, judged, for_others(rules["accurate"])), images)
+            after = average_precision(fuse(known, judged, rules["other"]), images)
         show(f"{name}, both stages", after)
         measured[name] = {"proposals": before, "both": after, "candidates": sent(known, bounds)}
     if arguments.search:
         return
-    rules["other"] = for_others(rules["accurate"])
     record = dataclasses.replace(record, rules={name: rule.to_dict() for name, rule in rules.items()})
     write_atomically(WEIGHTS / "second_stage.json", (json.dumps(dataclasses.asdict(record), indent=1) + "\n").encode())
     first = json.loads((WEIGHTS / "models.json").read_text())

@@ -104,7 +104,7 @@ class Detector:
         path, own_threshold = _find_model(model)
         shipped = path in {record.path for record in models().values()}
         self.threshold = _checked_threshold(own_threshold if threshold is None else threshold)
-        self.scale = _checked_scale(scale) if shipped or scale is not None else 1.0
+        self.scale = _checked_scale(1.0 if scale is None and not shipped else scale)
         self._proposals = proposals
         if proposals is None:
             self._session = load_session(path, backend=backend, device=device, threads=threads, precision=precision)
@@ -262,7 +262,8 @@ class Detector:
         glances = [views[number].reduced() for number in glanced_at]
         for number, glance, glanced in zip(glanced_at, glances, self._detect_views(glances, threshold), strict=True):
             large = longer_sides(glanced.boxes) >= GLANCE_SIDE
-            found[number] = _joined([found[number], Faces(glance.to_image(glanced.boxes[large]), glanced.scores[large])])
+            both, looks = _gathered([found[number], Faces(glance.to_image(glanced.boxes[large]), glanced.scores[large])])
+            found[number] = _one_a_face(both, looks)
         return found
 
     def _detect_views(self, views: Sequence["_View"], threshold: float) -> list[Faces]:
@@ -345,10 +346,14 @@ class _View:
         return cut
 
 
-def _joined(parts: Sequence[Faces]) -> Faces:
-    """The faces of an image that several looks at it, or at parts of it, found, each one box a face: one box a face of all."""
+def _gathered(parts: Sequence[Faces]) -> tuple[Faces, npt.NDArray[np.intp]]:
+    """All faces that several looks at an image, or at parts of it, found, and the number (N,) of the look that found each."""
     faces = Faces(np.concatenate([part.boxes for part in parts]), np.concatenate([part.scores for part in parts]))
-    looks = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
+    return faces, np.repeat(np.arange(len(parts)), [len(part) for part in parts])
+
+
+def _one_a_face(faces: Faces, looks: npt.NDArray[np.intp]) -> Faces:
+    """What is left of faces whose look (N,) gave each one box already, highest score first."""
     return faces[nms(faces.boxes, faces.scores, NMS_OVERLAP, looks)]
 
 
@@ -358,9 +363,8 @@ def _merge(parts: Sequence[Faces], regions: Sequence[npt.NDArray[np.float64]], w
     Within a region only part of a face may show, and be taken for a smaller face. Such a fragment lies within a face
     found elsewhere that reaches beyond the region.
     """
-    boxes = np.concatenate([part.boxes for part in parts])
-    scores = np.concatenate([part.scores for part in parts])
-    source = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
+    faces, source = _gathered(parts)
+    boxes, scores = faces.boxes, faces.scores
     area = areas(boxes)
     fragment = np.zeros(len(boxes), np.bool_)
     for number, (x1, y1, x2, y2) in enumerate(regions):
@@ -373,7 +377,7 @@ def _merge(parts: Sequence[Faces], regions: Sequence[npt.NDArray[np.float64]], w
         sure = scores[hosts] >= _FRAGMENT_HOST_SCORE * scores[mine][:, None]
         within = (share > _FRAGMENT_SHARE) & (ratio < 1) & (ratio > _FRAGMENT_SMALLEST) & sure
         fragment[mine] = within.any(axis=1)
-    return _joined([part[~fragment[source == number]] for number, part in enumerate(parts)])
+    return _one_a_face(faces[~fragment], source[~fragment])
 
 
 def _resample(image: Pixels | Regions, working: tuple[int, int], rectangle: Sequence[int]) -> Pixels:
