@@ -68,3 +68,14 @@ def test_how_much_of_an_image_a_point_of_stride_32_sees(surroundings, seen):
     network(image)[-1][0, :, 24, 24].sum().backward()
     rows = torch.nonzero(image.grad[0].abs().sum((0, 2)))[:, 0]
     assert 0.9 * seen < rows.max() - rows.min() + 1 <= seen
+
+
+def test_blocks_may_have_fewer_channels_between_their_convolutions():
+    shape = dataclasses.replace(VARIANTS["fast"], depths=(1, 1, 1, 1), inner=(8, 16, 24, 40))
+    network = ProposalNetwork(shape).eval()
+    for stage, channels, around in zip(network.stages, shape.inner, shape.widths[1:], strict=True):
+        block = stage[2]
+        assert tuple(block.first[0].weight.shape) == (channels, around, 3, 3)
+        assert tuple(block.second[0].weight.shape) == (around, channels, 3, 3)
+    assert tuple(network.context[0].first[0].weight.shape[:2]) == (40, 64)
+    assert [o.shape[2] for o in network(torch.zeros(1, 3, 64, 64))] == [16, 8, 4, 2]

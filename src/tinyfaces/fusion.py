@@ -33,7 +33,7 @@ class Bounds:
     """
 
     largest_side: float = 24.0
-    undecided: tuple[float, float] = (0.2, 0.8)
+    undecided: tuple[float, float] = (0.2, 0.9)
     box: float = 0.8
     overlap: float = 0.45
 

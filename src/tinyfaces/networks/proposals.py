@@ -21,7 +21,8 @@ _MIDDLE, _CONTRAST = 127.5, 64.0  # of pixels
 class ProposalShape:
     """The numbers that make a variant: channels at strides 2, 4, 8, 16, 32; residual blocks at strides 4 to 32; channels of
     each pyramid level; dilated residual blocks after the last stage, without which the network sees some 460 pixels at once;
-    channels of what is seen at stride 64 after those (see `Surroundings`), 0 for none; residual blocks at stride 2."""
+    channels of what is seen at stride 64 after those (see `Surroundings`), 0 for none; residual blocks at stride 2; channels
+    between the two convolutions of each block at strides 4 to 32, where they aren't those around it."""
 
     widths: tuple[int, int, int, int, int]
     depths: tuple[int, int, int, int]
@@ -29,9 +30,17 @@ class ProposalShape:
     context: int = 1
     surroundings: int = 0
     fine: int = 0
+    inner: tuple[int, int, int, int] | None = None
 
 
-ACCURATE = ProposalShape(widths=(16, 32, 48, 80, 112), depths=(2, 2, 2, 1), pyramid=(32, 32, 48, 48), surroundings=64, fine=1)
+ACCURATE = ProposalShape(
+    widths=(16, 32, 48, 80, 112),
+    depths=(2, 2, 2, 1),
+    pyramid=(32, 32, 48, 48),
+    surroundings=64,
+    fine=1,
+    inner=(32, 32, 32, 64),
+)
 FAST = ProposalShape(widths=(16, 16, 32, 48, 64), depths=(1, 1, 1, 0), pyramid=(16, 32, 32, 32))
 VARIANTS = {"accurate": ACCURATE, "fast": FAST}
 
@@ -47,12 +56,12 @@ def convolution(
 
 
 class ResidualBlock(nn.Module):
-    """Two dense 3x3 convolutions around a shortcut: NxCxHxW to NxCxHxW."""
+    """Two dense 3x3 convolutions, `inner` channels between them, around a shortcut: NxCxHxW to NxCxHxW."""
 
-    def __init__(self, channels: int, dilation: int = 1) -> None:
+    def __init__(self, channels: int, inner: int, dilation: int = 1) -> None:
         super().__init__()
-        self.first = convolution(channels, channels, dilation=dilation)
-        self.second = convolution(channels, channels, dilation=dilation)
+        self.first = convolution(channels, inner, dilation=dilation)
+        self.second = convolution(inner, channels, dilation=dilation)
 
     def forward(self, features: Tensor) -> Tensor:
         return F.relu(features + self.second(F.relu(self.first(features))))
@@ -64,7 +73,7 @@ class Surroundings(nn.Module):
     def __init__(self, channels: int, between: int) -> None:
         super().__init__()
         self.down = convolution(channels, between, stride=2)
-        self.block = ResidualBlock(between, _SURROUNDINGS_DILATION)
+        self.block = ResidualBlock(between, between, _SURROUNDINGS_DILATION)
         self.back = convolution(between, channels, kernel=1)
 
     def forward(self, features: Tensor) -> Tensor:
@@ -85,14 +94,14 @@ class ProposalNetwork(nn.Module):
         super().__init__()
         self.shape = shape
         self.takes_raw_pixels = False
-        widths = shape.widths
+        widths, inner = shape.widths, shape.inner or shape.widths[1:]
         self.stem = convolution(3, widths[0], stride=2, padding=0)
-        self.fine = nn.Sequential(*(ResidualBlock(widths[0]) for _ in range(shape.fine)))
+        self.fine = nn.Sequential(*(ResidualBlock(widths[0], widths[0]) for _ in range(shape.fine)))
         self.stages = nn.ModuleList(
-            nn.Sequential(convolution(before, width, stride=2), nn.ReLU(), *(ResidualBlock(width) for _ in range(depth)))
-            for before, width, depth in zip(widths[:-1], widths[1:], shape.depths, strict=True)
+            nn.Sequential(convolution(before, width, stride=2), nn.ReLU(), *(ResidualBlock(width, between) for _ in range(depth)))
+            for before, width, between, depth in zip(widths[:-1], widths[1:], inner, shape.depths, strict=True)
         )
-        self.context = nn.Sequential(*(ResidualBlock(widths[-1], _CONTEXT_DILATION) for _ in range(shape.context)))
+        self.context = nn.Sequential(*(ResidualBlock(widths[-1], inner[-1], _CONTEXT_DILATION) for _ in range(shape.context)))
         if shape.surroundings:
             self.context.append(Surroundings(widths[-1], shape.surroundings))
         self.laterals = nn.ModuleList(
