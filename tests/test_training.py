@@ -22,10 +22,11 @@ pytest.importorskip("tensorboard")
 import tinyfaces.training.settings as run_settings  # noqa: E402
 from tinyfaces.cli import app  # noqa: E402
 from tinyfaces.data.cache import open_cache  # noqa: E402
+from tinyfaces.export import load_network  # noqa: E402
 from tinyfaces.networks.proposals import VARIANTS, ProposalNetwork  # noqa: E402
 from tinyfaces.training.lessons import lessons_from, new_batch_of, takes_large_crops, takes_natural_crops  # noqa: E402
 from tinyfaces.training.muon import Muon, orthogonalise  # noqa: E402
-from tinyfaces.training.proposals import duration, read_weights, seconds_a_step, train  # noqa: E402
+from tinyfaces.training.proposals import duration, seconds_a_step, train  # noqa: E402
 from tinyfaces.training.settings import Source, load_config, read_sources  # noqa: E402
 
 
@@ -152,7 +153,7 @@ def test_it_learns(data, tmp_path):
     _run(data, tmp_path / "run", steps=150, batch=8, ema=0.95, save_every=150, evaluate_every=150)
     last = [json.loads(line) for line in (tmp_path / "run/log.jsonl").read_text().splitlines()][-1]
     assert last["ap all"] > 0.6
-    best = read_weights(tmp_path / "run/best.pt")
+    best = load_network(tmp_path / "run/best.pt")[0].state_dict()
     assert _same(best, torch.load(tmp_path / "run/last.pt", weights_only=True)["average"])
 
 
@@ -181,10 +182,24 @@ def test_two_processes_on_two_nodes(data, tmp_path):
 
 def test_fine_tuning_starts_from_the_weights(data, tmp_path):
     _run(data, tmp_path / "first", steps=3)
-    weights = read_weights(tmp_path / "first/best.pt")
+    weights = load_network(tmp_path / "first/best.pt")[0].state_dict()
     tuned = _run(data, tmp_path / "second", steps=1, start=str(tmp_path / "first/best.pt"), muon_lr=0.0, adamw_lr=0.0)
     learnt = {name: value for name, value in tuned["network"].items() if "running" not in name and "num_batches" not in name}
     assert _same(learnt, {name: weights[name] for name in learnt})
+
+
+def test_weights_that_do_not_fit_are_told_in_one_line(data, tmp_path):
+    other, cut = tmp_path / "other.pt", tmp_path / "cut.pt"
+    torch.save({"average": ProposalNetwork(VARIANTS["accurate"]).state_dict(), "variant": "accurate"}, other)
+    torch.save({"average": ProposalNetwork(VARIANTS["accurate"]).state_dict(), "variant": "fast"}, cut)
+    for path, words in (
+        (other, "weights of accurate, not of fast"),
+        (cut, "cannot be read"),
+        (tmp_path / "none.pt", "no such file"),
+    ):
+        with pytest.raises(ValueError) as error:
+            _run(data, tmp_path / "run", steps=1, start=str(path))
+        assert str(error.value).startswith(str(path)) and words in str(error.value) and "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(
@@ -278,7 +293,7 @@ def test_averaged_weights_lie_between(tmp_path):
     files = [str(tmp_path / name) for name in ("0.pt", "1.pt", "mean.pt")]
     result = CliRunner().invoke(app, ["train", "average", *files, "--share", "0.25"])
     assert result.exit_code == 0, result.output
-    mean = read_weights(tmp_path / "mean.pt")
+    mean = load_network(tmp_path / "mean.pt")[0].state_dict()
     for name, value in networks[0].state_dict().items():
         torch.testing.assert_close(mean[name].float(), 0.25 * value.float() + 0.75 * networks[1].state_dict()[name].float())
     torch.save({"average": ProposalNetwork(VARIANTS["accurate"]).state_dict(), "variant": "accurate"}, tmp_path / "other.pt")

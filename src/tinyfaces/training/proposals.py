@@ -134,7 +134,10 @@ def train(config: Config, resume: bool = True) -> None:
 
     network = ProposalNetwork(VARIANTS[config.variant]).to(device)
     if config.start:
-        network.load_state_dict(read_weights(Path(config.start)))
+        began, variant = load_network(Path(config.start))
+        if variant != config.variant:
+            raise ValueError(f"{config.start}: weights of {variant}, not of {config.variant}")
+        network.load_state_dict(began.state_dict())
     if config.channels_last:
         network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     average = copy.deepcopy(network).requires_grad_(False)
@@ -250,13 +253,3 @@ def train(config: Config, resume: bool = True) -> None:
                 save_atomically(state, last)
     if world > 1:
         torch.distributed.destroy_process_group()
-
-
-def read_weights(path: Path) -> dict[str, torch.Tensor]:
-    """Network weights of a .safetensors file, or the averaged ones of a checkpoint."""
-    if path.suffix == ".safetensors":
-        from safetensors.torch import load_file
-
-        return load_file(path)
-    state: dict[str, torch.Tensor] = torch.load(path, map_location="cpu", weights_only=True)["average"]
-    return state
