@@ -120,6 +120,7 @@ def train(config: Config, resume: bool = True) -> None:
     if world > 1:
         torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
     torch.manual_seed(config.seed)
+    network = network_to_train(config).to(device)
     leader = rank == 0
     out = Path(config.out)
     out.mkdir(parents=True, exist_ok=True)
@@ -132,12 +133,6 @@ def train(config: Config, resume: bool = True) -> None:
     if world > 1 and leader:
         torch.distributed.barrier()
 
-    network = ProposalNetwork(VARIANTS[config.variant]).to(device)
-    if config.start:
-        began, variant = load_network(Path(config.start))
-        if variant != config.variant:
-            raise ValueError(f"{config.start}: weights of {variant}, not of {config.variant}")
-        network.load_state_dict(began.state_dict())
     if config.channels_last:
         network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     average = copy.deepcopy(network).requires_grad_(False)
@@ -253,3 +248,14 @@ def train(config: Config, resume: bool = True) -> None:
                 save_atomically(state, last)
     if world > 1:
         torch.distributed.destroy_process_group()
+
+
+def network_to_train(config: Config) -> ProposalNetwork:
+    """A new network of the variant, or the one that `config.start` holds. Raises ValueError with one line that names the file
+    where that cannot be read or is of another variant."""
+    if not config.start:
+        return ProposalNetwork(VARIANTS[config.variant])
+    network, variant = load_network(Path(config.start))
+    if variant != config.variant:
+        raise ValueError(f"{config.start}: weights of {variant}, not of {config.variant}")
+    return network.train()
