@@ -1,16 +1,24 @@
 """The dev split that AP is measured on, and its part whose boxes people alone drew."""
 
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 
 from tinyfaces.data.annotations import AnnotatedImage, read_coco
 from tinyfaces.evaluation.second_stage import Detections
 
+_ENDING = "_dev.json.gz"
+
+
+def read_dev_sets(data: Path) -> dict[str, list[AnnotatedImage]]:
+    """Photos of each annotations/SET_dev.json.gz in the folder `data`, whose photos lie in images/."""
+    files = sorted((data / "annotations").glob(f"*{_ENDING}"))
+    return {file.name.removesuffix(_ENDING): read_coco(file, data / "images") for file in files}
+
 
 def read_dev_split(data: Path) -> list[AnnotatedImage]:
-    """All photos of annotations/SET_dev.json.gz and images/ in the folder `data`."""
-    files = sorted((data / "annotations").glob("*_dev.json.gz"))
-    return [image for file in files for image in read_coco(file, data / "images")]
+    """The photos of all sets."""
+    return list(chain.from_iterable(read_dev_sets(data).values()))
 
 
 def drawn_by_people(found: Detections, images: Sequence[AnnotatedImage]) -> tuple[Detections, list[AnnotatedImage]]:

@@ -13,6 +13,9 @@ from tinyfaces.data.cache import ImageCache
 from tinyfaces.data.crops import Crop, CropBatch, CropDataset
 from tinyfaces.training.settings import Config
 
+_USUAL, _LARGE, _NATURAL = range(3)
+"""Kinds of crops, by their place in the data set of all."""
+
 _SEED_OF_LARGE, _SEED_OF_NATURAL = 1 << 20, 1 << 21
 _ECHO_AFTER = 16  # new batches
 _STANDING_BACK = 10  # levels of niceness
@@ -53,7 +56,7 @@ def lessons_from(
     mine = []
     for new in range(first, last + 1):
         is_large = takes_large_crops(new, config)
-        kind = 1 if is_large else 2 if takes_natural_crops(new, config) else 0
+        kind = _LARGE if is_large else _NATURAL if takes_natural_crops(new, config) else _USUAL
         share = (large_batch(config) if is_large else config.batch) // world
         start = (new - first) * config.batch + rank * share + number * kind
         mine.append(list(range(start, start + share)))
