@@ -14,8 +14,9 @@ import cv2
 import numpy as np
 
 from detectors import Compared, boxes_and_scores, scrfd
+from dev_split import read_dev_sets
 from tinyfaces import Detector, read_image
-from tinyfaces.data.annotations import AnnotatedImage, read_coco
+from tinyfaces.data.annotations import AnnotatedImage
 from tinyfaces.evaluation import LOWEST_SCORE, coco
 from tinyfaces.geometry import clip
 from tinyfaces.images import Pixels
@@ -58,12 +59,8 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder of annotations/SET_dev.json.gz and images/")
     parser.add_argument("--scrfd", type=Path, action="append", default=[])
     arguments = parser.parse_args()
-    images = [
-        image
-        for name in SETS
-        for image in read_coco(arguments.data / f"annotations/{name}_dev.json.gz", arguments.data / "images")
-        if 0 < (~image.ignore).sum() <= MOST_FACES
-    ][::2]
+    sets = read_dev_sets(arguments.data)
+    images = [image for name in SETS for image in sets[name] if 0 < (~image.ignore).sum() <= MOST_FACES][::2]
     compared = [scrfd(path, 2) for path in arguments.scrfd]
     for model in arguments.models:
         detector = Detector(model, scale=1, stages="proposals", precision="float32")
