@@ -21,6 +21,7 @@ from tinyfaces.data.crops import (  # noqa: E402
     turned,
     write_lines,
 )
+from tinyfaces.geometry import mirror  # noqa: E402
 from tinyfaces.images import ImageError  # noqa: E402
 
 
@@ -160,6 +161,10 @@ def test_crops_are_a_function_of_seed_and_number(photos, tmp_path):
     batch = CropBatch.of(whole)
     assert batch.pixels.shape == (8, 128, 128, 3) and batch.ignored.shape == (8, 32, 32)
     assert [int((batch.owners == n).sum()) for n in range(8)] == [len(crop.boxes) for crop in whole]
+    mirrored = batch.mirrored()
+    assert (mirrored.pixels.numpy() == batch.pixels.numpy()[:, :, ::-1]).all()
+    assert (mirrored.ignored.numpy() == batch.ignored.numpy()[:, :, ::-1]).all()
+    assert np.allclose(mirrored.boxes.numpy(), mirror(batch.boxes.numpy(), 128)) and len(batch.boxes) > 8
     with pytest.raises(IndexError):
         CropDataset(photos, cache, weights, settings, 3, 0, 2)[2]
 

@@ -29,6 +29,8 @@ from tinyfaces.training.muon import Muon, orthogonalise  # noqa: E402
 from tinyfaces.training.proposals import duration, seconds_a_step, train  # noqa: E402
 from tinyfaces.training.settings import Source, load_config, read_sources  # noqa: E402
 
+CPU = torch.device("cpu")
+
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Path:
@@ -114,8 +116,8 @@ def test_each_batch_is_taken_echo_times_and_large_ones_among_them(data):
     images, weights = read_sources(config.train)
     cache = open_cache(images, Path(config.cache))
     config = dataclasses.replace(config, steps=100, workers=0)
-    whole = list(lessons_from(images, cache, weights, config, 0, 0, 1))
-    later = list(lessons_from(images, cache, weights, config, 70, 0, 1))
+    whole = list(lessons_from(images, cache, weights, config, 0, 0, 1, CPU))
+    later = list(lessons_from(images, cache, weights, config, 70, 0, 1, CPU))
     for a, b in zip(whole[70:], later, strict=True):
         assert torch.equal(a.batch.pixels, b.batch.pixels) and torch.equal(a.batch.boxes, b.batch.boxes)
     sizes = {new_batch_of(step, config): lesson.batch.pixels.shape[1] for step, lesson in enumerate(whole)}
@@ -128,7 +130,7 @@ def test_the_last_steps_see_photos_near_their_own_size(data, echo):
     config = load_config(data / "small.toml", settings)
     assert config.natural_crops.size == 128 and config.natural_crops.grids == (1,)
     images, weights = read_sources(config.train)
-    lessons = list(lessons_from(images, open_cache(images, Path(config.cache)), weights, config, 0, 0, 1))
+    lessons = list(lessons_from(images, open_cache(images, Path(config.cache)), weights, config, 0, 0, 1, CPU))
     real = {round(float(side)) for image in images for side in image.boxes[:, 3] - image.boxes[:, 1]}
 
     def of_their_size(lesson):
@@ -271,6 +273,21 @@ def test_orthogonalise_brings_singular_values_near_one():
         assert values.min() > 0.3 and values.max() < 1.35
     update = orthogonalise(torch.diag(torch.tensor([1.0, 0.5, 0.2])))
     torch.testing.assert_close(update, torch.diag(update.diagonal()), atol=1e-5, rtol=0)
+
+
+def test_muon_treats_weights_of_one_shape_as_if_each_were_alone():
+    torch.manual_seed(1)
+    together = [torch.nn.Parameter(torch.randn(8, 4, 3, 3)) for _ in range(3)] + [torch.nn.Parameter(torch.randn(4, 8, 1, 1))]
+    alone = [torch.nn.Parameter(weight.detach().clone()) for weight in together]
+    optimisers = [Muon(together, lr=0.1, weight_decay=0.01)] + [Muon([weight], lr=0.1, weight_decay=0.01) for weight in alone]
+    for _ in range(3):
+        for weight, other in zip(together, alone, strict=True):
+            weight.grad = torch.randn_like(weight)
+            other.grad = weight.grad.clone()
+        for optimiser in optimisers:
+            optimiser.step()
+    for weight, other in zip(together, alone, strict=True):
+        assert torch.allclose(weight, other, atol=1e-5)
 
 
 def test_muon_moves_weights_against_the_gradient_at_its_rate():

@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from itertools import repeat
 from pathlib import Path
 
 import numpy as np
@@ -54,25 +55,25 @@ def open_cache(images: Sequence[AnnotatedImage], folder: Path, workers: int | No
         try:
             with partial.open("wb") as file:
                 file.truncate(int(offsets[-1]))
-            pixels = np.memmap(partial, np.uint8, "r+")
             with ProcessPoolExecutor(workers) as pool:
-                decoded = pool.map(_decode, images, chunksize=8)
-                for index, photo in enumerate(track(decoded, "decoding photos", total=len(images))):
-                    pixels[offsets[index] : offsets[index + 1]] = photo.reshape(-1)
-            pixels.flush()
+                written = pool.map(_decode_into, repeat(partial), offsets[:-1].tolist(), images, chunksize=8)
+                for _ in track(written, "decoding photos", total=len(images)):
+                    pass
             partial.replace(target)
         finally:
             partial.unlink(missing_ok=True)
     return ImageCache(np.memmap(target, np.uint8, "r"), offsets[:-1], heights, widths)
 
 
-def _decode(image: AnnotatedImage) -> npt.NDArray[np.uint8]:
+def _decode_into(file: Path, start: int, image: AnnotatedImage) -> None:
     photo = read_image(image.path)
     if photo.shape[:2] != (image.height, image.width):
         raise AnnotationError(
             f"{image.path}: is {photo.shape[1]}x{photo.shape[0]}, its annotation says {image.width}x{image.height}"
         )
-    return photo
+    with file.open("r+b") as cache:
+        cache.seek(start)
+        cache.write(photo.data)
 
 
 def _digest(images: Sequence[AnnotatedImage]) -> str:

@@ -103,8 +103,21 @@ class CropBatch:
 
     def mirrored(self) -> "CropBatch":
         """All crops with left and right exchanged."""
-        boxes = torch.from_numpy(mirror(self.boxes.numpy(), self.pixels.shape[2]))
+        left, top, right, bottom = self.boxes.unbind(1)
+        width = self.pixels.shape[2]
+        boxes = torch.stack([width - right, top, width - left, bottom], 1)
         return CropBatch(self.pixels.flip(2), boxes, self.owners, self.ignored.flip(2))
+
+    def to(self, device: torch.device) -> "CropBatch":
+        """The same crops on another device; from pinned memory without waiting for the copy."""
+        return CropBatch(*(tensor.to(device, non_blocking=True) for tensor in self._tensors()))
+
+    def pin_memory(self) -> "CropBatch":
+        """The same crops where a GPU can fetch them by itself; what torch's DataLoader asks for."""
+        return CropBatch(*(tensor.pin_memory() for tensor in self._tensors()))
+
+    def _tensors(self) -> tuple[torch.Tensor, ...]:
+        return self.pixels, self.boxes, self.owners, self.ignored
 
 
 class CropDataset(torch.utils.data.Dataset[Crop]):

@@ -37,8 +37,9 @@ def lessons_from(
     first_step: int,
     rank: int,
     world: int,
+    device: torch.device,
 ) -> Iterator[Lesson]:
-    """This process's share of every step's crops, from `first_step` on.
+    """This process's share of every step's crops, from `first_step` on, on `device`.
 
     Of `config.echo` steps one has new crops, each other those of some batches before (see `new_batch_of`).
     """
@@ -68,12 +69,13 @@ def lessons_from(
         prefetch_factor=4 if config.workers else None,
         worker_init_fn=_stand_back,
         multiprocessing_context="fork" if config.workers else None,
+        pin_memory=device.type == "cuda",
     )
     batches, known = iter(loader), deque[Lesson](maxlen=_ECHO_AFTER * (config.echo - 1) + 1)
     reached = first
     for wanted in waiting:
         while reached <= wanted:
-            known.append(Lesson(next(batches)))
+            known.append(Lesson(next(batches).to(device)))
             reached += 1
         yield known[wanted - reached]
 
@@ -99,9 +101,9 @@ def large_batch(config: Config) -> int:
     return max(1, round(config.batch * (config.crops.size / config.large_crops.size) ** 2))
 
 
-def as_input(batch: CropBatch, config: Config, device: torch.device) -> torch.Tensor:
+def as_input(batch: CropBatch, config: Config) -> torch.Tensor:
     """The crops as the network takes them."""
-    pixels = batch.pixels.to(device).permute(0, 3, 1, 2)
+    pixels = batch.pixels.permute(0, 3, 1, 2)
     return pixels.float() if config.channels_last else pixels.float().contiguous()
 
 

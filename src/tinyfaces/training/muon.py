@@ -1,5 +1,6 @@
 """Muon: momentum whose update is orthogonalised, so that every direction of a filter bank learns at the same pace."""
 
+from collections import defaultdict
 from collections.abc import Iterable
 
 import torch
@@ -31,18 +32,25 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """Apply one update to every parameter that has a gradient."""
+        """Apply one update to every parameter that has a gradient: to those of one shape together."""
         for group in self.param_groups:
+            alike = defaultdict(list)
             for weight in group["params"]:
-                if weight.grad is None:
-                    continue
-                state = self.state[weight]
-                if "momentum" not in state:
-                    state["momentum"] = torch.zeros_like(weight)
-                momentum = state["momentum"]
-                momentum.lerp_(weight.grad, 1 - group["momentum"])
-                direction = weight.grad.lerp(momentum, group["momentum"]).flatten(1)
-                update = orthogonalise(direction)
-                scale = max(1.0, update.shape[0] / update.shape[1]) ** 0.5
-                weight.mul_(1 - group["lr"] * group["weight_decay"])
-                weight.add_(update.reshape(weight.shape), alpha=-group["lr"] * scale)
+                if weight.grad is not None:
+                    alike[weight.shape].append(weight)
+            for shape, weights in alike.items():
+                directions = torch.stack([self._direction(weight, group["momentum"]) for weight in weights])
+                updates = orthogonalise(directions.flatten(2))
+                scale = max(1.0, updates.shape[1] / updates.shape[2]) ** 0.5
+                for weight, update in zip(weights, updates, strict=True):
+                    weight.mul_(1 - group["lr"] * group["weight_decay"])
+                    weight.add_(update.reshape(shape), alpha=-group["lr"] * scale)
+
+    def _direction(self, weight: Tensor, decay: float) -> Tensor:
+        assert weight.grad is not None
+        state = self.state[weight]
+        if "momentum" not in state:
+            state["momentum"] = torch.zeros_like(weight)
+        momentum: Tensor = state["momentum"]
+        momentum.lerp_(weight.grad, 1 - decay)
+        return weight.grad.lerp(momentum, decay)

@@ -78,7 +78,8 @@ def evaluate(
         padded = np.zeros((1, 3, -(-height // 32) * 32, -(-width // 32) * 32), np.float32)
         padded[0, :, :height, :width] = photo.transpose(2, 0, 1)
         batch = torch.from_numpy(padded).to(device).contiguous(memory_format=torch.channels_last)
-        outputs = [output.float().cpu().numpy()[0] for output in network(batch)]
+        with torch.backends.cudnn.flags(benchmark=False):  # nearly every photo has a size of its own
+            outputs = [output.float().cpu().numpy()[0] for output in network(batch)]
         faces = in_scene(find_faces(outputs, LOWEST_SCORE, (height, width)))
         found.append((faces.boxes, faces.scores))
     return coco.score(found, [images[index] for index in indices])
@@ -92,6 +93,8 @@ def seconds_a_step(forward: Callable[[torch.Tensor], list[torch.Tensor]], networ
     for _ in range(_TRIAL_STEPS):
         started = time.monotonic()
         sum(output.float().sum() for output in forward(inputs)).backward()  # type: ignore[union-attr]
+        if inputs.is_cuda:
+            torch.cuda.synchronize()
         times.append(time.monotonic() - started)
     network.load_state_dict(before)
     network.zero_grad(set_to_none=True)
@@ -120,6 +123,7 @@ def train(config: Config, resume: bool = True) -> None:
     if world > 1:
         torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
     torch.manual_seed(config.seed)
+    torch.backends.cudnn.benchmark = True  # all crops have one of two sizes
     network = network_to_train(config).to(device)
     leader = rank == 0
     out = Path(config.out)
@@ -157,7 +161,7 @@ def train(config: Config, resume: bool = True) -> None:
         teach = torch.compile(teacher, dynamic=False) if config.compile else teacher
     points = {size: make_points(size, size, device) for size in {config.crops.size, config.large_crops.size}}
     autocast = torch.autocast(device.type, torch.bfloat16) if config.bfloat16 else nullcontext()
-    lessons = lessons_from(images, cache, weights, config, step, rank, world)
+    lessons = lessons_from(images, cache, weights, config, step, rank, world, device)
     writer = SummaryWriter(str(out)) if leader else None
     if leader:
         (out / "config.json").write_text(json.dumps(dataclasses.asdict(config), indent=1))
@@ -181,7 +185,7 @@ def train(config: Config, resume: bool = True) -> None:
         if leader and estimate:
             progress.console.print(estimate, highlight=False)
         bar = progress.add_task(config.variant, total=config.steps, completed=step, note="")
-        window: list[tuple[float, float, int]] = []
+        window: list[tuple[torch.Tensor, torch.Tensor, int]] = []
         window_started = time.monotonic()
         while step < config.steps:
             factor = learning_rate(step, config)
@@ -194,15 +198,14 @@ def train(config: Config, resume: bool = True) -> None:
             waited += time.monotonic() - fetch
             if teach is not None and lesson.taught is None:
                 with torch.no_grad(), autocast:
-                    lesson.taught = teach(as_input(lesson.batch, config, device))
+                    lesson.taught = teach(as_input(lesson.batch, config))
             mirrored = step % config.echo % 2 == 1
             batch = lesson.batch.mirrored() if mirrored else lesson.batch
-            inputs = as_input(batch, config, device)
+            inputs = as_input(batch, config)
             wrapped.train()
             with autocast:
                 outputs = forward(inputs)
-            faces = (batch.boxes.to(device), batch.owners.to(device), batch.ignored.to(device))
-            loss = proposal_loss(outputs, points[inputs.shape[-1]], *faces)
+            loss = proposal_loss(outputs, points[inputs.shape[-1]], batch.boxes, batch.owners, batch.ignored)
             total = loss.total
             if lesson.taught is not None:
                 taught = mirrored_outputs(lesson.taught) if mirrored else lesson.taught
@@ -214,12 +217,12 @@ def train(config: Config, resume: bool = True) -> None:
                 optimiser.zero_grad(set_to_none=True)
             update_average(average, network, step, config.ema)
             step += 1
-            window.append((loss.classification.item(), loss.box.item(), loss.positives))
+            window.append((loss.classification.detach(), loss.box.detach(), loss.positives))
             progress.advance(bar)
 
             if leader and writer and (step % 50 == 0 or step == config.steps):
+                classification, box, positives = np.mean([[float(value) for value in values] for values in window], axis=0)
                 passed = time.monotonic() - window_started
-                classification, box, positives = np.mean(window, axis=0)
                 rate = len(window) * config.batch / passed
                 numbers = {
                     "classification": classification, "box": box, "positives": positives, "crops_per_second": rate,
