@@ -2,7 +2,8 @@
 
     python benchmarks/ship_second_stage.py runs/gan/last.pt --config configs/accurate.toml
 
-The rules are learnt on the [[dev]] sources of the configuration. Which candidates go through, and how far boxes are moved, is
+The rules are learnt on the [[dev]] sources of the configuration. That for detectors of others is learnt on the candidates of
+`accurate`. Which candidates go through, and how far boxes are moved, is
 chosen there too, by AP with rules learnt on one half of the photos and applied to the other (--search). Writes the two networks,
 their weights and second_stage.json into the package, and docs/second_stage.json with the AP before and after. The default
 threshold of `accurate` and `fast`, in models.json, becomes the middle one of those with nearly the best F1 of both stages, as
@@ -75,7 +76,7 @@ def show(name: str, values: dict[str, float]) -> None:
 def search(known: Sequence[KnownCandidates], judged: Sequence[Judgements], images: Sequence[AnnotatedImage], at: Bounds) -> None:
     """Print AP, and how many candidates go through, when one of the bounds is changed at a time."""
     others = [dataclasses.replace(at, box=box) for box in (0.0, 0.5, 1.0)]
-    others += [dataclasses.replace(at, largest_side=side) for side in (12.0, 16.0, 20.0)]
+    others += [dataclasses.replace(at, largest_side=side) for side in (8.0, 12.0, 16.0, 24.0)]
     others += [dataclasses.replace(at, undecided=(low, at.undecided[1])) for low in (0.1, 0.2)]
     others += [dataclasses.replace(at, undecided=(at.undecided[0], high)) for high in (0.7, 0.8, 0.95)]
     for bounds in others:
@@ -89,16 +90,16 @@ def main() -> None:
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("--config", type=Path, required=True, help="its [[dev]] sources are used")
     parser.add_argument("--candidates", type=Path, default=Path("candidates"), help="some of these calibrate the int8 copies")
-    parser.add_argument("--largest-side", type=float, default=Bounds.largest_side)
     parser.add_argument("--undecided", type=float, nargs=2, default=Bounds.undecided)
     parser.add_argument("--lowest", nargs="*", default=["fast=0.17"], metavar="NAME=SCORE", help="lowest score for a model")
+    parser.add_argument("--largest", nargs="*", default=["accurate=12"], metavar="NAME=SIDE", help="largest side for a model")
     parser.add_argument("--box", type=float, default=Bounds.box)
     parser.add_argument("--scrfd", type=Path, action="append", default=[], help="another detector to measure with; repeatable")
     parser.add_argument("--yunet", type=Path, action="append", default=[])
     parser.add_argument("--search", action="store_true", help="only show what other bounds would give")
     arguments = parser.parse_args()
-    usual = Bounds(arguments.largest_side, tuple(arguments.undecided), arguments.box)
-    lowest = {name: float(score) for name, _, score in (text.partition("=") for text in arguments.lowest)}
+    usual = Bounds(Bounds.largest_side, tuple(arguments.undecided), arguments.box)
+    lowest, largest = by_model(arguments.lowest), by_model(arguments.largest)
     sources = load_config(arguments.config, {}).dev
     images, _ = read_sources(sources)
     undismissed, _ = read_sources([dataclasses.replace(source, doubt=0.0) for source in sources])
@@ -133,9 +134,14 @@ def main() -> None:
     for name, detect in detectors.items():
         own_network = name in OWN
         photos = ((read_image(image.path), image) for image in track(images, f"{name} on the dev split"))
-        undecided = (lowest.get(name, usual.undecided[0]), usual.undecided[1])
-        bounds = dataclasses.replace(usual, undecided=undecided, overlap=OVERLAP_OF_OWN if own_network else usual.overlap)
-        known = gather(detect, photos, WIDEST if arguments.search else bounds)
+        bounds = Bounds(
+            largest.get(name, usual.largest_side),
+            (lowest.get(name, usual.undecided[0]), usual.undecided[1]),
+            usual.box,
+            OVERLAP_OF_OWN if own_network else usual.overlap,
+        )
+        all_asked = dataclasses.replace(bounds, largest_side=max(bounds.largest_side, usual.largest_side))
+        known = gather(detect, photos, WIDEST if arguments.search else all_asked)
         judged = judge_all(known, second.judge)
         before = average_precision(proposals_of(known), images)
         show(name, before)
@@ -149,7 +155,7 @@ def main() -> None:
             print(f"{name}, both stages: threshold {thresholds[name]} with F1 {f1:.3f}")
             rules[name] = learn_rule(known, judged, bounds)
             if name == "accurate":
-                rules["other"] = for_others(rules[name])
+                rules["other"] = dataclasses.replace(learn_rule(known, judged, usual), bounds=usual)
         else:
             after = average_precision(fuse(known, judged, rules["other"]), images)
         show(f"{name}, both stages", after)
@@ -175,9 +181,9 @@ def calibrate(stem: Path, folder: Path) -> None:
     quantise(stem.with_suffix(".discriminator.onnx"), DISCRIMINATOR, restored)
 
 
-def for_others(rule: FusionRule) -> FusionRule:
-    """The rule for detectors it was not learnt with."""
-    return dataclasses.replace(rule, bounds=dataclasses.replace(rule.bounds, overlap=Bounds.overlap))
+def by_model(texts: Sequence[str]) -> dict[str, float]:
+    """Numbers given as NAME=NUMBER, by name."""
+    return {name: float(number) for name, _, number in (text.partition("=") for text in texts)}
 
 
 def own(name: str) -> Any:

@@ -63,18 +63,14 @@ def judge_all(known: Sequence[KnownCandidates], judge: Judge) -> list[Judgements
 
 
 def learn_rule(known: Sequence[KnownCandidates], judged: Sequence[Judgements], bounds: Bounds) -> FusionRule:
-    """The fusion rule of these photos; see `tinyfaces.fusion.fit_rule`."""
-    columns: list[list[npt.NDArray[Any]]] = [
-        [
-            one.proposals.scores[one.places][one.usable],
-            judgement.face_logits[one.usable],
-            longer_sides(one.proposals.boxes[one.places])[one.usable],
-            one.face[one.usable],
-            # A crowd is one photo, like a portrait: what a photo shows is what its user sees.
-            np.full(int(one.usable.sum()), 1 / max(1, int(one.usable.sum()))),
-        ]
-        for one, judgement in zip(known, judged, strict=True)
-    ]
+    """The fusion rule of these photos, of their candidates within `bounds`; see `tinyfaces.fusion.fit_rule`."""
+    columns: list[list[npt.NDArray[Any]]] = []
+    for one, judgement in zip(known, judged, strict=True):
+        scores, sides = one.proposals.scores[one.places], longer_sides(one.proposals.boxes[one.places])
+        use = one.usable & bounds.admit(sides, scores)
+        # A crowd is one photo, like a portrait: what a photo shows is what its user sees.
+        alike = np.full(int(use.sum()), 1 / max(1, int(use.sum())))
+        columns.append([scores[use], judgement.face_logits[use], sides[use], one.face[use], alike])
     scores, face_logits, sides, labels, weights = (np.concatenate(column) for column in zip(*columns, strict=True))
     return fit_rule(scores, face_logits, sides, labels, weights, bounds=bounds)
 

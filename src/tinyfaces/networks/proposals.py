@@ -35,7 +35,7 @@ class ProposalShape:
 
 ACCURATE = ProposalShape(
     widths=(16, 32, 48, 80, 112),
-    depths=(2, 2, 2, 1),
+    depths=(2, 3, 2, 1),
     pyramid=(32, 32, 48, 48),
     surroundings=64,
     fine=1,
