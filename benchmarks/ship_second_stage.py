@@ -2,12 +2,11 @@
 
     python benchmarks/ship_second_stage.py runs/gan/last.pt --config configs/accurate.toml
 
-The rules are learnt on the [[dev]] sources of the configuration. That for detectors of others is learnt on the candidates of
-`accurate`. Which candidates go through, and how far boxes are moved, is
-chosen there too, by AP with rules learnt on one half of the photos and applied to the other (--search). Writes the two networks,
-their weights and second_stage.json into the package, and docs/second_stage.json with the AP before and after. The default
-threshold of `accurate` and `fast`, in models.json, becomes the middle one of those with nearly the best F1 of both stages, as
-they run by default.
+The rules are learnt on the [[dev]] sources of the configuration, that for detectors of others on the candidates of `accurate`.
+Which candidates go through, and how far boxes are moved, is chosen there too, by AP with rules learnt on one half of the photos
+and applied to the other (--search). Writes the two networks, their weights and second_stage.json into the package, and
+docs/second_stage.json with the AP before and after. The default threshold of `accurate` and `fast`, in models.json, becomes the
+middle one of those with nearly the best F1 of both stages, as they run by default.
 """
 
 import argparse
@@ -155,7 +154,7 @@ def main() -> None:
             print(f"{name}, both stages: threshold {thresholds[name]} with F1 {f1:.3f}")
             rules[name] = learn_rule(known, judged, bounds)
             if name == "accurate":
-                rules["other"] = dataclasses.replace(learn_rule(known, judged, usual), bounds=usual)
+                rules["other"] = learn_rule(known, judged, usual)
         else:
             after = average_precision(fuse(known, judged, rules["other"]), images)
         show(f"{name}, both stages", after)

@@ -68,6 +68,15 @@ def test_a_good_second_stage_raises_ap_also_where_its_rule_was_not_learnt():
     assert before < 0.93 < across and abs(same - across) < 0.02
 
 
+def test_a_rule_is_learnt_from_what_its_bounds_admit_alone():
+    photos, detect = _photos()
+    narrow = Bounds(24.0, (0.3, 0.7))
+    wide, just = gather(detect, photos, BOUNDS), gather(detect, photos, narrow)
+    assert sum(len(one.places) for one in wide) > sum(len(one.places) for one in just) > 100
+    rules = [learn_rule(known, judge_all(known, _judge), narrow) for known in (wide, just)]
+    assert rules[0].bounds == narrow and np.allclose(rules[0].alone, rules[1].alone) and np.allclose(rules[0].both, rules[1].both)
+
+
 def test_useless_judgements_do_no_harm():
     photos, detect = _photos()
     known = gather(detect, photos, BOUNDS)
