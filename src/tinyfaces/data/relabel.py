@@ -34,7 +34,7 @@ class RelabelSettings:
     scales: tuple[float, ...] = (1.0, 1.5)
     threshold: float = 0.05
     overlap: float = 0.4
-    face: float = 0.6
+    face: float = 0.8
     background: float = 0.12
     certain: float = 0.3
 
