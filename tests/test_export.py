@@ -55,8 +55,10 @@ def test_bad_checkpoints(tmp_path):
     (tmp_path / "bad.pt").write_bytes(b"nonsense")
     torch.save({"average": {}}, tmp_path / "other.pt")
     torch.save({"average": {}, "variant": "fast"}, tmp_path / "empty.pt")
+    torch.save({"variant": "fast"}, tmp_path / "none.pt")
     for name, word in [
-        ("bad.pt", "cannot be read"),
+        ("bad.pt", "cannot be read as weights"),
+        ("none.pt", "'average' is missing"),
         ("other.pt", "variant"),
         ("empty.pt", "cannot be read"),
         ("no.pt", "no such file"),

@@ -61,15 +61,13 @@ def _read(path: Path, what: str, needed: str) -> tuple[dict[str, str], dict[str,
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
             settings = {name: value for name, value in state.items() if isinstance(value, str)}
-            weights = state["average"]
+            weights = state.get("average")
     except FileNotFoundError:
         raise ValueError(f"{path}: no such file") from None
-    except KeyError as error:
-        raise ValueError(f"{path}: not weights of {what}, {error} is missing") from None
     except Exception as error:  # a damaged file makes torch and safetensors raise nearly anything
-        raise ValueError(f"{path}: cannot be read ({' '.join(str(error).split())[:200]})") from None
-    if needed not in settings:
-        raise ValueError(f"{path}: not weights of {what}, '{needed}' is missing")
+        raise ValueError(f"{path}: cannot be read as weights ({type(error).__name__})") from None
+    if needed not in settings or weights is None:
+        raise ValueError(f"{path}: not weights of {what}, '{'average' if needed in settings else needed}' is missing")
     return settings, weights
 
 

@@ -13,12 +13,14 @@ def orthogonalise(matrices: Tensor, steps: int = 5) -> Tensor:
     """Move all singular values of (..., R, C) towards 1 by a quintic Newton-Schulz iteration (Jordan et al., 2024)."""
     a, b, c = _QUINTIC
     tall = matrices.shape[-2] > matrices.shape[-1]
-    update = matrices.mT if tall else matrices
+    flat = matrices.reshape(-1, *matrices.shape[-2:])
+    update = flat.mT if tall else flat
     update = update / (update.norm(dim=(-2, -1), keepdim=True) + 1e-7)
     for _ in range(steps):
-        gram = update @ update.mT
-        update = a * update + (b * gram + c * gram @ gram) @ update
-    return update.mT if tall else update
+        gram = torch.bmm(update, update.mT)
+        polynomial = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
+        update = torch.baddbmm(update, polynomial, update, beta=a)
+    return (update.mT if tall else update).reshape(matrices.shape)
 
 
 class Muon(torch.optim.Optimizer):
@@ -34,23 +36,25 @@ class Muon(torch.optim.Optimizer):
     def step(self, closure: None = None) -> None:  # type: ignore[override]
         """Apply one update to every parameter that has a gradient: to those of one shape together."""
         for group in self.param_groups:
+            weights = [weight for weight in group["params"] if weight.grad is not None]
+            if not weights:
+                continue
             alike = defaultdict(list)
-            for weight in group["params"]:
-                if weight.grad is not None:
-                    alike[weight.shape].append(weight)
-            for shape, weights in alike.items():
-                directions = torch.stack([self._direction(weight, group["momentum"]) for weight in weights])
-                updates = orthogonalise(directions.flatten(2))
+            for weight, direction in zip(weights, self._directions(weights, group["momentum"]), strict=True):
+                alike[weight.shape].append((weight, direction))
+            torch._foreach_mul_(weights, 1 - group["lr"] * group["weight_decay"])
+            for shape, pairs in alike.items():
+                updates = orthogonalise(torch.stack([direction for _, direction in pairs]).flatten(2))
                 scale = max(1.0, updates.shape[1] / updates.shape[2]) ** 0.5
-                for weight, update in zip(weights, updates, strict=True):
-                    weight.mul_(1 - group["lr"] * group["weight_decay"])
-                    weight.add_(update.reshape(shape), alpha=-group["lr"] * scale)
+                moves = [update.reshape(shape) for update in updates]
+                torch._foreach_add_([weight for weight, _ in pairs], moves, alpha=-group["lr"] * scale)
 
-    def _direction(self, weight: Tensor, decay: float) -> Tensor:
-        assert weight.grad is not None
-        state = self.state[weight]
-        if "momentum" not in state:
-            state["momentum"] = torch.zeros_like(weight)
-        momentum: Tensor = state["momentum"]
-        momentum.lerp_(weight.grad, 1 - decay)
-        return weight.grad.lerp(momentum, decay)
+    def _directions(self, weights: list[Tensor], decay: float) -> tuple[Tensor, ...]:
+        """Nesterov's, of weights that all have a gradient; moves their momentum."""
+        gradients = [weight.grad for weight in weights if weight.grad is not None]
+        for weight in weights:
+            if "momentum" not in self.state[weight]:
+                self.state[weight]["momentum"] = torch.zeros_like(weight)
+        momenta = [self.state[weight]["momentum"] for weight in weights]
+        torch._foreach_lerp_(momenta, gradients, 1 - decay)
+        return torch._foreach_lerp(gradients, momenta, decay)

@@ -102,9 +102,9 @@ def seconds_a_step(forward: Callable[[torch.Tensor], list[torch.Tensor]], networ
 
 
 def duration(seconds: float) -> str:
-    """Such as "2 h 05 min"."""
-    minutes = round(seconds / 60)
-    return f"{minutes // 60} h {minutes % 60:02d} min" if minutes >= 60 else f"{minutes} min" if minutes else "less than a minute"
+    """Such as "2 h 05 min", a minute at least."""
+    minutes = max(1, round(seconds / 60))
+    return f"{minutes // 60} h {minutes % 60:02d} min" if minutes >= 60 else f"{minutes} min"
 
 
 def train(config: Config, resume: bool = True) -> None:

@@ -30,8 +30,9 @@ def log(out: Path, writer: SummaryWriter, step: int, seconds: float, numbers: Ma
 def update_average(average: nn.Module, network: nn.Module, step: int, decay: float) -> None:
     """Move the averaged weights towards the network's, faster in the first steps; counters and statistics too."""
     pace = 1 - min(decay, (1 + step) / (10 + step))
-    for kept, new in zip(average.state_dict().values(), network.state_dict().values(), strict=True):
-        if kept.is_floating_point():
-            kept.lerp_(new, pace)
-        else:
+    pairs = list(zip(average.state_dict().values(), network.state_dict().values(), strict=True))
+    values = [pair for pair in pairs if pair[0].is_floating_point()]
+    torch._foreach_lerp_([kept for kept, _ in values], [new for _, new in values], pace)
+    for kept, new in pairs:
+        if not kept.is_floating_point():
             kept.copy_(new)
