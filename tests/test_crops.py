@@ -107,6 +107,20 @@ def test_chosen_faces_get_the_wanted_heights(photos, tmp_path):
         assert 9.5 <= boxes[0, 3] - boxes[0, 1] <= 12.5
 
 
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_so_many_cells_show_any_place_at_a_quarter_to_the_whole_of_its_size(tmp_path, share):
+    image = _photo(tmp_path, "one.png", 1600, 1200, [(700, 500, 800, 600)])
+    settings = CropSettings(small_share=1.0, small_heights=(20.0, 20.0), turned_share=0, lying_share=0, anywhere_share=share)
+    pixels, rng, chosen, heights = np.asarray(Image.open(image.path)), np.random.default_rng(3), 0, []
+    for _ in range(300):
+        boxes, ignored, _ = cut_cell(pixels, image, np.zeros((448, 448, 3), np.uint8), settings, rng)
+        height = float((boxes[:, 3] - boxes[:, 1])[~ignored].max(initial=0.0))
+        chosen += abs(height - 20) < 1  # around the face, which anywhere else is 25 px or none
+        heights.append(height)
+    assert abs(chosen / 300 - (1 - share)) < 0.09
+    assert share == 0 or (25 < max(heights) <= 101 and min(heights) == 0)
+
+
 def test_turned_boxes_hold_the_turned_faces():
     rng = np.random.default_rng(0)
     for degrees in (-90, -30, -7, 12, 25, 90):

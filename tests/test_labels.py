@@ -13,7 +13,7 @@ from conftest import paint
 from tinyfaces import Faces, formats
 from tinyfaces.cli import app
 from tinyfaces.data.annotations import AnnotationError, read_coco
-from tinyfaces.data.labels import read_voc, read_yolo
+from tinyfaces.data.labels import read_unlabelled, read_voc, read_yolo
 from tinyfaces.formats import ImageResult
 
 BOXES = np.array([[10, 20, 30, 60], [0.5, 0.25, 8.5, 10.25]], np.float32)
@@ -171,3 +171,23 @@ def test_wrong_labels_are_one_line(tmp_path, reader, name, content, word):
     with pytest.raises(AnnotationError, match=word) as caught:
         reader(tmp_path, tmp_path)
     assert "\n" not in str(caught.value) and str(tmp_path) in str(caught.value)
+
+
+def test_photos_without_labels_are_all_ignored(tmp_path):
+    (tmp_path / "deep").mkdir()
+    turned = Image.new("RGB", (40, 30))
+    exif = turned.getexif()
+    exif[0x0112] = 6
+    turned.save(tmp_path / "deep/b.jpg", exif=exif)
+    Image.new("RGB", (50, 20)).save(tmp_path / "a.png")
+    (tmp_path / "notes.txt").write_text("no photo")
+    first, second = read_unlabelled(tmp_path)
+    assert (first.path.name, first.boxes.tolist()) == ("a.png", [[0, 0, 50, 20]])
+    assert (second.path.name, second.boxes.tolist()) == ("b.jpg", [[0, 0, 30, 40]])
+    assert first.ignore.all() and second.ignore.all()
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(AnnotationError, match="empty: no photos there"):
+        read_unlabelled(tmp_path / "empty")
+    (tmp_path / "deep/c.jpg").write_bytes(b"no picture")
+    with pytest.raises(AnnotationError, match=r"c\.jpg: cannot be read as an image"):
+        read_unlabelled(tmp_path)

@@ -232,13 +232,40 @@ def test_ones_own_photos_in_one_command(data, tmp_path):
     assert alone.exit_code == 2 and "--annotations and --images go together" in alone.output
 
 
+def test_photos_without_labels_are_the_teachers(data, tmp_path, teacher):
+    text = (data / "small.toml").read_text()
+    unlabelled = f'[[train]]\nimages = "{data}"\nformat = "unlabelled"\n'
+    (tmp_path / "more.toml").write_text(text.replace("[[dev]]", unlabelled + "[[dev]]"))
+    config = load_config(tmp_path / "more.toml", {"teacher": teacher, "crops.scales": [1.0, 1.0]})
+    images, weights = read_sources(config.train)
+    assert len(images) == 24 and np.allclose(weights, 1 / 12)
+    assert all(photo.boxes.tolist() == [[0, 0, 260, 200]] and photo.ignore.all() for photo in images[12:])
+    only = dataclasses.replace(config, train=config.train[1:], steps=12)
+    images, weights = read_sources(only.train)
+    lessons = lessons_from(images, open_cache(images, Path(config.cache)), weights, only, 0, 0, 1, CPU)
+    batches = [lesson.batch for lesson in lessons]
+    assert not any(len(batch.boxes) for batch in batches)
+    assert torch.cat([batch.ignored.flatten() for batch in batches]).float().mean() > 0.7  # all but what photos leave empty
+
+    train(dataclasses.replace(only, steps=2, out=str(tmp_path / "run")))
+    assert all(value.isfinite().all() for value in load_network(tmp_path / "run/best.pt")[0].state_dict().values())
+    with pytest.raises(ValueError, match=r"more\.toml: photos without labels teach nothing without a teacher"):
+        load_config(tmp_path / "more.toml", {})
+    (tmp_path / "measured.toml").write_text(text.replace("[[dev]]", unlabelled.replace("train", "dev") + "[[dev]]"))
+    with pytest.raises(ValueError, match=r"measured\.toml: photos without labels can't be measured on"):
+        load_config(tmp_path / "measured.toml", {"teacher": teacher})
+    (tmp_path / "none.toml").write_text(text.replace(f'annotations = "{data}/all.json.gz"\n', "", 1))
+    with pytest.raises(ValueError, match=r"none\.toml: a source has no annotations"):
+        load_config(tmp_path / "none.toml", {})
+
+
 def test_held_out_photos_and_the_rest_are_all():
     class Photo(NamedTuple):
         number: int
 
     parts = {}
     for part in ("held out", "rest"):
-        source = Source("x.json", "x", part=part)
+        source = Source(annotations="x.json", images="x", part=part)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(run_settings, "read_coco", lambda *_: [Photo(n) for n in range(45)])
             patch.setattr(run_settings, "dismiss_doubtful", lambda photo, doubt: photo)

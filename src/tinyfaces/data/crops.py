@@ -22,6 +22,7 @@ Pixels = npt.NDArray[np.uint8]
 
 MASK_STRIDE = 4
 _PADDING = 114
+_SCALES_ANYWHERE = (0.25, 1.0)
 _LETTERS = list("aabcdeeeeefghijklmnooopqrstuvwxyzACDGOQOBRS0689@&%")
 _LETTER_SIZES = (8.0, 60.0)
 _DOWNSCALING = (cv2.INTER_AREA, cv2.INTER_AREA, cv2.INTER_AREA, cv2.INTER_LINEAR, cv2.INTER_CUBIC)
@@ -42,13 +43,14 @@ class Part(NamedTuple):
 class CropSettings:
     """What a training crop looks like.
 
-    size: side in pixels. grids: cells a side of the layouts (1: one photo, 2: mosaic of 2x2, ...) and grid_shares: how
-    often each is drawn. small_share: how often the chosen face of a cell gets a height from small_heights, else from
-    all_heights (both log-uniform, in pixels). scales: bounds of the resulting scale factor. least_height: smaller faces
-    are neither faces nor background. least_piece: what a small photo leaves empty of a cell is filled with others, if its sides
-    have so many pixels. least_visible: a face cut more than that is ignored too. turned_share: how often a piece is turned by up
-    to `most_turned` degrees; lying_share: by 90. text_share: how often lines of letters, which detectors like to take for faces,
-    are written between the faces of a crop.
+    size: side in pixels. grids: cells a side of the layouts (1: one photo, 2: mosaic of 2x2, ...) and grid_shares: how often
+    each is drawn. small_share: how often the chosen face of a cell gets a height from small_heights, else from all_heights
+    (both log-uniform, in pixels). scales: bounds of the resulting scale factor. anywhere_share: how often a cell shows any
+    place of its photo at a scale of 0.25 to 1, as where no face is known, in place of a chosen face. least_height: smaller
+    faces are neither faces nor background. least_piece: what a small photo leaves empty of a cell is filled with others, if
+    its sides have so many pixels. least_visible: a face cut more than that is ignored too. turned_share: how often a piece is
+    turned by up to `most_turned` degrees; lying_share: by 90. text_share: how often lines of letters, which detectors like to
+    take for faces, are written between the faces of a crop.
     """
 
     size: int = 448
@@ -58,6 +60,7 @@ class CropSettings:
     small_heights: tuple[float, float] = (4.5, 32.0)
     all_heights: tuple[float, float] = (8.0, 400.0)
     scales: tuple[float, float] = (0.12, 2.0)
+    anywhere_share: float = 0.0
     least_height: float = 4.0
     least_piece: int = 64
     least_visible: float = 0.4
@@ -178,14 +181,14 @@ def cut_cell(
     """
     height, width = cell.shape[:2]
     faces = np.flatnonzero(~image.ignore)
-    if len(faces):
+    if len(faces) and not (settings.anywhere_share and rng.random() < settings.anywhere_share):
         left, top, right, bottom = image.boxes[rng.choice(faces)]
         small = rng.random() < settings.small_share
         wanted = _log_uniform(rng, settings.small_heights if small else settings.all_heights)
         scale = float(np.clip(min(wanted, 0.9 * height, width) / max(bottom - top, 1.0), *settings.scales))
         centre_x, centre_y = (left + right) / 2, (top + bottom) / 2
     else:
-        scale = _log_uniform(rng, (0.25, 1.0))
+        scale = _log_uniform(rng, _SCALES_ANYWHERE)
         centre_x, centre_y = rng.random() * image.width, rng.random() * image.height
 
     x0, out_x, out_w = _place(image.width, centre_x, width, scale, rng)

@@ -1,4 +1,5 @@
-"""Readers of what labelling tools write, a file per image: YOLO and Pascal VOC. COCO files are read by `annotations`."""
+"""Readers of what labelling tools write, a file per image: YOLO and Pascal VOC; and of photos that nobody labelled. COCO files
+are read by `annotations`."""
 
 import math
 from collections.abc import Iterator
@@ -70,6 +71,19 @@ def read_voc(labels: str | Path, images: str | Path) -> list[AnnotatedImage]:
     return annotated
 
 
+def read_unlabelled(images: str | Path) -> list[AnnotatedImage]:
+    """All photos below a folder, sorted by path, for a teacher to say what is in them: each has one box over all of it that is to
+    be ignored, so labels say nothing there. Raises AnnotationError."""
+    folder = Path(images)
+    annotated = []
+    for image in _images_below(folder):
+        width, height = image_size(image, folder)
+        annotated.append(_certain(image, width, height, [(0, 0, width, height)], [True]))
+    if not annotated:
+        raise AnnotationError(f"{folder}: no photos there")
+    return annotated
+
+
 def _certain(
     image: Path, width: int, height: int, rows: list[tuple[float, float, float, float]], ignore: list[bool]
 ) -> AnnotatedImage:
@@ -82,11 +96,7 @@ def _labelled(labels: Path, images: Path, suffix: str) -> Iterator[tuple[Path, P
     """Each label file and its image."""
     if not labels.is_dir():
         raise AnnotationError(f"{labels}: no such folder of label files")
-    by_stem = {
-        image.relative_to(images).with_suffix(""): image
-        for image in sorted(images.rglob("*"))
-        if image.suffix.lower() in SUFFIXES and image.is_file()
-    }
+    by_stem = {image.relative_to(images).with_suffix(""): image for image in _images_below(images)}
     files = [file for file in sorted(labels.rglob(f"*{suffix}")) if file.name != _CLASS_LIST]
     if not files:
         raise AnnotationError(f"{labels}: holds no {suffix} files")
@@ -95,6 +105,10 @@ def _labelled(labels: Path, images: Path, suffix: str) -> Iterator[tuple[Path, P
         if image is None:
             raise AnnotationError(f"{file}: no image of that name below {images}")
         yield file, image
+
+
+def _images_below(folder: Path) -> list[Path]:
+    return [image for image in sorted(folder.rglob("*")) if image.suffix.lower() in SUFFIXES and image.is_file()]
 
 
 def _face_class(class_list: Path) -> int:

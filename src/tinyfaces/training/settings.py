@@ -11,9 +11,10 @@ import numpy as np
 
 from tinyfaces.data.annotations import AnnotatedImage, dismiss_doubtful, read_coco, read_wider
 from tinyfaces.data.crops import CropSettings
-from tinyfaces.data.labels import read_voc, read_yolo
+from tinyfaces.data.labels import read_unlabelled, read_voc, read_yolo
 from tinyfaces.networks.proposals import VARIANTS
 
+_UNLABELLED = "unlabelled"
 _LABEL_READERS = {"yolo": read_yolo, "voc": read_voc}
 LARGE_CROPS = CropSettings(
     size=896, grids=(1, 2), grid_shares=(0.7, 0.3), small_share=0.0, all_heights=(48.0, 850.0), scales=(0.12, 6.0)
@@ -25,14 +26,15 @@ _PARTS = ("all", "held out", "rest")
 _HELD_OUT = 20  # one photo in so many
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Source:
     """One set of photos. annotations: a COCO json(.gz), or the folder wider_face_split (then `format` is "wider"); images: its
     folder; share: how often crops are drawn from it, before normalising; format: "coco", "wider", "yolo" or "voc" (of these two
-    annotations is a folder of label files); split: WIDER's only; doubt: ignored boxes that score less than this are background
-    (see `dismiss_doubtful`); part: "all" photos, or "held out", every 20th, or the "rest"."""
+    annotations is a folder of label files), or "unlabelled" for photos of which the teacher alone says what is in them (no
+    annotations then); split: WIDER's only; doubt: ignored boxes that score less than this are background (see
+    `dismiss_doubtful`); part: "all" photos, or "held out", every 20th, or the "rest"."""
 
-    annotations: str
+    annotations: str = ""
     images: str
     share: float = 1.0
     format: str = "coco"
@@ -104,6 +106,12 @@ def load_config(path: Path, overrides: Mapping[str, object]) -> Config:
     for source in config.train + config.dev:
         if source.part not in _PARTS:
             raise ValueError(f"{path}: part of a source is {source.part!r}, known are {', '.join(_PARTS)}")
+        if not source.annotations and source.format != _UNLABELLED:
+            raise ValueError(f"{path}: a source has no annotations ({source.images})")
+    if any(source.format == _UNLABELLED for source in config.dev):
+        raise ValueError(f"{path}: photos without labels can't be measured on")
+    if not config.teacher and any(source.format == _UNLABELLED for source in config.train):
+        raise ValueError(f"{path}: photos without labels teach nothing without a teacher")
     if config.variant not in VARIANTS:
         raise ValueError(f"{path}: variant is {config.variant!r}, known are {', '.join(VARIANTS)}")
     for name in ("crops", "large_crops", "natural_crops"):
@@ -125,6 +133,8 @@ def read_sources(sources: Sequence[Source], relabelled: str = "") -> tuple[list[
     for source in sources:
         if source.format == "wider":
             read = read_wider(Path(source.annotations), Path(source.images), source.split)
+        elif source.format == _UNLABELLED:
+            read = read_unlabelled(source.images)
         elif source.format in _LABEL_READERS:
             read = _LABEL_READERS[source.format](source.annotations, source.images)
         else:
