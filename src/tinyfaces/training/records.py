@@ -32,7 +32,8 @@ def update_average(average: nn.Module, network: nn.Module, step: int, decay: flo
     pace = 1 - min(decay, (1 + step) / (10 + step))
     pairs = list(zip(average.state_dict().values(), network.state_dict().values(), strict=True))
     values = [pair for pair in pairs if pair[0].is_floating_point()]
-    torch._foreach_lerp_([kept for kept, _ in values], [new for _, new in values], pace)
+    if values:  # bilinear enlargement has none
+        torch._foreach_lerp_([kept for kept, _ in values], [new for _, new in values], pace)
     for kept, new in pairs:
         if not kept.is_floating_point():
             kept.copy_(new)
