@@ -88,7 +88,10 @@ def test_the_command_settles_what_the_model_sees(tmp_path):
     image = AnnotatedImage(tmp_path / "a.png", *small.size, boxes, ignore, np.full(len(boxes), 0.1, np.float32))
     write_annotations([image], tmp_path, tmp_path / "some.json")
     source = f'annotations = "{tmp_path}/some.json"\nimages = "{tmp_path}"\n'
-    (tmp_path / "c.toml").write_text(f'variant = "fast"\n[[train]]\n{source}[[dev]]\n{source}')
+    (tmp_path / "more").mkdir()
+    small.save(tmp_path / "more/b.png")
+    unlabelled = f'[[train]]\nimages = "{tmp_path}/more"\nformat = "unlabelled"\n'  # there is nothing to settle
+    (tmp_path / "c.toml").write_text(f'variant = "fast"\nteacher = "t.pt"\n[[train]]\n{source}{unlabelled}[[dev]]\n{source}')
     result = CliRunner().invoke(app, ["train", "relabel", "--config", str(tmp_path / "c.toml"), "--out", str(tmp_path / "new")])
     assert result.exit_code == 0, result.output
     assert f"of {ignore.sum()} ignored boxes {ignore.sum() - 1} are faces, 1 background" in " ".join(result.output.split())

@@ -109,19 +109,20 @@ def train_relabel(
 ) -> None:
     """Let a trained model settle the boxes that the annotations leave ignored: self-training.
 
-    Of each [[train]] source of --config (COCO files), a copy of the annotations is written in which ignored boxes became faces
-    or background where the model's views of a photo (as it is, mirrored, enlarged) agree. Train on with `--set relabelled=OUT`.
+    Of each [[train]] source of --config (COCO files; photos without labels are left out), a copy of the annotations is written
+    in which ignored boxes became faces or background where the model's views of a photo (as it is, mirrored, enlarged) agree.
+    Train on with `--set relabelled=OUT`.
     """
     try:
         from tinyfaces.data.annotations import read_coco
         from tinyfaces.data.relabel import RelabelSettings, settled, write_annotations
-        from tinyfaces.training.settings import load_config
+        from tinyfaces.training.settings import UNLABELLED, load_config
     except ImportError as error:
         missing_extra(error, "train")
     chosen = RelabelSettings()
     detector = open_detector(model, chosen.threshold, 1.0, "cpu", "onnxruntime", threads, "proposals")
     try:
-        sources = load_config(config, overrides_of(settings)).train
+        sources = [source for source in load_config(config, overrides_of(settings)).train if source.format != UNLABELLED]
         if other := [source.annotations for source in sources if source.format != "coco"]:
             fail(f"{other[0]}: relabelling reads COCO files only")
         names = [Path(source.annotations).name for source in sources]

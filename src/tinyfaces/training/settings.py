@@ -14,7 +14,9 @@ from tinyfaces.data.crops import CropSettings
 from tinyfaces.data.labels import read_unlabelled, read_voc, read_yolo
 from tinyfaces.networks.proposals import VARIANTS
 
-_UNLABELLED = "unlabelled"
+UNLABELLED = "unlabelled"
+"""The format of a source of photos of which nobody said what is in them."""
+
 _LABEL_READERS = {"yolo": read_yolo, "voc": read_voc}
 LARGE_CROPS = CropSettings(
     size=896, grids=(1, 2), grid_shares=(0.7, 0.3), small_share=0.0, all_heights=(48.0, 850.0), scales=(0.12, 6.0)
@@ -106,11 +108,11 @@ def load_config(path: Path, overrides: Mapping[str, object]) -> Config:
     for source in config.train + config.dev:
         if source.part not in _PARTS:
             raise ValueError(f"{path}: part of a source is {source.part!r}, known are {', '.join(_PARTS)}")
-        if not source.annotations and source.format != _UNLABELLED:
+        if not source.annotations and source.format != UNLABELLED:
             raise ValueError(f"{path}: a source has no annotations ({source.images})")
-    if any(source.format == _UNLABELLED for source in config.dev):
+    if any(source.format == UNLABELLED for source in config.dev):
         raise ValueError(f"{path}: photos without labels can't be measured on")
-    if not config.teacher and any(source.format == _UNLABELLED for source in config.train):
+    if not config.teacher and any(source.format == UNLABELLED for source in config.train):
         raise ValueError(f"{path}: photos without labels teach nothing without a teacher")
     if config.variant not in VARIANTS:
         raise ValueError(f"{path}: variant is {config.variant!r}, known are {', '.join(VARIANTS)}")
@@ -133,7 +135,7 @@ def read_sources(sources: Sequence[Source], relabelled: str = "") -> tuple[list[
     for source in sources:
         if source.format == "wider":
             read = read_wider(Path(source.annotations), Path(source.images), source.split)
-        elif source.format == _UNLABELLED:
+        elif source.format == UNLABELLED:
             read = read_unlabelled(source.images)
         elif source.format in _LABEL_READERS:
             read = _LABEL_READERS[source.format](source.annotations, source.images)
