@@ -61,6 +61,14 @@ def test_the_cache_holds_the_pixels_and_is_used_again(photos, tmp_path):
     assert [(f.name, f.stat().st_mtime_ns) for f in (tmp_path / "cache").iterdir()] == files and len(files) == 1
 
 
+def test_a_photo_listed_twice_is_decoded_once(photos, tmp_path):
+    cache = open_cache([photos[1], photos[0], photos[1]], tmp_path / "cache", workers=1)
+    for number, image in enumerate([photos[1], photos[0], photos[1]]):
+        assert (cache[number] == np.asarray(Image.open(image.path))).all()
+    (file,) = (tmp_path / "cache").iterdir()
+    assert file.stat().st_size == sum(image.width * image.height * 3 for image in photos[:2]) and len(cache) == 3
+
+
 def test_a_failed_cache_leaves_nothing(photos, tmp_path):
     photos[1].path.write_bytes(b"broken")
     with pytest.raises(ImageError, match=r"1\.png"):

@@ -40,15 +40,18 @@ class ImageCache:
 def open_cache(images: Sequence[AnnotatedImage], folder: Path, workers: int | None = None) -> ImageCache:
     """Open the cache of `images` in `folder`, decoding them into it first if it isn't there yet.
 
-    The file's name is a digest of the images' paths and sizes in bytes, so changed photos make a new cache. It is
-    written under another name and renamed when complete. Raises AnnotationError where a photo's size isn't the one that
-    its annotation states, ImageError where one cannot be decoded.
+    A photo listed twice is in it once. The file's name is a digest of the images' paths and sizes in bytes, so changed
+    photos make a new cache. It is written under another name and renamed when complete. Raises AnnotationError where a
+    photo's size isn't the one that its annotation states, ImageError where one cannot be decoded.
     """
-    heights = np.array([image.height for image in images], np.int64)
-    widths = np.array([image.width for image in images], np.int64)
+    distinct = list({image.path: image for image in images}.values())
+    place_of = {image.path: n for n, image in enumerate(distinct)}
+    places = [place_of[image.path] for image in images]
+    heights = np.array([image.height for image in distinct], np.int64)
+    widths = np.array([image.width for image in distinct], np.int64)
     sizes = heights * widths * 3
     offsets = np.concatenate([[0], np.cumsum(sizes)])
-    target = folder / f"{_digest(images)}.rgb"
+    target = folder / f"{_digest(distinct)}.rgb"
     if not target.exists():
         folder.mkdir(parents=True, exist_ok=True)
         partial = target.with_suffix(f".partial{os.getpid()}")
@@ -56,13 +59,13 @@ def open_cache(images: Sequence[AnnotatedImage], folder: Path, workers: int | No
             with partial.open("wb") as file:
                 file.truncate(int(offsets[-1]))
             with ProcessPoolExecutor(workers) as pool:
-                written = pool.map(_decode_into, repeat(partial), offsets[:-1].tolist(), images, chunksize=8)
-                for _ in track(written, "decoding photos", total=len(images)):
+                written = pool.map(_decode_into, repeat(partial), offsets[:-1].tolist(), distinct, chunksize=8)
+                for _ in track(written, "decoding photos", total=len(distinct)):
                     pass
             partial.replace(target)
         finally:
             partial.unlink(missing_ok=True)
-    return ImageCache(np.memmap(target, np.uint8, "r"), offsets[:-1], heights, widths)
+    return ImageCache(np.memmap(target, np.uint8, "r"), offsets[places], heights[places], widths[places])
 
 
 def _decode_into(file: Path, start: int, image: AnnotatedImage) -> None:

@@ -11,12 +11,10 @@ import json
 import math
 import os
 import time
-import tomllib
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +30,7 @@ from tinyfaces.data.candidates import Candidates, read_candidates
 from tinyfaces.export import load_second_stage
 from tinyfaces.networks.gan import GAN_VARIANTS, PARTS, make_networks
 from tinyfaces.training.records import log, save_atomically, update_average
+from tinyfaces.training.settings import read_toml
 
 _SHOWN = 8
 _SURE = 0.995
@@ -70,10 +69,10 @@ class GanConfig:
 
 def load_gan_config(path: Path, overrides: Mapping[str, object]) -> GanConfig:
     """Read a TOML file and put `overrides` over it. Raises ValueError with one line that names the file."""
+    values = {**read_toml(path), **overrides}
     try:
-        values: dict[str, Any] = {**tomllib.loads(path.read_text()), **overrides}
         config = GanConfig(**values)
-    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError, TypeError) as error:
+    except TypeError as error:
         raise ValueError(f"{path}: {error}") from None
     if config.variant not in GAN_VARIANTS:
         raise ValueError(f"{path}: variant is {config.variant!r}, known are {', '.join(GAN_VARIANTS)}")

@@ -85,10 +85,18 @@ def evaluate(
     return coco.score(found, [images[index] for index in indices])
 
 
+def set_mode(network: nn.Module, step: int, config: Config) -> None:
+    """Training mode for a step; in the last `fixed_norm_steps` but for the normalisations, which keep their statistics then."""
+    network.train()
+    if step >= config.steps - config.fixed_norm_steps:
+        for module in network.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.eval()
+
+
 def seconds_a_step(forward: Callable[[torch.Tensor], list[torch.Tensor]], network: nn.Module, inputs: torch.Tensor) -> float:
     """What the network's part of a step takes here, from a trial that leaves `network` as it was. It compiles what is to be."""
     before = {name: value.clone() for name, value in network.state_dict().items()}
-    network.train()
     times = []
     for _ in range(_TRIAL_STEPS):
         started = time.monotonic()
@@ -174,6 +182,7 @@ def train(config: Config, resume: bool = True) -> None:
         blank = torch.zeros(config.batch // world, 3, config.crops.size, config.crops.size, device=device)
         if config.channels_last:
             blank = blank.contiguous(memory_format=torch.channels_last)
+        set_mode(network, step, config)
         with autocast:
             trial = seconds_a_step(forward, network, blank)
         estimate = (
@@ -202,7 +211,7 @@ def train(config: Config, resume: bool = True) -> None:
             mirrored = step % config.echo % 2 == 1
             batch = lesson.batch.mirrored() if mirrored else lesson.batch
             inputs = as_input(batch, config)
-            wrapped.train()
+            set_mode(network, step, config)
             with autocast:
                 outputs = forward(inputs)
             loss = proposal_loss(outputs, points[inputs.shape[-1]], batch.boxes, batch.owners, batch.ignored)

@@ -11,7 +11,7 @@ import numpy as np
 
 from tinyfaces.data.annotations import AnnotatedImage, dismiss_doubtful, read_coco, read_wider
 from tinyfaces.data.crops import CropSettings
-from tinyfaces.data.labels import read_unlabelled, read_voc, read_yolo
+from tinyfaces.data.labels import read_unlabelled, read_voc, read_yolo, without_labels
 from tinyfaces.networks.proposals import VARIANTS
 
 UNLABELLED = "unlabelled"
@@ -32,9 +32,10 @@ _HELD_OUT = 20  # one photo in so many
 class Source:
     """One set of photos. annotations: a COCO json(.gz), or the folder wider_face_split (then `format` is "wider"); images: its
     folder; share: how often crops are drawn from it, before normalising; format: "coco", "wider", "yolo" or "voc" (of these two
-    annotations is a folder of label files), or "unlabelled" for photos of which the teacher alone says what is in them (no
-    annotations then); split: WIDER's only; doubt: ignored boxes that score less than this are background (see
-    `dismiss_doubtful`); part: "all" photos, or "held out", every 20th, or the "rest"."""
+    annotations is a folder of label files), or "unlabelled" for photos of which the teacher alone says what is in them (all of
+    the folder, or those that a COCO json in annotations lists, whatever boxes it has); split: WIDER's only; doubt: ignored boxes
+    that score less than this are background (see `dismiss_doubtful`); part: "all" photos, or "held out", every 20th, or the
+    "rest"."""
 
     annotations: str = ""
     images: str
@@ -62,6 +63,7 @@ class Config:
     large_crops: CropSettings = LARGE_CROPS
     natural_steps: int = 0  # so many of the last steps see natural_crops in place of crops: photos near their own size
     natural_crops: CropSettings = NATURAL_CROPS  # as large as crops
+    fixed_norm_steps: int = 0  # so many of the last steps normalise as inference does, not by the statistics of their own batch
     echo: int = 1  # steps that each crop is used in, at every second one mirrored, where making crops takes long
     teacher: str = ""  # weights of a network whose outputs, at every point, are targets too
     teacher_weight: float = 1.0
@@ -85,13 +87,20 @@ class Config:
     start: str = ""  # weights to begin from (.safetensors or a checkpoint), for fine-tuning
 
 
+def read_toml(path: Path) -> dict[str, Any]:
+    """What a TOML file holds. Raises ValueError with one line that names the file."""
+    try:
+        return tomllib.loads(path.read_text())
+    except OSError as error:
+        raise ValueError(f"{path}: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
 def load_config(path: Path, overrides: Mapping[str, object]) -> Config:
     """Read a TOML file and put `overrides` (names of Config or "crops.NAME") over it. Paths in it are relative to the working
     directory. Raises ValueError with one line that names the file."""
-    try:
-        values: dict[str, Any] = tomllib.loads(path.read_text())
-    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: {error}") from None
+    values = read_toml(path)
     for name, value in overrides.items():
         section, _, key = name.rpartition(".")
         (values.setdefault(section, {}) if section else values)[key] = value
@@ -135,6 +144,8 @@ def read_sources(sources: Sequence[Source], relabelled: str = "") -> tuple[list[
     for source in sources:
         if source.format == "wider":
             read = read_wider(Path(source.annotations), Path(source.images), source.split)
+        elif source.format == UNLABELLED and source.annotations:
+            read = [without_labels(image) for image in read_coco(source.annotations, source.images)]
         elif source.format == UNLABELLED:
             read = read_unlabelled(source.images)
         elif source.format in _LABEL_READERS:
