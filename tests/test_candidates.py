@@ -1,15 +1,20 @@
 """Candidates are labelled rightly, their sharp targets show the same place, and a set is complete or refused."""
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
+
+from conftest import paint
 
 torch = pytest.importorskip("torch")
 cv2 = pytest.importorskip("cv2")
 
 from tinyfaces import Faces  # noqa: E402
+from tinyfaces.cli import app  # noqa: E402
 from tinyfaces.data.annotations import AnnotatedImage  # noqa: E402
 from tinyfaces.data.cache import open_cache  # noqa: E402
 from tinyfaces.data.candidates import (  # noqa: E402
@@ -121,3 +126,31 @@ def test_a_set_is_read_back_and_an_incomplete_one_refused(photo, tmp_path):
     assert "\n" not in str(caught.value)
     with pytest.raises(ValueError, match="nowhere"):
         read_candidates(Path("nowhere"))
+
+
+def test_photos_without_labels_are_not_searched(toy_model, tmp_path):
+    squares = [(40, 40), (120, 80), (200, 160)]
+    Image.fromarray(paint(256, 320, small=squares)).save(tmp_path / "a.png")
+    boxes = [{"id": n, "image_id": 0, "category_id": 1, "bbox": [x, y, 8, 8], "iscrowd": 0} for n, (x, y) in enumerate(squares)]
+    entry = {"id": 0, "file_name": "a.png", "width": 320, "height": 256}
+    categories = [{"id": 1, "name": "face"}]
+    (tmp_path / "a.json").write_text(json.dumps({"images": [entry], "annotations": boxes, "categories": categories}))
+    source = f'annotations = "{tmp_path}/a.json"\nimages = "{tmp_path}"\n'
+    (tmp_path / "c.toml").write_text(
+        f'variant = "fast"\nteacher = "t.pt"\ncache = "{tmp_path}/cache"\n'
+        f'[[train]]\n{source}[[train]]\n{source}format = "unlabelled"\n[[dev]]\n{source}'
+    )
+    command = [
+        "train",
+        "candidates",
+        "--config",
+        str(tmp_path / "c.toml"),
+        "--out",
+        str(tmp_path / "set"),
+        "--model",
+        str(toy_model),
+    ]
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 0, result.output
+    read = read_candidates(tmp_path / "set")
+    assert "1/1" in result.output and read.face.sum() >= 3

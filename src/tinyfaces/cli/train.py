@@ -74,21 +74,21 @@ def train_candidates(
 ) -> None:
     """Gather what the proposal network takes for faces in the training photos: the second stage's training data.
 
-    --config is that of the proposal network: its [[train]] sources and cache are searched.
+    --config is that of the proposal network: its [[train]] sources (but for photos without labels) and cache are searched.
     """
     try:
         import numpy as np
 
         from tinyfaces.data.cache import open_cache
         from tinyfaces.data.candidates import CandidateSettings, gather_candidates
-        from tinyfaces.training.settings import load_config, read_sources
+        from tinyfaces.training.settings import UNLABELLED, load_config, read_sources
     except ImportError as error:
         missing_extra(error, "train")
     chosen = CandidateSettings()
     detector = open_detector(model, chosen.threshold, 1.0, "cpu", "onnxruntime", threads, "proposals")
     try:
         proposals = load_config(config, overrides_of(settings))
-        images, _ = read_sources(proposals.train)
+        images, _ = read_sources([source for source in proposals.train if source.format != UNLABELLED])
         cache = open_cache(images, Path(proposals.cache))
         number = min(photos or len(images), len(images))
         drawn = np.sort(np.random.default_rng(0).permutation(len(images))[:number]).tolist()
