@@ -1,6 +1,7 @@
 """The ablation from end to end, small: every way is trained, measured and shown."""
 
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ from tinyfaces.training.gan import GanConfig  # noqa: E402
 def test_every_way_is_trained_and_measured(toy_model, tmp_path, monkeypatch):
     for module in (gan, ablation):
         monkeypatch.setattr(module, "read_candidates", lambda folder: _candidates(80))
+    monkeypatch.setattr(ablation, "train_classifier", partial(ablation.train_classifier, steps=30))
     photos = []
     for number in range(4):
         places = [(8, 8), (40, 8 * number), (64, 40)]
@@ -45,6 +47,7 @@ def test_every_way_is_trained_and_measured(toy_model, tmp_path, monkeypatch):
 
     restored = results["restoration"]
     assert restored["original"]["ssim"] == pytest.approx(1, abs=1e-3) and restored["bicubic"]["psnr"] < 40
+    assert restored["original"]["accepted"] > 0.8  # 30 steps are enough for the squares of this test
     assert {"SRN alone", "everything", "everything, SRN's picture", "bilinear crop, discriminator"} <= set(restored)
     assert restored["SRN alone"]["psnr"] != restored["bilinear crop, discriminator"]["psnr"]
     tables = ablation.as_tables(results, "a command", "a machine", config)
