@@ -1,5 +1,7 @@
 """Crops and their cache: boxes stay on the faces, whatever is done to the photo."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -67,6 +69,8 @@ def test_a_photo_listed_twice_is_decoded_once(photos, tmp_path):
         assert (cache[number] == np.asarray(Image.open(image.path))).all()
     (file,) = (tmp_path / "cache").iterdir()
     assert file.stat().st_size == sum(image.width * image.height * 3 for image in photos[:2]) and len(cache) == 3
+    with pytest.raises(AnnotationError, match="its annotation says 7x"):
+        open_cache([replace(photos[0], width=7), photos[0]], tmp_path / "cache", workers=1)
 
 
 def test_a_failed_cache_leaves_nothing(photos, tmp_path):
