@@ -141,15 +141,8 @@ def test_photos_without_labels_are_not_searched(toy_model, tmp_path):
         f'[[train]]\n{source}[[train]]\n{source}format = "unlabelled"\n[[dev]]\n{source}'
     )
     command = [
-        "train",
-        "candidates",
-        "--config",
-        str(tmp_path / "c.toml"),
-        "--out",
-        str(tmp_path / "set"),
-        "--model",
-        str(toy_model),
-    ]
+        "train", "candidates", "--config", str(tmp_path / "c.toml"), "--out", str(tmp_path / "set"), "--model", str(toy_model),
+    ]  # fmt: skip
     result = CliRunner().invoke(app, command)
     assert result.exit_code == 0, result.output
     read = read_candidates(tmp_path / "set")

@@ -81,14 +81,14 @@ def train_candidates(
 
         from tinyfaces.data.cache import open_cache
         from tinyfaces.data.candidates import CandidateSettings, gather_candidates
-        from tinyfaces.training.settings import UNLABELLED, load_config, read_sources
+        from tinyfaces.training.settings import load_config, read_sources
     except ImportError as error:
         missing_extra(error, "train")
     chosen = CandidateSettings()
     detector = open_detector(model, chosen.threshold, 1.0, "cpu", "onnxruntime", threads, "proposals")
     try:
         proposals = load_config(config, overrides_of(settings))
-        images, _ = read_sources([source for source in proposals.train if source.format != UNLABELLED])
+        images, _ = read_sources([source for source in proposals.train if source.labelled])
         cache = open_cache(images, Path(proposals.cache))
         number = min(photos or len(images), len(images))
         drawn = np.sort(np.random.default_rng(0).permutation(len(images))[:number]).tolist()
@@ -116,13 +116,13 @@ def train_relabel(
     try:
         from tinyfaces.data.annotations import read_coco
         from tinyfaces.data.relabel import RelabelSettings, settled, write_annotations
-        from tinyfaces.training.settings import UNLABELLED, load_config
+        from tinyfaces.training.settings import load_config
     except ImportError as error:
         missing_extra(error, "train")
     chosen = RelabelSettings()
     detector = open_detector(model, chosen.threshold, 1.0, "cpu", "onnxruntime", threads, "proposals")
     try:
-        sources = [source for source in load_config(config, overrides_of(settings)).train if source.format != UNLABELLED]
+        sources = [source for source in load_config(config, overrides_of(settings)).train if source.labelled]
         if other := [source.annotations for source in sources if source.format != "coco"]:
             fail(f"{other[0]}: relabelling reads COCO files only")
         names = [Path(source.annotations).name for source in sources]

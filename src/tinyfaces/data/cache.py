@@ -44,10 +44,10 @@ def open_cache(images: Sequence[AnnotatedImage], folder: Path, workers: int | No
     photos make a new cache. It is written under another name and renamed when complete. Raises AnnotationError where a
     photo's size isn't the one that its annotation states, ImageError where one cannot be decoded.
     """
-    names = [(image.path, image.width, image.height) for image in images]
-    listed = dict(zip(names, images, strict=True))
-    distinct, place_of = list(listed.values()), {name: place for place, name in enumerate(listed)}
-    places = [place_of[name] for name in names]
+    listed = {(image.path, image.width, image.height): image for image in images}
+    place_of = {name: place for place, name in enumerate(listed)}
+    places = [place_of[image.path, image.width, image.height] for image in images]
+    distinct = list(listed.values())
     heights = np.array([image.height for image in distinct], np.int64)
     widths = np.array([image.width for image in distinct], np.int64)
     sizes = heights * widths * 3

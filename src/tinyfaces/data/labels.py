@@ -72,21 +72,21 @@ def read_voc(labels: str | Path, images: str | Path) -> list[AnnotatedImage]:
 
 
 def read_unlabelled(images: str | Path) -> list[AnnotatedImage]:
-    """All photos below a folder, sorted by path, for a teacher to say what is in them: each has one box over all of it that is to
-    be ignored, so labels say nothing there. Raises AnnotationError."""
+    """All photos below a folder, sorted by path, for a teacher to say what is in them (see `without_labels`). Raises
+    AnnotationError."""
     folder = Path(images)
     annotated = []
     for image in _images_below(folder):
         width, height = image_size(image, folder)
-        annotated.append(_certain(image, width, height, [(0, 0, width, height)], [True]))
+        annotated.append(without_labels(image, width, height))
     if not annotated:
         raise AnnotationError(f"{folder}: no photos there")
     return annotated
 
 
-def without_labels(image: AnnotatedImage) -> AnnotatedImage:
-    """The photo as `read_unlabelled` reads it: nobody says what is in it."""
-    return _certain(image.path, image.width, image.height, [(0, 0, image.width, image.height)], [True])
+def without_labels(image: Path, width: int, height: int) -> AnnotatedImage:
+    """A photo of which nobody says what is in it: one box over all of it is to be ignored."""
+    return _certain(image, width, height, [(0, 0, width, height)], [True])
 
 
 def _certain(

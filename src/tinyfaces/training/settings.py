@@ -14,9 +14,7 @@ from tinyfaces.data.crops import CropSettings
 from tinyfaces.data.labels import read_unlabelled, read_voc, read_yolo, without_labels
 from tinyfaces.networks.proposals import VARIANTS
 
-UNLABELLED = "unlabelled"
-"""The format of a source of photos of which nobody said what is in them."""
-
+_UNLABELLED = "unlabelled"
 _LABEL_READERS = {"yolo": read_yolo, "voc": read_voc}
 LARGE_CROPS = CropSettings(
     size=896, grids=(1, 2), grid_shares=(0.7, 0.3), small_share=0.0, all_heights=(48.0, 850.0), scales=(0.12, 6.0)
@@ -44,6 +42,11 @@ class Source:
     split: str = "train"
     doubt: float = 0.0
     part: str = "all"
+
+    @property
+    def labelled(self) -> bool:
+        """Whether anybody but the teacher says what is in the photos."""
+        return self.format != _UNLABELLED
 
 
 @dataclass(frozen=True)
@@ -117,11 +120,11 @@ def load_config(path: Path, overrides: Mapping[str, object]) -> Config:
     for source in config.train + config.dev:
         if source.part not in _PARTS:
             raise ValueError(f"{path}: part of a source is {source.part!r}, known are {', '.join(_PARTS)}")
-        if not source.annotations and source.format != UNLABELLED:
+        if source.labelled and not source.annotations:
             raise ValueError(f"{path}: a source has no annotations ({source.images})")
-    if any(source.format == UNLABELLED for source in config.dev):
+    if not all(source.labelled for source in config.dev):
         raise ValueError(f"{path}: photos without labels can't be measured on")
-    if not config.teacher and any(source.format == UNLABELLED for source in config.train):
+    if not config.teacher and not all(source.labelled for source in config.train):
         raise ValueError(f"{path}: photos without labels teach nothing without a teacher")
     if config.variant not in VARIANTS:
         raise ValueError(f"{path}: variant is {config.variant!r}, known are {', '.join(VARIANTS)}")
@@ -144,9 +147,10 @@ def read_sources(sources: Sequence[Source], relabelled: str = "") -> tuple[list[
     for source in sources:
         if source.format == "wider":
             read = read_wider(Path(source.annotations), Path(source.images), source.split)
-        elif source.format == UNLABELLED and source.annotations:
-            read = [without_labels(image) for image in read_coco(source.annotations, source.images)]
-        elif source.format == UNLABELLED:
+        elif not source.labelled and source.annotations:
+            listed = read_coco(source.annotations, source.images)
+            read = [without_labels(image.path, image.width, image.height) for image in listed]
+        elif not source.labelled:
             read = read_unlabelled(source.images)
         elif source.format in _LABEL_READERS:
             read = _LABEL_READERS[source.format](source.annotations, source.images)
