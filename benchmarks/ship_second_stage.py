@@ -90,7 +90,7 @@ def main() -> None:
     parser.add_argument("--config", type=Path, required=True, help="its [[dev]] sources are used")
     parser.add_argument("--candidates", type=Path, default=Path("candidates"), help="some of these calibrate the int8 copies")
     parser.add_argument("--undecided", type=float, nargs=2, default=Bounds.undecided)
-    parser.add_argument("--lowest", nargs="*", default=["fast=0.17"], metavar="NAME=SCORE", help="lowest score for a model")
+    parser.add_argument("--lowest", nargs="*", default=["fast=0.3"], metavar="NAME=SCORE", help="lowest score for a model")
     parser.add_argument("--largest", nargs="*", default=["accurate=12"], metavar="NAME=SIDE", help="largest side for a model")
     parser.add_argument("--box", type=float, default=Bounds.box)
     parser.add_argument("--scrfd", type=Path, action="append", default=[], help="another detector to measure with; repeatable")
