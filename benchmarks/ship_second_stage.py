@@ -72,16 +72,24 @@ def show(name: str, values: dict[str, float]) -> None:
     print(f"{name:58}" + " ".join(f"{band} {ap:.3f}" for band, ap in values.items()), flush=True)
 
 
-def search(known: Sequence[KnownCandidates], judged: Sequence[Judgements], images: Sequence[AnnotatedImage], at: Bounds) -> None:
-    """Print AP, and how many candidates go through, when one of the bounds is changed at a time."""
+def search(
+    known: Sequence[KnownCandidates],
+    judged: Sequence[Judgements],
+    images: Sequence[AnnotatedImage],
+    undismissed: Sequence[AnnotatedImage],
+    at: Bounds,
+) -> None:
+    """Print AP, best F1 and how many candidates go through, as it is and when one of the bounds is changed at a time."""
     others = [dataclasses.replace(at, box=box) for box in (0.0, 0.5, 1.0)]
-    others += [dataclasses.replace(at, largest_side=side) for side in (8.0, 12.0, 16.0, 24.0)]
-    others += [dataclasses.replace(at, undecided=(low, at.undecided[1])) for low in (0.1, 0.2)]
-    others += [dataclasses.replace(at, undecided=(at.undecided[0], high)) for high in (0.7, 0.8, 0.95)]
-    for bounds in others:
+    others += [dataclasses.replace(at, largest_side=side) for side in (8.0, 12.0, 16.0, 20.0, 24.0)]
+    others += [dataclasses.replace(at, undecided=(low, at.undecided[1])) for low in (0.1, 0.17, 0.25, 0.3, 0.35)]
+    others += [dataclasses.replace(at, undecided=(at.undecided[0], high)) for high in (0.7, 0.8, 0.85, 0.95)]
+    for bounds in [at, *(other for other in others if other != at)]:
         low, high = bounds.undecided
+        fused = fuse_across(known, judged, bounds)
+        _, f1 = best_threshold(*drawn_by_people(fused, undismissed))
         name = f"up to {bounds.largest_side:g} px, scores {low:g}-{high:g}, box {bounds.box:g}: {sent(known, bounds):.0f} a photo"
-        show(name, average_precision(fuse_across(known, judged, bounds), images))
+        show(name, average_precision(fused, images) | {"F1": f1})
 
 
 def main() -> None:
@@ -145,7 +153,7 @@ def main() -> None:
         before = average_precision(proposals_of(known), images)
         show(name, before)
         if arguments.search:
-            search(known, judged, images, bounds)
+            search(known, judged, images, undismissed, bounds)
             continue
         if own_network:
             fused = fuse_across(known, judged, bounds)
