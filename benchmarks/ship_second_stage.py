@@ -82,7 +82,7 @@ def search(
     """Print AP, best F1 and how many candidates go through, as it is and when one of the bounds is changed at a time."""
     others = [dataclasses.replace(at, box=box) for box in (0.0, 0.5, 1.0)]
     others += [dataclasses.replace(at, largest_side=side) for side in (8.0, 12.0, 16.0, 20.0, 24.0)]
-    others += [dataclasses.replace(at, undecided=(low, at.undecided[1])) for low in (0.1, 0.17, 0.25, 0.3, 0.35)]
+    others += [dataclasses.replace(at, undecided=(low, at.undecided[1])) for low in (0.1, 0.17, 0.2, 0.25, 0.3, 0.35)]
     others += [dataclasses.replace(at, undecided=(at.undecided[0], high)) for high in (0.7, 0.8, 0.85, 0.95)]
     for bounds in [at, *(other for other in others if other != at)]:
         low, high = bounds.undecided
