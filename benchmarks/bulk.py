@@ -3,9 +3,9 @@
 python benchmarks/bulk.py [--files 32] [--model accurate] [--rounds 3]
 
 The files are the example photo at several sizes around 1024 x 741, as JPEG. "loop" reads, finds and writes one file after
-another with one detector of all threads (or of one); "bulk" is `tinyfaces.bulk.process` with its journal. The ways take turns
-within each round; the table has the fastest of each, as other work on the machine only ever slows them. The milliseconds of
-the parts come from one file after another on one thread.
+another with one detector of all threads (or of one); "bulk" is `tinyfaces.jobs.bulk.process` with its journal. The ways take
+turns within each round; the table has the fastest of each, as other work on the machine only ever slows them. The milliseconds
+of the parts come from one file after another on one thread.
 """
 
 import argparse
@@ -21,12 +21,12 @@ from pathlib import Path
 from PIL import Image
 
 from tinyfaces import Detector, read_image
-from tinyfaces.anonymise import anonymised, open_photo
-from tinyfaces.bulk import Outcome, Pool, process
-from tinyfaces.covering import Covering
-from tinyfaces.formats import write_atomically
-from tinyfaces.inputs import InputFile
-from tinyfaces.journal import Journal
+from tinyfaces.files import write_atomically
+from tinyfaces.jobs.bulk import Outcome, Pool, process
+from tinyfaces.jobs.inputs import InputFile
+from tinyfaces.jobs.journal import Journal
+from tinyfaces.jobs.masking import Covering
+from tinyfaces.jobs.photos import anonymised, open_photo
 
 PHOTO = Path(__file__).parents[1] / "examples" / "solvay_1927.jpg"
 THREADS = len(os.sched_getaffinity(0))

@@ -23,12 +23,12 @@ from PIL import Image
 from rich.progress import track
 
 from detectors import Compared, centerface, mtcnn, ours, scrfd, yunet
-from dev_split import read_dev_sets
 from tinyfaces import Faces, read_image
+from tinyfaces.detection.boxes import iou_matrix
+from tinyfaces.detection.runtime import processor_name
 from tinyfaces.evaluation import LOWEST_SCORE, coco
-from tinyfaces.formats import write_atomically
-from tinyfaces.geometry import iou_matrix
-from tinyfaces.runtime import processor_name
+from tinyfaces.evaluation.dev_split import read_dev_sets
+from tinyfaces.files import write_atomically
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"

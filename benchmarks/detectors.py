@@ -12,9 +12,9 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime
 
-from tinyfaces.detector import Detector
-from tinyfaces.geometry import clip, nms
-from tinyfaces.runtime import load_session
+from tinyfaces.detection.boxes import clip, nms
+from tinyfaces.detection.detector import Detector
+from tinyfaces.detection.runtime import load_session
 from tinyfaces.weights import models
 
 Found = tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]

@@ -32,8 +32,8 @@ def measure(path: Path, model: str) -> tuple[float, float, float, int]:
     """Seconds, processor seconds, peak memory in MiB, and faces of one run in a process of its own."""
     program = (
         "import json, resource, sys\n"
-        "from tinyfaces.detector import Detector\n"
-        "from tinyfaces.large import LargeImage\n"
+        "from tinyfaces.detection.detector import Detector\n"
+        "from tinyfaces.detection.large import LargeImage\n"
         "from pathlib import Path\n"
         "faces = Detector(sys.argv[2]).detect_regions(LargeImage(Path(sys.argv[1])))\n"
         "used = resource.getrusage(resource.RUSAGE_SELF)\n"

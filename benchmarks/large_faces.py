@@ -14,12 +14,12 @@ import cv2
 import numpy as np
 
 from detectors import Compared, boxes_and_scores, scrfd
-from dev_split import read_dev_sets
 from tinyfaces import Detector, read_image
 from tinyfaces.data.annotations import AnnotatedImage
+from tinyfaces.detection.boxes import clip
+from tinyfaces.detection.images import Pixels
 from tinyfaces.evaluation import LOWEST_SCORE, coco
-from tinyfaces.geometry import clip
-from tinyfaces.images import Pixels
+from tinyfaces.evaluation.dev_split import read_dev_sets
 
 SETS = ("wider_train", "groups", "masks_web")
 HEIGHTS = (60, 120, 200, 300, 450, 650)

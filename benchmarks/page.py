@@ -22,7 +22,7 @@ from playwright.sync_api import Page, sync_playwright
 
 from serve import machine, service
 from tinyfaces import Detector, read_image
-from tinyfaces.formats import write_atomically
+from tinyfaces.files import write_atomically
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"

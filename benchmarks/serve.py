@@ -26,8 +26,8 @@ import numpy as np
 from PIL import Image
 
 from tinyfaces import Detector
-from tinyfaces.formats import write_atomically
-from tinyfaces.runtime import processor_name
+from tinyfaces.detection.runtime import processor_name
+from tinyfaces.files import write_atomically
 
 ROOT = Path(__file__).parents[1]
 CLIENTS = (1, 8, 64)

@@ -14,9 +14,9 @@ import onnxruntime  # noqa: F401
 import PIL.Image
 
 import tinyfaces.cli
-import tinyfaces.detector
-import tinyfaces.formats
-import tinyfaces.large
+import tinyfaces.detection.detector
+import tinyfaces.detection.large
+import tinyfaces.jobs.formats
 
 
 def start(arguments: list[str]) -> int:

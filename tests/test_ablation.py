@@ -13,12 +13,12 @@ pytest.importorskip("torchmetrics")
 cv2 = pytest.importorskip("cv2")
 
 import tinyfaces.training.ablation as ablation  # noqa: E402
-import tinyfaces.training.gan as gan  # noqa: E402
+import tinyfaces.training.second_stage_loop as gan  # noqa: E402
 from conftest import paint  # noqa: E402
-from test_gan_training import _candidates  # noqa: E402
+from test_second_stage_loop import _candidates  # noqa: E402
 from tinyfaces.data.annotations import AnnotatedImage  # noqa: E402
-from tinyfaces.fusion import Bounds  # noqa: E402
-from tinyfaces.training.gan import GanConfig  # noqa: E402
+from tinyfaces.detection.fusion import Bounds  # noqa: E402
+from tinyfaces.training.second_stage_loop import GanConfig  # noqa: E402
 
 
 def test_every_way_is_trained_and_measured(toy_model, tmp_path, monkeypatch):

@@ -14,10 +14,10 @@ from typer.testing import CliRunner
 
 from conftest import paint
 from test_images import bad_files
-from tinyfaces.bulk import Outcome, Pool, overlapped, process
 from tinyfaces.cli import app
-from tinyfaces.inputs import InputFile
-from tinyfaces.journal import Entry, Journal, JournalError
+from tinyfaces.jobs.bulk import Outcome, Pool, overlapped, process
+from tinyfaces.jobs.inputs import InputFile
+from tinyfaces.jobs.journal import Entry, Journal, JournalError
 
 KILL_RUNS = str(Path(__file__).with_name("kill_runs.py"))
 

@@ -16,8 +16,8 @@ cv2 = pytest.importorskip("cv2")
 from tinyfaces import Faces  # noqa: E402
 from tinyfaces.cli import app  # noqa: E402
 from tinyfaces.data.annotations import AnnotatedImage  # noqa: E402
-from tinyfaces.data.cache import open_cache  # noqa: E402
-from tinyfaces.data.candidates import (  # noqa: E402
+from tinyfaces.training.cache import open_cache  # noqa: E402
+from tinyfaces.training.candidates import (  # noqa: E402
     CandidateSettings,
     box_offsets,
     gather_candidates,

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from conftest import paint
 from tinyfaces import Faces
 from tinyfaces.cli import app
-from tinyfaces.counting import RegionError, count_regions, density, draw_density, polygon, read_regions, within
+from tinyfaces.jobs.counting import RegionError, count_regions, density, draw_density, polygon, read_regions, within
 
 
 def _at(*centres, side=4.0):

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tinyfaces.data import degradation
-from tinyfaces.data.degradation import shrink
-from tinyfaces.images import read_image
+from tinyfaces.detection.images import read_image
+from tinyfaces.training import degradation
+from tinyfaces.training.degradation import shrink
 
 
 @pytest.fixture(scope="module")

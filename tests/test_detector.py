@@ -10,10 +10,11 @@ from PIL import Image
 
 from conftest import corners, found, paint
 from tinyfaces import Detector, Faces, ImageError, ModelError
-from tinyfaces.detector import FRAME_PIXELS, TILED_ABOVE_PIXELS, _View
-from tinyfaces.geometry import longer_sides
-from tinyfaces.proposals import supported
-from tinyfaces.scene import in_scene
+from tinyfaces.detection.boxes import longer_sides
+from tinyfaces.detection.context import in_scene
+from tinyfaces.detection.decoding import supported
+from tinyfaces.detection.detector import FRAME_PIXELS, TILED_ABOVE_PIXELS
+from tinyfaces.detection.views import View
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "solvay_1927.jpg"
 
@@ -109,7 +110,7 @@ def test_a_face_seen_at_a_glance_too_is_one_and_small_ones_beside_it_stay(detect
     whole = Faces(np.concatenate([small, [[0, 0, 400, 400]]]), np.array([0.8, 0.7, scores[0]], np.float32))
     glanced = Faces(np.array([[5, 5, 101, 101], [10, 10, 40, 40]], np.float32), np.array([scores[1], 0.95], np.float32))
     monkeypatch.setattr(detector, "_detect_views", lambda views, _: [whole if max(v.size) == 1024 else glanced for v in views])
-    faces = detector._detect_wholes([_View.of(paint(1024, 1024), (1024, 1024), (0, 0, 1024, 1024))], 0.1)[0]
+    faces = detector._detect_wholes([View.of(paint(1024, 1024), (1024, 1024), (0, 0, 1024, 1024))], 0.1)[0]
     assert (np.diff(faces.scores) <= 0).all() and len(faces) == 3
     boxes = faces.boxes.round().tolist()
     assert all(box in boxes for box in small.tolist()) and ([0, 0, 400, 400] in boxes) == (order < 0)

@@ -29,10 +29,10 @@ PROGRAMS = ("tinyfaces", "python", "python3", "pip", "curl", "torchrun", "docker
 
 NOT_RUN = {
     r"(python3?|pip|docker|mkdocs|torchrun|tensorboard) ": "no command of the package: makes environments, data or figures",
-    r"tinyfaces train": "takes hours; test_training.py and test_gan_training.py train on photos that they make",
+    r"tinyfaces train": "takes hours; test_proposal_loop.py and test_second_stage_loop.py train on photos that they make",
     r"tinyfaces export": "needs what training makes; test_export.py exports",
     r"tinyfaces evaluate wider": "needs WIDER FACE; test_wider.py runs it",
-    r".* --ray ": "needs a cluster; test_ray_jobs.py runs it",
+    r".* --ray ": "needs a cluster; test_cluster.py runs it",
 }
 """Commands that aren't run here, and why; that their options exist is tested all the same."""
 

@@ -6,9 +6,10 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("safetensors")
 
-from tinyfaces.export import export, fused, load_network  # noqa: E402
-from tinyfaces.networks.proposals import VARIANTS, ProposalNetwork  # noqa: E402
-from tinyfaces.runtime import load_session  # noqa: E402
+from tinyfaces.detection.runtime import load_session  # noqa: E402
+from tinyfaces.training.checkpoints import load_network  # noqa: E402
+from tinyfaces.training.export import export, fused  # noqa: E402
+from tinyfaces.training.networks.proposal_network import VARIANTS, ProposalNetwork  # noqa: E402
 
 
 def _network(variant):

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy.optimize import minimize
 
-from tinyfaces.fusion import Bounds, FusionRule, fit_rule, logistic_regression, logits
-from tinyfaces.geometry import longer_sides
+from tinyfaces.detection.boxes import longer_sides
+from tinyfaces.detection.fusion import Bounds, FusionRule, fit_rule, logistic_regression, logits
 
 BOUNDS = Bounds(24.0, (0.05, 0.95), 0.5)
 

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from tinyfaces import Detector, Faces
-from tinyfaces.runtime import multiplies_int8
+from tinyfaces.detection.runtime import multiplies_int8
 from tinyfaces.weights import models, second_stage
 
 ROOT = Path(__file__).parents[1]

@@ -10,11 +10,12 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from conftest import paint
-from tinyfaces import Faces, formats
+from tinyfaces import Faces
 from tinyfaces.cli import app
 from tinyfaces.data.annotations import AnnotationError, read_coco
 from tinyfaces.data.labels import read_unlabelled, read_voc, read_yolo
-from tinyfaces.formats import ImageResult
+from tinyfaces.jobs import formats
+from tinyfaces.jobs.formats import ImageResult
 
 BOXES = np.array([[10, 20, 30, 60], [0.5, 0.25, 8.5, 10.25]], np.float32)
 
@@ -93,7 +94,7 @@ def test_a_corrected_export_is_what_is_trained_on(exported, name):
 @pytest.mark.parametrize("name", ["yolo", "voc"])
 def test_a_training_step_takes_them(exported, name):
     torch = pytest.importorskip("torch")
-    from tinyfaces.training.proposals import train
+    from tinyfaces.training.proposal_loop import train
     from tinyfaces.training.settings import load_config
 
     source = f'annotations = "{exported / name}"\nimages = "{exported / "photos"}"\nformat = "{name}"\n'

@@ -11,8 +11,9 @@ from conftest import corners, found, paint
 
 pyvips = pytest.importorskip("pyvips", reason="pyvips is not installed (the extra large)")
 
-from tinyfaces import Detector, ImageError, images  # noqa: E402
-from tinyfaces.large import LargeImage  # noqa: E402
+from tinyfaces import Detector, ImageError  # noqa: E402
+from tinyfaces.detection import images  # noqa: E402
+from tinyfaces.detection.large import LargeImage  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +112,7 @@ def test_memory_is_that_of_a_band(tmp_path):
     tile = pyvips.Image.new_from_array(np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8))
     tile.replicate(125, 188).tiffsave(str(path), tile=True, compression="deflate")
     program = (
-        "import resource, sys\nfrom pathlib import Path\nfrom tinyfaces.large import LargeImage\n"
+        "import resource, sys\nfrom pathlib import Path\nfrom tinyfaces.detection.large import LargeImage\n"
         "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024\n"
         "image = LargeImage(Path(sys.argv[1]))\nbefore = peak()\nheight, width, _ = image.shape\nassert height * width > 95e6\n"
         "total = sum(int(image[y:y + 640, 0:width][::7].sum()) for y in range(0, height, 512))\nprint(peak() - before)"

@@ -7,9 +7,10 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from tinyfaces import losses  # noqa: E402
-from tinyfaces.geometry import iou_matrix  # noqa: E402
-from tinyfaces.losses import (  # noqa: E402
+from tinyfaces.detection.boxes import iou_matrix  # noqa: E402
+from tinyfaces.detection.decoding import decode  # noqa: E402
+from tinyfaces.training import losses  # noqa: E402
+from tinyfaces.training.losses import (  # noqa: E402
     assign,
     distance_iou,
     distillation_loss,
@@ -19,8 +20,7 @@ from tinyfaces.losses import (  # noqa: E402
     proposal_loss,
     quality_focal_loss,
 )
-from tinyfaces.networks.proposals import FACE_SIZES, STRIDES  # noqa: E402
-from tinyfaces.proposals import decode  # noqa: E402
+from tinyfaces.training.networks.proposal_network import FACE_SIZES, STRIDES  # noqa: E402
 
 CPU = torch.device("cpu")
 

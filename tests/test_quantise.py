@@ -8,12 +8,12 @@ from typer.testing import CliRunner
 torch = pytest.importorskip("torch")
 pytest.importorskip("onnx")
 
-from tinyfaces import runtime  # noqa: E402
 from tinyfaces.cli import app  # noqa: E402
-from tinyfaces.export import export  # noqa: E402
-from tinyfaces.networks.proposals import VARIANTS, ProposalNetwork  # noqa: E402
-from tinyfaces.quantise import photo_batches, quantise  # noqa: E402
-from tinyfaces.runtime import PROPOSALS, ModelError, int8_file, load_session  # noqa: E402
+from tinyfaces.detection import runtime  # noqa: E402
+from tinyfaces.detection.runtime import PROPOSALS, ModelError, int8_file, load_session  # noqa: E402
+from tinyfaces.training.export import export  # noqa: E402
+from tinyfaces.training.networks.proposal_network import VARIANTS, ProposalNetwork  # noqa: E402
+from tinyfaces.training.quantise import photo_batches, quantise  # noqa: E402
 
 
 @pytest.fixture(scope="module")

@@ -14,8 +14,8 @@ pytest.importorskip("tensorboard")
 
 from tinyfaces.cli import app
 from tinyfaces.data.annotations import AnnotatedImage, read_coco
-from tinyfaces.data.relabel import RelabelSettings, relabel, views_of, write_annotations
-from tinyfaces.faces import Faces
+from tinyfaces.detection.faces import Faces
+from tinyfaces.training.relabel import RelabelSettings, relabel, views_of, write_annotations
 from tinyfaces.training.settings import load_config, read_sources
 
 SETTINGS = RelabelSettings(scales=(1.0, 1.0), face=0.6, background=0.15, certain=0.3)

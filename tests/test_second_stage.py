@@ -1,91 +1,199 @@
-"""Measuring a second stage: candidates are labelled rightly, rules are learnt across halves, fused results are the cascade's."""
-
-from pathlib import Path
+"""The cascade with networks whose answers are known: what goes through, what comes back, and from whom proposals may come."""
 
 import numpy as np
+import onnx
 import pytest
+from onnx import TensorProto, helper, numpy_helper
+from PIL import Image
+from typer.testing import CliRunner
 
-from tinyfaces import Faces
-from tinyfaces.cascade import Judgements
-from tinyfaces.data.annotations import AnnotatedImage
-from tinyfaces.evaluation import coco
-from tinyfaces.evaluation.second_stage import fuse, fuse_across, gather, judge_all, learn_rule
-from tinyfaces.fusion import Bounds
+import tinyfaces.detection.detector as detector_module
+from conftest import found, paint
+from tinyfaces import Detector, Faces, ModelError
+from tinyfaces.cli import app
+from tinyfaces.detection.fusion import Bounds, FusionRule
+from tinyfaces.detection.second_stage import SecondStage
+from tinyfaces.weights import SecondStageRecord
 
-BOUNDS = Bounds(24.0, (0.05, 0.95))
-
-
-def _photos(count=30):
-    """Photos whose red channel is bright where a face is; a first stage that is right two times of three."""
-    rng = np.random.default_rng(0)
-    photos, found = [], {}
-    for number in range(count):
-        pixels = rng.integers(0, 60, (120, 160, 3), np.uint8)
-        corners = np.array([(x, y) for x in range(10, 140, 30) for y in range(10, 100, 30)], np.float32)
-        boxes = np.concatenate([corners, corners + 12], 1)
-        face = rng.random(len(boxes)) < 0.5
-        for (x, y, _, _), true in zip(boxes.astype(int), face, strict=True):
-            pixels[y : y + 12, x : x + 12, 0] = rng.integers(120, 200) if true else rng.integers(0, 90)
-        scores = np.where(face, rng.uniform(0.2, 0.9, len(boxes)), rng.uniform(0.1, 0.7, len(boxes))).astype(np.float32)
-        known = boxes[face]
-        image = AnnotatedImage(
-            Path(f"{number}.png"), 160, 120, known, np.zeros(len(known), bool), np.ones(len(known), np.float32)
-        )
-        photos.append((pixels, image))
-        found[pixels.tobytes()] = Faces(boxes, scores)
-    return photos, lambda pixels: found[pixels.tobytes()]
+RULE = FusionRule(Bounds(20.0, (0.05, 1.0), 1.0), (0, 1, 0, 0), (0, 1, 1, 0, 0, 0))
 
 
-def _judge(crops):
-    """Right more often than the first stage: the mean of red in the middle."""
-    red = crops[:, 4:12, 4:12, 0].mean((1, 2)) if len(crops) else np.zeros(0)
-    return Judgements(((red - 105) / 20).astype(np.float32), np.zeros((len(crops), 4), np.float32))
+def _save(path, nodes, inputs, outputs, constants):
+    def value(name, shape):
+        return helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
+
+    graph = helper.make_graph(nodes, "toy", [value(*i) for i in inputs], [value(*o) for o in outputs], constants)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.checker.check_model(model)
+    onnx.save(model, path)
 
 
-def test_candidates_and_their_labels():
-    face, other, ignored = (10, 10, 20, 20), (50, 10, 60, 20), (100, 10, 112, 22)
-    boxes = np.array([face, other, ignored, (14, 10, 24, 20), (10, 60, 60, 110), (70, 70, 80, 80)], np.float32)
-    image = AnnotatedImage(
-        Path("a"), 160, 120, np.array([face, ignored], np.float32), np.array([False, True]), np.ones(2, np.float32)
+@pytest.fixture
+def record(tmp_path, monkeypatch):
+    """A generator that repeats each pixel 4x4 times, and a discriminator whose face logit is 10 (mean of green - 0.5), which
+    shifts boxes by a tenth of their width to the right."""
+    scales = numpy_helper.from_array(np.array([1, 1, 4, 4], np.float32), "scales")
+    resize = helper.make_node("Resize", ["crops", "", "scales"], ["enlarged"], mode="nearest")
+    same = helper.make_node("Identity", ["enlarged"], ["restored"])
+    _save(
+        tmp_path / "g.onnx", [resize, same], [("crops", ["n", 3, 16, 16])],
+        [("enlarged", ["n", 3, 64, 64]), ("restored", ["n", 3, 64, 64])], [scales],
+    )  # fmt: skip
+    weights = {"face": [[0, 10, 0]], "real": [[0, 0, 0]], "box": [[0, 0, 0]] * 4}
+    biases = {"face": [-5], "real": [0], "box": [0.1, 0, 0, 0]}
+    constants, nodes = [], [helper.make_node("ReduceMean", ["crops"], ["mean"], axes=[2, 3], keepdims=0)]
+    for name, rows in weights.items():
+        constants.append(numpy_helper.from_array(np.array(rows, np.float32), f"w_{name}"))
+        constants.append(numpy_helper.from_array(np.array(biases[name], np.float32), f"b_{name}"))
+        raw = name if name == "box" else f"{name}_column"
+        nodes.append(helper.make_node("Gemm", ["mean", f"w_{name}", f"b_{name}"], [raw], transB=1))
+        if raw != name:
+            nodes.append(helper.make_node("Squeeze", [raw, "axis"], [name]))
+    constants.append(numpy_helper.from_array(np.array([1], np.int64), "axis"))
+    outputs = [("real", ["n"]), ("face", ["n"]), ("box", ["n", 4])]
+    _save(tmp_path / "d.onnx", nodes, [("crops", ["n", 3, 64, 64])], outputs, constants)
+    toy = SecondStageRecord("slim", str(tmp_path / "g.onnx"), str(tmp_path / "d.onnx"), {}, 0, 0.0, "", {"other": RULE.to_dict()})
+    monkeypatch.setattr(detector_module, "second_stage", lambda: toy)
+    return toy
+
+
+def _second(record, rule=RULE):
+    return SecondStage(record, rule, backend="onnxruntime", device="cpu", threads=1)
+
+
+def _proposals():
+    boxes = np.array([[10, 10, 20, 20], [40, 10, 50, 20], [10, 40, 40, 70], [60, 60, 70, 70]], np.float32)
+    return Faces(boxes, np.array([0.5, 0.5, 0.5, 0.02], np.float32))
+
+
+def test_small_and_undecided_ones_are_judged_moved_and_ranked(record):
+    image = np.zeros((80, 80, 3), np.uint8)
+    image[:, 30:, 1] = 255
+    (result,) = _second(record).apply([image], [_proposals()])
+    logit = dict(
+        zip(map(tuple, result.boxes.round(3).tolist()), np.log(result.scores / (1 - result.scores)).tolist(), strict=True)
     )
-    found = Faces(boxes, np.array([0.9, 0.5, 0.5, 0.5, 0.5, 0.01], np.float32))
-    (known,) = gather(lambda pixels: found, [(np.zeros((120, 160, 3), np.uint8), image)], BOUNDS)
-    assert known.places.tolist() == [0, 1, 2, 3], "the large one and the one below the bound stay out"
-    assert known.face.tolist() == [True, False, False, False]
-    assert known.usable.tolist() == [True, True, False, True], "all but the ignored one"
-    assert known.crops.shape == (4, 16, 16, 3)
+    assert logit[(41.0, 10.0, 51.0, 20.0)] == pytest.approx(5, abs=1e-3), "green: lifted, and moved by a tenth of its side"
+    assert logit[(11.0, 10.0, 21.0, 20.0)] == pytest.approx(-5, abs=1e-3)
+    assert logit[(10.0, 40.0, 40.0, 70.0)] == pytest.approx(0, abs=1e-6), "too large to be judged"
+    assert (60.0, 60.0, 70.0, 70.0) in logit, "too unlikely to be judged"
+    assert (np.diff(result.scores) <= 0).all()
 
 
-def test_a_good_second_stage_raises_ap_also_where_its_rule_was_not_learnt():
-    photos, detect = _photos()
-    known = gather(detect, photos, BOUNDS)
-    judged = judge_all(known, _judge)
-    images = [image for _, image in photos]
-    before = coco.score([(one.proposals.boxes, one.proposals.scores) for one in known], images)["all"].ap
-    across = coco.score(fuse_across(known, judged, BOUNDS), images)["all"].ap
-    rule = learn_rule(known, judged, BOUNDS)
-    same = coco.score(fuse(known, judged, rule), images)["all"].ap
-    assert before < 0.93 < across and abs(same - across) < 0.02
+def test_many_images_at_once_are_as_one_by_one(record):
+    rng = np.random.default_rng(0)
+    images = [rng.integers(0, 256, (60 + 5 * n, 90, 3), np.uint8) for n in range(4)]
+    proposals = []
+    for image in images:
+        corner = rng.uniform(0, 50, (70, 2))
+        boxes = np.concatenate([corner, corner + rng.uniform(4, 30, (70, 2))], 1).clip(0, image.shape[0]).astype(np.float32)
+        proposals.append(Faces(boxes, rng.random(70).astype(np.float32)))
+    proposals[2] = Faces.empty()
+    second = _second(record)
+    together = second.apply(images, proposals)
+    for image, faces, result in zip(images, proposals, together, strict=True):
+        (alone,) = second.apply([image], [faces])
+        np.testing.assert_allclose(result.boxes, alone.boxes, atol=1e-4)
+        np.testing.assert_allclose(result.scores, alone.scores, atol=1e-5)
+        assert (result.boxes[:, 2:] <= [image.shape[1], image.shape[0]]).all()
 
 
-def test_a_rule_is_learnt_from_what_its_bounds_admit_alone():
-    photos, detect = _photos()
-    narrow = Bounds(24.0, (0.3, 0.7))
-    wide, just = gather(detect, photos, BOUNDS), gather(detect, photos, narrow)
-    assert sum(len(one.places) for one in wide) > sum(len(one.places) for one in just) > 100
-    rules = [learn_rule(known, judge_all(known, _judge), narrow) for known in (wide, just)]
-    assert rules[0].bounds == narrow and np.allclose(rules[0].alone, rules[1].alone) and np.allclose(rules[0].both, rules[1].both)
+def test_boxes_that_come_together_leave_one(record):
+    boxes = np.array([[10, 10, 20, 20], [11, 10, 21, 20]], np.float32)
+    moved = Faces(np.concatenate([boxes[:1], boxes[1:] + 5]), np.array([0.6, 0.5], np.float32))
+    image = np.full((60, 60, 3), 255, np.uint8)
+    assert len(_second(record).apply([image], [moved])[0]) == 2
+    assert len(_second(record).apply([image], [Faces(boxes, moved.scores)])[0]) == 1
 
 
-def test_useless_judgements_do_no_harm():
-    photos, detect = _photos()
-    known = gather(detect, photos, BOUNDS)
-    rng = np.random.default_rng(3)
-    judged = [
-        Judgements(rng.standard_normal(len(one.crops)).astype(np.float32), np.zeros((len(one.crops), 4), np.float32))
-        for one in known
+def test_restored_crops(record, toy_model):
+    detector = Detector(toy_model, threshold=0.3, stages="proposals+gan")
+    image = paint(64, 96, [(24, 24), (64, 40)])
+    image[..., 1] = 255 * (image[..., 0] > 0)
+    faces = detector.detect(image)
+    assert len(faces) == 2 and faces.restored.shape == (2, 64, 64, 3) and faces.restored.dtype == np.uint8
+    assert (faces[1:].restored == faces.restored[1:]).all()
+    crop = faces.restored[0]
+    assert (crop == crop[::4, ::4].repeat(4, 0).repeat(4, 1)).all(), "this generator repeats pixels"
+    assert crop[32, 32, 0] > 200 and crop[2, 2, 0] < 50
+    with pytest.raises(ValueError, match="cannot be restored"):
+        _ = faces.without_image().restored
+    with pytest.raises(ValueError, match=r"proposals\+gan"):
+        Detector(toy_model).restore(image, faces.boxes)
+
+
+def test_images_given_as_paths_are_read_again(record, toy_model, tmp_path):
+    Image.fromarray(paint(64, 64, [(24, 24)]) // 2 + 127).save(tmp_path / "a.png")
+    image = paint(64, 64, [(24, 24)])
+    image[..., 1] = image[..., 0]
+    Image.fromarray(image).save(tmp_path / "b.png")
+    faces = Detector(toy_model, threshold=0.3, stages="proposals+gan").detect(tmp_path / "b.png")
+    before = faces.restored
+    (tmp_path / "b.png").write_bytes((tmp_path / "a.png").read_bytes())
+    assert (faces.restored != before).any()
+
+
+def test_stages(record, toy_model):
+    image = paint(64, 96, [(24, 24)])
+    image[:, :, 1] = 60
+    alone = Detector(toy_model, threshold=0.5)
+    assert alone.stages == "proposals" and found(alone.detect(image)) == {(24, 24, 32, 32)}
+    both = Detector(toy_model, threshold=0.5, stages="proposals+gan", rule=RULE)
+    assert both.stages == "proposals+gan"
+    faces = both.detect(image, threshold=0.5)
+    assert len(faces) == 1 and faces.scores[0] < alone.detect(image).scores[0]
+    assert len(both.detect(image, threshold=0.99)) == 0
+    with pytest.raises(ValueError, match="stages 'gan'"):
+        Detector(toy_model, stages="gan")
+
+
+def test_proposals_of_another_detector(record):
+    supervision = pytest.importorskip("supervision")
+    image = np.zeros((80, 80, 3), np.uint8)
+    image[:, 30:, 1] = 255
+    given = _proposals()
+    seen = []
+
+    def pair(pixels):
+        seen.append(pixels.shape)
+        return given.boxes[::-1].astype(np.float64), given.scores[::-1]
+
+    results = [
+        Detector(proposals=proposals, threshold=0.3).detect(image)
+        for proposals in (pair, lambda pixels: given, lambda pixels: given.to_supervision(), given.to_supervision())
     ]
-    images = [image for _, image in photos]
-    before = coco.score([(one.proposals.boxes, one.proposals.scores) for one in known], images)["all"].ap
-    after = coco.score(fuse_across(known, judged, BOUNDS), images)["all"].ap
-    assert after == pytest.approx(before, abs=0.03)
+    assert seen == [image.shape]
+    for result in results:
+        assert found(result) == {(41, 10, 51, 20), (10, 40, 40, 70)}
+    assert found(Detector(proposals=pair, threshold=0.3, stages="proposals").detect(image)) == {
+        (10, 10, 20, 20), (40, 10, 50, 20), (10, 40, 40, 70),
+    }  # fmt: skip
+    unscored = supervision.Detections(xyxy=given.boxes)
+    with pytest.raises(ValueError, match="confidence"):
+        Detector(proposals=unscored).detect(image)
+
+
+def test_restore_command(record, toy_model, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photos").mkdir()
+    image = paint(96, 128, [(24, 24), (64, 40)], [(64, 64)])
+    image[..., 1] = image.max(2)
+    Image.fromarray(image).save("photos/a.png")
+    (tmp_path / "photos/broken.jpg").write_bytes(b"nonsense")
+    command = ["restore", "photos", "--model", str(toy_model), "--threshold", "0.3", "--largest", "20"]
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 1 and "Traceback" not in result.output
+    assert "broken.jpg" in result.stderr and len(result.stderr.splitlines()) == 1
+    assert "2 faces restored, 1 larger than 20 px" in result.stdout
+    files = sorted(str(p.relative_to(tmp_path)) for p in (tmp_path / "restored").rglob("*.png"))
+    assert files == ["restored/a/000.png", "restored/a/001.png", "restored/a_restored.png"]
+    pair = np.asarray(Image.open(files[0]))
+    assert pair.shape == (64, 132, 3) and (pair[:, :64] == pair[:, 68:]).all(), "this generator only repeats pixels"
+    assert Image.open(files[2]).size == (2 * 140, 72)
+    assert CliRunner().invoke(app, ["restore", "nothing.jpg"]).exit_code == 2
+
+
+def test_networks_that_do_not_fit_are_told(record, toy_model):
+    swapped = SecondStageRecord("slim", str(toy_model), record.discriminator, {}, 0, 0.0, "", {})
+    with pytest.raises(ModelError, match="not a generator"):
+        _second(swapped)

@@ -24,7 +24,7 @@ import uvicorn
 from conftest import corners, paint
 from serving import running_service
 from tinyfaces.cli import app
-from tinyfaces.images import read_image
+from tinyfaces.detection.images import read_image
 from tinyfaces.service import server
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "solvay_1927.jpg"

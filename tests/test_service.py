@@ -21,8 +21,8 @@ from fastapi.testclient import TestClient
 
 from conftest import corners, paint
 from tinyfaces import Detector, Faces
-from tinyfaces.covering import METHODS
-from tinyfaces.geometry import iou_matrix
+from tinyfaces.detection.boxes import iou_matrix
+from tinyfaces.jobs.masking import METHODS
 from tinyfaces.service.app import PAGE, create_app
 from tinyfaces.service.limits import Limits
 from tinyfaces.service.memory import Allowance

@@ -6,7 +6,7 @@ import pytest
 pytest.importorskip("trackers", reason="trackers is not installed (the extra video)")
 
 from tinyfaces import Faces
-from tinyfaces.tracking import HELD, LONGEST_GAP, Tracker
+from tinyfaces.jobs.tracking import HELD, LONGEST_GAP, Tracker
 
 
 def _follow(frames, rate=25.0):

@@ -18,7 +18,7 @@ av = pytest.importorskip("av", reason="PyAV is not installed (the extra video)")
 pytest.importorskip("trackers", reason="trackers is not installed (the extra video)")
 
 from tinyfaces.cli import app  # noqa: E402
-from tinyfaces.video import Turn, VideoError, VideoReader  # noqa: E402
+from tinyfaces.jobs.video import Turn, VideoError, VideoReader  # noqa: E402
 
 WIDTH, HEIGHT = 192, 128
 BASE = Fraction(1, 90000)

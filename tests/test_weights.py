@@ -9,10 +9,10 @@ import pytest
 from PIL import Image
 
 from tinyfaces import Detector, read_image
-from tinyfaces.fusion import FusionRule
-from tinyfaces.geometry import iou_matrix
-from tinyfaces.runtime import DISCRIMINATOR, GENERATOR, STRIDES, int8_file, load_session
-from tinyfaces.sheets import low_crops
+from tinyfaces.detection.boxes import iou_matrix
+from tinyfaces.detection.fusion import FusionRule
+from tinyfaces.detection.runtime import DISCRIMINATOR, GENERATOR, STRIDES, int8_file, load_session
+from tinyfaces.jobs.contact_sheets import low_crops
 from tinyfaces.weights import models, second_stage
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -36,7 +36,7 @@ def test_the_record_is_true(name):
 
 def test_parameters_and_cost_are_those_of_the_networks(name):
     torch = pytest.importorskip("torch")
-    from tinyfaces.export import load_network
+    from tinyfaces.training.checkpoints import load_network
 
     network, variant = load_network(models()[name].path.with_suffix(".safetensors"))
     assert variant == name
@@ -93,8 +93,8 @@ def test_the_second_stages_record_is_true():
 
 def test_the_second_stage_is_what_was_trained():
     torch = pytest.importorskip("torch")
-    from tinyfaces.export import load_second_stage
-    from tinyfaces.networks.cost import count_macs
+    from tinyfaces.training.checkpoints import load_second_stage
+    from tinyfaces.training.networks.cost import count_macs
 
     record = second_stage()
     generator, discriminator, settings = load_second_stage(record.generator_path.with_name("gan.safetensors"))

@@ -8,20 +8,20 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tinyfaces.detector import Detector
-    from tinyfaces.faces import Faces
-    from tinyfaces.images import ImageError, read_image
-    from tinyfaces.runtime import ModelError
+    from tinyfaces.detection.detector import Detector
+    from tinyfaces.detection.faces import Faces
+    from tinyfaces.detection.images import ImageError, read_image
+    from tinyfaces.detection.runtime import ModelError
 
 __version__ = "0.1.0"
 __all__ = ["Detector", "Faces", "ImageError", "ModelError", "__version__", "read_image"]
 
 _HOME = {
-    "Detector": "tinyfaces.detector",
-    "Faces": "tinyfaces.faces",
-    "ImageError": "tinyfaces.images",
-    "ModelError": "tinyfaces.runtime",
-    "read_image": "tinyfaces.images",
+    "Detector": "tinyfaces.detection.detector",
+    "Faces": "tinyfaces.detection.faces",
+    "ImageError": "tinyfaces.detection.images",
+    "ModelError": "tinyfaces.detection.runtime",
+    "read_image": "tinyfaces.detection.images",
 }
 
 

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from tinyfaces.cli import anonymise, count, detect, evaluate, restore, serve, train
-from tinyfaces.cli.app import UNUSABLE, app
+from tinyfaces.cli.options import UNUSABLE, app
 
 __all__ = ["anonymise", "app", "count", "detect", "evaluate", "main", "restore", "serve", "train"]
 

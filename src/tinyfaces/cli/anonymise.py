@@ -9,8 +9,8 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from tinyfaces.cli import jobs
-from tinyfaces.cli.app import (
+from tinyfaces.cli import runs
+from tinyfaces.cli.options import (
     BackendOption,
     DeviceOption,
     ModelOption,
@@ -22,7 +22,8 @@ from tinyfaces.cli.app import (
     open_detector,
     reason,
 )
-from tinyfaces.inputs import InputFile, Inputs, find_inputs, outside
+from tinyfaces.files import clear_partials, write_atomically, write_parts
+from tinyfaces.jobs.inputs import InputFile, Inputs, find_inputs, outside
 
 _THRESHOLD = 0.2  # lower than the detectors' own: a face that is missed costs more than a hand that is covered
 
@@ -44,7 +45,7 @@ class Shape(StrEnum):
 
 @app.command()
 def anonymise(
-    paths: jobs.PathsArgument,
+    paths: runs.PathsArgument,
     method: Annotated[
         Method, typer.Option(help="blur and pixelate leave a few averages of each face; solid leaves nothing, and is the safest.")
     ] = Method.blur,
@@ -73,34 +74,33 @@ def anonymise(
     backend: BackendOption = "onnxruntime",
     precision: PrecisionOption = "auto",
     threads: ThreadsOption = None,
-    recursive: jobs.RecursiveOption = False,
-    resume: jobs.ResumeOption = False,
-    quiet: jobs.QuietOption = False,
+    recursive: runs.RecursiveOption = False,
+    resume: runs.ResumeOption = False,
+    quiet: runs.QuietOption = False,
 ) -> None:
     """Cover every face in images and videos.
 
     Exit code: 0 all files were done, 1 some were not, 2 nothing could be done.
     """
-    from tinyfaces import formats
-    from tinyfaces.covering import Covering
+    from tinyfaces.jobs.masking import Covering
 
     covering = Covering(method.value, shape.value, enlarge)
     folder = Path(out)
     inputs = find_inputs(paths, recursive)
-    run = jobs.start(Inputs(outside(inputs.files, folder), inputs.problems), quiet)
+    run = runs.start(Inputs(outside(inputs.files, folder), inputs.problems), quiet)
     run.plan(folder, lambda file: [file.written_name])
     run.leave_if_nothing()
     if report is not None and report.absolute() in {path.absolute() for path in (*(f.path for f in run.files), *run.all_targets)}:
         fail(f"{report}: is one of the files given or written")
     open_one = partial(open_detector, model, threshold, scale, device, backend, precision=precision)
-    detectors = jobs.open_detectors(run, threads, open_one)
+    detectors = runs.open_detectors(run, threads, open_one)
     choice = {"method": method.value, "shape": shape.value, "enlarge": enlarge, "threshold": threshold, "scale": scale}
     settings = {
-        "command": "anonymise", "model": jobs.model_identity(model), **choice, "keep_metadata": keep_metadata, "quality": quality,
+        "command": "anonymise", "model": runs.model_identity(model), **choice, "keep_metadata": keep_metadata, "quality": quality,
         "backend": backend, "precision": precision,
     }  # fmt: skip
-    journal = jobs.open_journal(folder / "anonymised.journal", settings, resume)
-    formats.clear_partials([*run.all_targets, *filter(None, [report])])
+    journal = runs.open_journal(folder / "anonymised.journal", settings, resume)
+    clear_partials([*run.all_targets, *filter(None, [report])])
 
     def photo(file: InputFile) -> Any:
         return detectors.call(lambda detector: _anonymise_photo(file, run.targets[file][0], detector, covering, keep_metadata))
@@ -115,22 +115,21 @@ def anonymise(
     done = [(file, entry.record) for file, entry in journal.read(run.files) if entry.record is not None]
     if report is not None:
         try:
-            formats.write_parts(report, _report(run, done, {**choice, "model": model, "keep_metadata": keep_metadata}))
+            write_parts(report, _report(run, done, {**choice, "model": model, "keep_metadata": keep_metadata}))
         except OSError as error:
             fail(reason(error, report))
     if not quiet:
         console = Console(highlight=False)
         faces = sum(record.get("tracks", record["faces"]) for _, record in done)
         console.print(f"{faces} faces covered in {len(done)} files")
-        jobs.tell_written([run.targets[file][0] for file, _ in done], console)
-        jobs.tell_speed(run, console)
+        runs.tell_written([run.targets[file][0] for file, _ in done], console)
+        runs.tell_speed(run, console)
     run.finish(journal, resume, folder / "problems.csv")
 
 
 def _anonymise_photo(file: InputFile, target: Path, detector: Any, covering: Any, keep_metadata: bool) -> Any:
-    from tinyfaces.anonymise import anonymised, open_photo, removed
-    from tinyfaces.bulk import Outcome
-    from tinyfaces.formats import write_atomically
+    from tinyfaces.jobs.bulk import Outcome
+    from tinyfaces.jobs.photos import anonymised, open_photo, removed
 
     photo = open_photo(file.path)
     faces = detector.detect(photo.pixels)
@@ -143,18 +142,18 @@ def _anonymise_photo(file: InputFile, target: Path, detector: Any, covering: Any
 def _anonymise_video(
     file: InputFile, target: Path, detectors: Any, covering: Any, quality: int, keep_metadata: bool, quiet: bool
 ) -> Any:
-    from tinyfaces.bulk import Outcome
+    from tinyfaces.jobs.bulk import Outcome
 
-    open_clip = jobs.clip_opener()
+    open_clip = runs.clip_opener()
     with open_clip(file, detectors, quiet, "covering faces") as (video, clip):
-        from tinyfaces.clips import write_covered
+        from tinyfaces.jobs.clips import write_covered
 
         left_out = write_covered(clip, target, covering, quality=quality, keep_metadata=keep_metadata)
         return Outcome({**clip.summary(), "removed": left_out}, [target], video.problem)
 
 
-def _report(run: jobs.Run, done: list[tuple[InputFile, dict[str, Any]]], settings: dict[str, Any]) -> list[str]:
-    files = [{"file": jobs.shown(f.path), "output": jobs.shown(run.targets[f][0]), **record} for f, record in done]
+def _report(run: runs.Run, done: list[tuple[InputFile, dict[str, Any]]], settings: dict[str, Any]) -> list[str]:
+    files = [{"file": runs.shown(f.path), "output": runs.shown(run.targets[f][0]), **record} for f, record in done]
     problems = [{"file": file, "problem": line} for file, line in run.problems]
     return [
         f'{{"settings": {json.dumps(settings)},\n"files": [\n',

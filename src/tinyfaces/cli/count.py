@@ -12,8 +12,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from tinyfaces.cli import jobs
-from tinyfaces.cli.app import (
+from tinyfaces.cli import runs
+from tinyfaces.cli.options import (
     BackendOption,
     DeviceOption,
     ModelOption,
@@ -25,7 +25,8 @@ from tinyfaces.cli.app import (
     open_detector,
     reason,
 )
-from tinyfaces.inputs import InputFile, find_inputs
+from tinyfaces.files import write_atomically
+from tinyfaces.jobs.inputs import InputFile, find_inputs
 
 _TABLE_ROWS = 30
 _PREVIEW_SIDE = 2000  # of what is shown of an image too large for memory
@@ -40,7 +41,7 @@ class CountFormat(StrEnum):
 
 @app.command()
 def count(
-    paths: jobs.PathsArgument,
+    paths: runs.PathsArgument,
     regions: Annotated[
         Path | None,
         typer.Option(help='JSON file of polygons to count in, {"stand A": [[x, y], ...]}: pixels, or 0-1 relative to the image.'),
@@ -64,8 +65,8 @@ def count(
     backend: BackendOption = "onnxruntime",
     precision: PrecisionOption = "auto",
     threads: ThreadsOption = None,
-    recursive: jobs.RecursiveOption = False,
-    quiet: jobs.QuietOption = False,
+    recursive: runs.RecursiveOption = False,
+    quiet: runs.QuietOption = False,
 ) -> None:
     """Count the faces in images, and the different faces in videos.
 
@@ -73,15 +74,15 @@ def count(
     """
     polygons = _polygons(regions, region or [])
     chosen = format.value if format else ("csv" if out is not None and out.suffix.lower() == ".csv" else "json")
-    run = jobs.start(find_inputs(paths, recursive), quiet)
+    run = runs.start(find_inputs(paths, recursive), quiet)
     for video in run.videos:
         if polygons or density is not None:
             run.drop(video, f"{video.path}: is a video; regions and density maps are for images")
     run.plan(density or Path("density"), lambda file: [_picture_name(file)] if density is not None else [])
     run.leave_if_nothing()
     open_one = partial(open_detector, model, threshold, scale, device, backend, precision=precision)
-    detectors = jobs.open_detectors(run, threads, open_one)
-    journal = jobs.open_journal(None, {}, False)
+    detectors = runs.open_detectors(run, threads, open_one)
+    journal = runs.open_journal(None, {}, False)
 
     def image(file: InputFile) -> Any:
         target = run.targets[file][0] if density is not None else None
@@ -93,12 +94,10 @@ def count(
         pass
 
     records = [
-        {"file": jobs.shown(file.path), **entry.record} for file, entry in journal.read(run.files) if entry.record is not None
+        {"file": runs.shown(file.path), **entry.record} for file, entry in journal.read(run.files) if entry.record is not None
     ]
     text = _csv(records, list(polygons)) if chosen == "csv" else json.dumps({"files": records}, indent=1) + "\n"
     if out is not None:
-        from tinyfaces.formats import write_atomically
-
         try:
             write_atomically(out, text.encode())
         except OSError as error:
@@ -108,13 +107,13 @@ def count(
     if not quiet:
         console = Console(stderr=out is None and format is not None, highlight=False)
         _show(records, list(polygons), console)
-        jobs.tell_speed(run, console)
-        jobs.tell_written([*([out] if out else []), *(t for t in run.all_targets if t.exists())], console)
+        runs.tell_speed(run, console)
+        runs.tell_written([*([out] if out else []), *(t for t in run.all_targets if t.exists())], console)
     run.finish(journal, False, None)
 
 
 def _polygons(path: Path | None, given: list[str]) -> dict[str, Any]:
-    from tinyfaces.counting import RegionError, polygon, read_regions
+    from tinyfaces.jobs.counting import RegionError, polygon, read_regions
 
     try:
         found = read_regions(path) if path is not None else {}
@@ -127,11 +126,10 @@ def _polygons(path: Path | None, given: list[str]) -> dict[str, Any]:
 
 
 def _count_image(file: InputFile, target: Path | None, detector: Any, polygons: dict[str, Any]) -> Any:
-    from tinyfaces.bulk import Outcome
-    from tinyfaces.counting import count_regions, draw_density
-    from tinyfaces.formats import write_atomically
+    from tinyfaces.jobs.bulk import Outcome
+    from tinyfaces.jobs.counting import count_regions, draw_density
 
-    faces, pixels, width, height = jobs.find_in(file, detector, _PREVIEW_SIDE if target is not None else None)
+    faces, pixels, width, height = runs.find_in(file, detector, _PREVIEW_SIDE if target is not None else None)
     if target is not None:
         content = io.BytesIO()
         draw_density(faces, pixels, width, height, polygons).save(content, "PNG")
@@ -143,9 +141,9 @@ def _count_image(file: InputFile, target: Path | None, detector: Any, polygons: 
 
 
 def _count_video(file: InputFile, detectors: Any, quiet: bool) -> Any:
-    from tinyfaces.bulk import Outcome
+    from tinyfaces.jobs.bulk import Outcome
 
-    open_clip = jobs.clip_opener()
+    open_clip = runs.clip_opener()
     with open_clip(file, detectors, quiet, "counting") as (video, clip):
         for _ in clip.follow():
             pass
@@ -158,7 +156,7 @@ def _picture_name(file: InputFile) -> Path:
 
 
 def _csv(records: list[dict[str, Any]], names: list[str]) -> str:
-    from tinyfaces.formats import csv_lines
+    from tinyfaces.jobs.formats import csv_lines
 
     rows: Iterator[Any] = (
         (record["file"], record["faces"], *(record.get("regions", {}).get(name, "") for name in names)) for record in records

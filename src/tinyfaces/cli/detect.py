@@ -15,8 +15,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from tinyfaces.cli import jobs
-from tinyfaces.cli.app import (
+from tinyfaces.cli import runs
+from tinyfaces.cli.options import (
     SOME_FAILED,
     UNUSABLE,
     BackendOption,
@@ -33,7 +33,8 @@ from tinyfaces.cli.app import (
     open_detector,
     reason,
 )
-from tinyfaces.inputs import InputFile, find_inputs
+from tinyfaces.files import clear_partials, write_atomically, write_parts
+from tinyfaces.jobs.inputs import InputFile, find_inputs
 
 _FILE_SUFFIXES = {".json": "json", ".jsonl": "jsonl", ".csv": "csv"}
 _TABLE_ROWS = 30
@@ -64,7 +65,7 @@ class _Output:
 
     @classmethod
     def of(cls, out: str | None, format: Format | None, scores: bool, pictures: bool) -> "_Output":
-        from tinyfaces import formats
+        from tinyfaces.jobs import formats
 
         given = Path(out) if out is not None else None
         suffix = given.suffix.lower() if given is not None and not given.is_dir() else ""
@@ -78,7 +79,7 @@ class _Output:
 
     @property
     def to_stdout(self) -> bool:
-        from tinyfaces import formats
+        from tinyfaces.jobs import formats
 
         return self.document is None and self.format in formats.DOCUMENTS
 
@@ -88,7 +89,7 @@ class _Output:
 
     @property
     def per_image(self) -> bool:
-        from tinyfaces import formats
+        from tinyfaces.jobs import formats
 
         return self.format in formats.PER_IMAGE
 
@@ -100,7 +101,7 @@ class _Output:
 
     def names(self, file: InputFile) -> list[Path]:
         """Files in the folder that are written for this one alone."""
-        from tinyfaces import formats
+        from tinyfaces.jobs import formats
 
         if file.is_video:
             return [file.name.with_suffix(f"{file.name.suffix}.{self.format}")] if self.document else []
@@ -110,7 +111,7 @@ class _Output:
 
 @app.command()
 def detect(
-    paths: jobs.PathsArgument,
+    paths: runs.PathsArgument,
     out: Annotated[
         str | None,
         typer.Option(help="Folder for results, or a .json, .jsonl or .csv file. Without it only the table is shown."),
@@ -134,8 +135,8 @@ def detect(
     backend: BackendOption = "onnxruntime",
     precision: PrecisionOption = "auto",
     threads: ThreadsOption = None,
-    recursive: jobs.RecursiveOption = False,
-    resume: jobs.ResumeOption = False,
+    recursive: runs.RecursiveOption = False,
+    resume: runs.ResumeOption = False,
     ray: Annotated[
         str | None,
         typer.Option(
@@ -143,7 +144,7 @@ def detect(
             help="Work on this Ray cluster, or 'local' (an extra): PATHS of any fsspec kind (s3://...), Parquet into --out.",
         ),
     ] = None,
-    quiet: jobs.QuietOption = False,
+    quiet: runs.QuietOption = False,
 ) -> None:
     """Find the faces in images, and follow them through videos.
 
@@ -162,27 +163,27 @@ def detect(
         fail("--no-scores goes with --format yolo")
     if resume and not output.on_disk:
         fail("--resume needs --out, where an earlier run's results are")
-    run = jobs.start(find_inputs(paths, recursive), quiet)
+    run = runs.start(find_inputs(paths, recursive), quiet)
     for video in run.videos:
         if output.per_image or output.format == "coco" or (output.to_stdout and output.format != "jsonl"):
             run.drop(video, f"{video.path}: a video's faces are written as json, jsonl or csv, into --out (or jsonl without it)")
     run.plan(output.folder, output.names)
     run.leave_if_nothing()
-    detectors = jobs.open_detectors(run, threads, partial(open_detector, model, **options))
+    detectors = runs.open_detectors(run, threads, partial(open_detector, model, **options))
     settings = {
-        "command": "detect", "model": jobs.model_identity(model), "stages": stages, "threshold": threshold, "scale": scale,
+        "command": "detect", "model": runs.model_identity(model), "stages": stages, "threshold": threshold, "scale": scale,
         "format": output.format, "scores": output.scores, "pictures": output.pictures, "backend": backend,
         "precision": precision,
     }  # fmt: skip
-    journal = jobs.open_journal(output.beside(".journal"), settings, resume)
+    journal = runs.open_journal(output.beside(".journal"), settings, resume)
     _detect_all(run, output, detectors, journal, quiet)
     run.finish(journal, resume, output.beside("_problems.csv"))
 
 
-def _detect_all(run: jobs.Run, output: _Output, detectors: Any, journal: Any, quiet: bool) -> None:
-    from tinyfaces import formats
+def _detect_all(run: runs.Run, output: _Output, detectors: Any, journal: Any, quiet: bool) -> None:
+    from tinyfaces.jobs import formats
 
-    formats.clear_partials([*run.all_targets, *filter(None, [output.document])])
+    clear_partials([*run.all_targets, *filter(None, [output.document])])
 
     def work(file: InputFile) -> Any:
         return detectors.call(lambda detector: _detect_image(file, output, detector))
@@ -203,37 +204,37 @@ def _detect_all(run: jobs.Run, output: _Output, detectors: Any, journal: Any, qu
         parts = formats.DOCUMENTS[output.format](results())
         if output.document is not None:
             try:
-                formats.write_parts(output.document, parts)
+                write_parts(output.document, parts)
             except OSError as error:
                 fail(reason(error, output.document))
             written.insert(0, output.document)
         elif output.format != "jsonl":
             sys.stdout.writelines(parts)
     if output.format == "yolo" and not output.scores:
-        formats.write_atomically(output.folder / "classes.txt", b"face\n")
+        write_atomically(output.folder / "classes.txt", b"face\n")
     if not quiet:
         console = Console(stderr=output.to_stdout, highlight=False)
         _summary(results(), [(f, e.record) for f, e in journal.read(videos) if e.record is not None], console)
-        jobs.tell_written(written, console)
-        jobs.tell_speed(run, console)
+        runs.tell_written(written, console)
+        runs.tell_speed(run, console)
 
 
 def _detect_image(file: InputFile, output: _Output, detector: Any) -> Any:
     """Find, and write what is written for this image alone."""
-    from tinyfaces import formats
-    from tinyfaces.bulk import Outcome
+    from tinyfaces.jobs import formats
+    from tinyfaces.jobs.bulk import Outcome
 
-    faces, picture, width, height = jobs.find_in(file, detector, _PREVIEW_SIDE if output.pictures else None)
+    faces, picture, width, height = runs.find_in(file, detector, _PREVIEW_SIDE if output.pictures else None)
     result = formats.ImageResult(file.path, file.name, width, height, faces)
     written = []
     if output.per_image:
         name, text = formats.PER_IMAGE[output.format or ""]
         content = text(result) if output.scores else formats.as_yolo_labels(result)
         written.append(output.folder / name(file))
-        formats.write_atomically(written[-1], content.encode())
+        write_atomically(written[-1], content.encode())
     if output.pictures:
         written.append(output.folder / _picture_name(file))
-        formats.write_atomically(written[-1], _drawn(result, picture))
+        write_atomically(written[-1], _drawn(result, picture))
     # Boxes and scores as they are, so that a resumed run's results are the same to the last bit.
     record = {"width": width, "height": height, "boxes": faces.boxes.tolist(), "scores": faces.scores.tolist()}
     return Outcome(record, written)
@@ -241,10 +242,10 @@ def _detect_image(file: InputFile, output: _Output, detector: Any) -> Any:
 
 def _detect_video(file: InputFile, output: _Output, detectors: Any, quiet: bool) -> Any:
     """Find and follow faces, and write them frame by frame."""
-    from tinyfaces import formats
-    from tinyfaces.bulk import Outcome
+    from tinyfaces.jobs import formats
+    from tinyfaces.jobs.bulk import Outcome
 
-    open_clip = jobs.clip_opener()
+    open_clip = runs.clip_opener()
     with open_clip(file, detectors, quiet, "finding faces") as (video, clip):
         frames = (settled for _, settled in clip.follow())
         written = []
@@ -257,7 +258,7 @@ def _detect_video(file: InputFile, output: _Output, detectors: Any, quiet: bool)
                 sys.stdout.writelines(parts)
             else:
                 written.append(output.folder / output.names(file)[0])
-                formats.write_parts(written[0], parts)
+                write_parts(written[0], parts)
         return Outcome(clip.summary(), written, video.problem)
 
 
@@ -272,7 +273,7 @@ def _on_ray(
     quiet: bool,
 ) -> None:
     try:
-        from tinyfaces import ray_jobs
+        from tinyfaces.jobs import cluster
     except ImportError as error:
         missing_extra(error, "ray")
     if out is None:
@@ -280,11 +281,11 @@ def _on_ray(
     if options["device"] == "cpu":  # what cannot be had here cannot be had there, and is told before a cluster is asked
         open_detector(model, threads=1, **options)
     try:
-        with jobs.bar("finding faces", "{task.completed} images", None, quiet) as advance:
-            summary = ray_jobs.detect(
+        with runs.bar("finding faces", "{task.completed} images", None, quiet) as advance:
+            summary = cluster.detect(
                 address, paths, out, model=model, options=options, recursive=recursive, resume=resume, advance=advance
             )
-    except ray_jobs.RayError as error:
+    except cluster.RayError as error:
         fail(str(error))
     for line in summary.problems:
         errors.print(f"tinyfaces: {line}")
@@ -297,8 +298,8 @@ def _on_ray(
 def _result(file: InputFile, record: dict[str, Any]) -> Any:
     import numpy as np
 
-    from tinyfaces.faces import Faces
-    from tinyfaces.formats import ImageResult
+    from tinyfaces.detection.faces import Faces
+    from tinyfaces.jobs.formats import ImageResult
 
     faces = Faces(np.array(record["boxes"], np.float32), np.array(record["scores"], np.float32))
     return ImageResult(file.path, file.name, record["width"], record["height"], faces)
@@ -306,8 +307,8 @@ def _result(file: InputFile, record: dict[str, Any]) -> Any:
 
 def results_of(detector: Any, files: list[Any], quiet: bool) -> Iterator[tuple[Any, Any, str | None]]:
     """Each file's result and pixels, or what was wrong with it, while a bar shows how far it has come."""
-    from tinyfaces.formats import ImageResult
-    from tinyfaces.images import ImageError, read_image
+    from tinyfaces.detection.images import ImageError, read_image
+    from tinyfaces.jobs.formats import ImageResult
 
     waiting: deque[tuple[Any, Any]] = deque()
     problems: deque[str] = deque()
@@ -347,7 +348,7 @@ def _picture_name(file: Any) -> Path:
 
 def _drawn(result: Any, pixels: Any) -> bytes:
     """A picture of the image, or of a reduced copy, with frames around its faces."""
-    from tinyfaces.faces import Faces
+    from tinyfaces.detection.faces import Faces
 
     content = io.BytesIO()
     faces = Faces(result.faces.boxes * (pixels.shape[1] / result.width), result.faces.scores)
@@ -377,13 +378,13 @@ def _summary(results: Iterator[Any], videos: list[tuple[InputFile, dict[str, Any
         console.print(f"{faces} faces in {images} images")
     for file, record in videos:
         console.print(
-            f"{jobs.shown(file.name)}: {record['frames']} frames of {record['width']}x{record['height']}, "
+            f"{runs.shown(file.name)}: {record['frames']} frames of {record['width']}x{record['height']}, "
             f"{record['tracks']} faces followed, {record['most']} at most in one frame", markup=False, soft_wrap=True,
         )  # fmt: skip
 
 
 def escaped(path: Path) -> str:
-    return jobs.shown(path).replace("[", "\\[")
+    return runs.shown(path).replace("[", "\\[")
 
 
 @app.command()

@@ -9,7 +9,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from tinyfaces.cli.app import (
+from tinyfaces.cli.detect import results_of
+from tinyfaces.cli.options import (
     BackendOption,
     DeviceOption,
     ModelOption,
@@ -25,8 +26,8 @@ from tinyfaces.cli.app import (
     overrides_of,
     reason,
 )
-from tinyfaces.cli.detect import results_of
 from tinyfaces.evaluation import LOWEST_SCORE
+from tinyfaces.files import write_atomically
 
 
 @evaluate_app.command("wider")
@@ -47,10 +48,10 @@ def evaluate_wider(
     json_out: Annotated[Path | None, typer.Option("--json", help="Also write the numbers to this file.")] = None,
 ) -> None:
     """WIDER FACE's official average precision: easy, medium, hard; also all, tiny (<= 16 px) and micro (<= 10 px)."""
-    from tinyfaces import formats
     from tinyfaces.data.annotations import AnnotationError
     from tinyfaces.evaluation import wider
-    from tinyfaces.inputs import InputFile
+    from tinyfaces.jobs import formats
+    from tinyfaces.jobs.inputs import InputFile
 
     if (images is None) == (predictions is None):
         fail("give either --images or --predictions")
@@ -71,7 +72,7 @@ def evaluate_wider(
                     fail(problem)
                 found[result.name.with_suffix("").as_posix()] = wider.prediction_rows(result.faces.boxes, result.faces.scores)
                 if save is not None:
-                    formats.write_atomically(save / formats.wider_name(result), formats.as_wider(result).encode())
+                    write_atomically(save / formats.wider_name(result), formats.as_wider(result).encode())
         results = wider.score(found, truth)
     except (AnnotationError, wider.PredictionError) as error:
         fail(str(error))
@@ -96,7 +97,7 @@ def evaluate_coco(
     """Average precision at IoU 0.5 by face height, COCO's way, on boxes of one's own."""
     from tinyfaces.data.annotations import AnnotationError, read_coco
     from tinyfaces.evaluation import coco
-    from tinyfaces.inputs import InputFile
+    from tinyfaces.jobs.inputs import InputFile
 
     try:
         known = [image for file in annotations for image in read_coco(file, images)]
@@ -128,11 +129,11 @@ def evaluate_ablation(
     import sys
 
     try:
-        from tinyfaces.data.cache import open_cache
-        from tinyfaces.fusion import Bounds
-        from tinyfaces.runtime import processor_name
+        from tinyfaces.detection.fusion import Bounds
+        from tinyfaces.detection.runtime import processor_name
         from tinyfaces.training import ablation
-        from tinyfaces.training.gan import load_gan_config
+        from tinyfaces.training.cache import open_cache
+        from tinyfaces.training.second_stage_loop import load_gan_config
         from tinyfaces.training.settings import load_config, read_sources
     except ImportError as error:
         missing_extra(error, "train")
@@ -157,7 +158,6 @@ def evaluate_ablation(
 
 
 def _show_ap(results: dict[str, tuple[float, int]], json_out: Path | None) -> None:
-    from tinyfaces.formats import write_atomically
 
     table = Table("subset", "faces", "AP")
     for name, (ap, faces) in results.items():

@@ -6,7 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
-from tinyfaces.cli.app import (
+from tinyfaces.cli.detect import results_of
+from tinyfaces.cli.options import (
     SOME_FAILED,
     UNUSABLE,
     BackendOption,
@@ -20,7 +21,7 @@ from tinyfaces.cli.app import (
     open_detector,
     reason,
 )
-from tinyfaces.cli.detect import results_of
+from tinyfaces.files import write_atomically
 
 
 @app.command()
@@ -49,9 +50,8 @@ def restore(
 
     Exit code: 0 all images were read, 1 some were not, 2 nothing could be done.
     """
-    from tinyfaces.formats import write_atomically
-    from tinyfaces.inputs import find_inputs
-    from tinyfaces.sheets import contact_sheet, low_crops, pair
+    from tinyfaces.jobs.contact_sheets import contact_sheet, low_crops, pair
+    from tinyfaces.jobs.inputs import find_inputs
 
     inputs = find_inputs(paths, recursive)
     for line in inputs.problems:

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from tinyfaces.cli.app import (
+from tinyfaces.cli.options import (
     BackendOption,
     DeviceOption,
     PrecisionOption,
@@ -16,7 +16,7 @@ from tinyfaces.cli.app import (
     missing_extra,
     open_detector,
 )
-from tinyfaces.runtime import usable_cpus
+from tinyfaces.detection.runtime import usable_cpus
 from tinyfaces.weights import models as shipped
 
 

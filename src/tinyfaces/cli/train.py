@@ -6,7 +6,17 @@ from typing import Annotated
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
-from tinyfaces.cli.app import ModelOption, ThreadsOption, app, errors, fail, missing_extra, open_detector, overrides_of, train_app
+from tinyfaces.cli.options import (
+    ModelOption,
+    ThreadsOption,
+    app,
+    errors,
+    fail,
+    missing_extra,
+    open_detector,
+    overrides_of,
+    train_app,
+)
 
 _CALIBRATION_PHOTOS = 30
 
@@ -31,7 +41,7 @@ def train_proposals(
     Of the photos of --annotations every 20th is held out to measure on.
     """
     try:
-        from tinyfaces.training.proposals import train
+        from tinyfaces.training.proposal_loop import train
         from tinyfaces.training.settings import load_config, sources_of
     except ImportError as error:
         missing_extra(error, "train")
@@ -79,8 +89,8 @@ def train_candidates(
     try:
         import numpy as np
 
-        from tinyfaces.data.cache import open_cache
-        from tinyfaces.data.candidates import CandidateSettings, gather_candidates
+        from tinyfaces.training.cache import open_cache
+        from tinyfaces.training.candidates import CandidateSettings, gather_candidates
         from tinyfaces.training.settings import load_config, read_sources
     except ImportError as error:
         missing_extra(error, "train")
@@ -115,7 +125,7 @@ def train_relabel(
     """
     try:
         from tinyfaces.data.annotations import read_coco
-        from tinyfaces.data.relabel import RelabelSettings, settled, write_annotations
+        from tinyfaces.training.relabel import RelabelSettings, settled, write_annotations
         from tinyfaces.training.settings import load_config
     except ImportError as error:
         missing_extra(error, "train")
@@ -151,7 +161,7 @@ def train_relabel(
 def train_second_stage(config: ConfigOption, settings: SetOption = None, fresh: FreshOption = False) -> None:
     """Train generator and discriminator on gathered candidates; goes on where a killed run stopped."""
     try:
-        from tinyfaces.training.gan import load_gan_config, train_gan
+        from tinyfaces.training.second_stage_loop import load_gan_config, train_gan
     except ImportError as error:
         missing_extra(error, "train")
     try:
@@ -175,7 +185,8 @@ def export_model(
     Of a second stage NAME.generator.onnx and NAME.discriminator.onnx are written, where OUT is NAME.onnx.
     """
     try:
-        from tinyfaces.export import export, export_second_stage, is_second_stage
+        from tinyfaces.training.checkpoints import is_second_stage
+        from tinyfaces.training.export import export, export_second_stage
     except ImportError as error:
         missing_extra(error, "train")
     try:
@@ -184,9 +195,9 @@ def export_model(
             fail("--photos goes with a proposal network")
         difference = (export_second_stage if second else export)(checkpoint, out)
         if photos is not None:
-            from tinyfaces.inputs import SUFFIXES
-            from tinyfaces.quantise import photo_batches, quantise
-            from tinyfaces.runtime import PROPOSALS
+            from tinyfaces.detection.images import SUFFIXES
+            from tinyfaces.detection.runtime import PROPOSALS
+            from tinyfaces.training.quantise import photo_batches, quantise
 
             pictures = [path for path in sorted(photos.iterdir()) if path.suffix.lower() in SUFFIXES]
             typer.echo(f"wrote {quantise(out, PROPOSALS, photo_batches(pictures[:_CALIBRATION_PHOTOS]))}")

@@ -1,1 +1,1 @@
-"""Photos with face boxes: readers of annotation files, and what training makes of them."""
+"""Photos with face boxes: readers of annotation files and of labels, which training and evaluation share."""

@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 import numpy as np
 
 from tinyfaces.data.annotations import AnnotatedImage, AnnotationError, image_size
-from tinyfaces.inputs import SUFFIXES
+from tinyfaces.detection.images import SUFFIXES
 
 _CLASS_LIST = "classes.txt"
 

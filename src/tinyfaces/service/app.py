@@ -18,11 +18,11 @@ from fastapi_offline import FastAPIOffline
 from pydantic import BaseModel, Field
 
 from tinyfaces import __version__
-from tinyfaces.covering import Covering
-from tinyfaces.detector import LARGEST_SCALE
-from tinyfaces.faces import Faces
-from tinyfaces.images import Pixels
-from tinyfaces.runtime import usable_cpus
+from tinyfaces.detection.detector import LARGEST_SCALE
+from tinyfaces.detection.faces import Faces
+from tinyfaces.detection.images import Pixels
+from tinyfaces.detection.runtime import usable_cpus
+from tinyfaces.jobs.masking import Covering
 from tinyfaces.service.limits import Limits
 from tinyfaces.service.memory import Allowance, HeldBytes
 from tinyfaces.service.metrics import Metrics
@@ -142,7 +142,7 @@ def create_app(
         description="Finds tiny faces in photos. Nothing that is sent is kept.",
         lifespan=running,
     )
-    app.add_middleware(lambda app: metrics.watching(app))  # type: ignore[arg-type]
+    app.add_middleware(lambda app: metrics.watching(app))
     app.mount("/page", StaticFiles(directory=PAGE), name="page")
 
     async def in_thread(work: Callable[..., _Answer], *arguments: Any) -> _Answer:

@@ -6,9 +6,9 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
-from tinyfaces.covering import Covering, Plane, cover
-from tinyfaces.faces import Faces
-from tinyfaces.images import Pixels
+from tinyfaces.detection.faces import Faces
+from tinyfaces.detection.images import Pixels
+from tinyfaces.jobs.masking import Covering, Plane, cover
 
 PictureKind = Literal["annotated", "anonymised"]
 

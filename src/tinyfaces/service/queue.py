@@ -8,9 +8,10 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from tinyfaces.detector import Detector, Scale
-from tinyfaces.faces import Faces
-from tinyfaces.images import Pixels
+from tinyfaces.detection.detector import Detector
+from tinyfaces.detection.faces import Faces
+from tinyfaces.detection.images import Pixels
+from tinyfaces.detection.views import Scale
 
 BATCH_IMAGES = 8
 BATCH_PIXELS = 2_000_000

@@ -5,9 +5,9 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
-from tinyfaces.cascade import SecondStage
-from tinyfaces.fusion import FusionRule
-from tinyfaces.images import Pixels
+from tinyfaces.detection.fusion import FusionRule
+from tinyfaces.detection.images import Pixels
+from tinyfaces.detection.second_stage import SecondStage
 from tinyfaces.weights import second_stage
 
 

@@ -88,7 +88,7 @@ class _Deadline:
     """Does something if it isn't stopped in time; starting it again while it runs changes nothing."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, seconds: float, act: Callable[[], None]) -> None:
-        self._start = lambda: loop.call_later(seconds, act)
+        self._start: Callable[[], asyncio.TimerHandle] = lambda: loop.call_later(seconds, act)
         self._timer: asyncio.TimerHandle | None = None
 
     def start(self) -> None:

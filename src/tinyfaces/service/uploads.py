@@ -16,9 +16,9 @@ from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect
 
-from tinyfaces.detector import Scale, scale_factor
-from tinyfaces.geometry import areas, clip
-from tinyfaces.images import ImageError, Pixels, read_image
+from tinyfaces.detection.boxes import areas, clip
+from tinyfaces.detection.images import ImageError, Pixels, read_image
+from tinyfaces.detection.views import Scale, scale_factor
 from tinyfaces.service.limits import Limits
 from tinyfaces.service.memory import MemoryFull, Share
 

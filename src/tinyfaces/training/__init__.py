@@ -1,1 +1,1 @@
-"""Training loops, one file for each network. They need the [train] extra."""
+"""Training: a loop for each stage, and all that they need. It needs the extra `train`."""

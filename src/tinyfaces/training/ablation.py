@@ -13,19 +13,20 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tinyfaces import losses
-from tinyfaces.cascade import Judgements
-from tinyfaces.crops import FACTOR
 from tinyfaces.data.annotations import AnnotatedImage
-from tinyfaces.data.candidates import Candidates, read_candidates
-from tinyfaces.detector import Detector
+from tinyfaces.detection.crops import FACTOR
+from tinyfaces.detection.detector import Detector
+from tinyfaces.detection.fusion import Bounds
+from tinyfaces.detection.images import Pixels
+from tinyfaces.detection.second_stage import Judgements
 from tinyfaces.evaluation import LOWEST_SCORE, coco
-from tinyfaces.evaluation.second_stage import Detections, fuse_across, gather, judge_all
-from tinyfaces.export import fused, load_second_stage
-from tinyfaces.fusion import Bounds
-from tinyfaces.images import Pixels
-from tinyfaces.networks.gan import SLIM, Discriminator, Generator
-from tinyfaces.training.gan import GanConfig, make_batch, make_pools, psnr, train_gan
+from tinyfaces.evaluation.rule_fitting import Detections, fuse_across, gather, judge_all
+from tinyfaces.training import losses
+from tinyfaces.training.candidates import Candidates, read_candidates
+from tinyfaces.training.checkpoints import load_second_stage
+from tinyfaces.training.export import fused
+from tinyfaces.training.networks.second_stage_networks import SLIM, Discriminator, Generator
+from tinyfaces.training.second_stage_loop import GanConfig, make_batch, make_pools, psnr, train_gan
 
 WAYS: dict[str, dict[str, Any]] = {
     "shallow classifier of the low-resolution crop": {"generator": "none", "pretrain_steps": 0},
@@ -195,9 +196,9 @@ enlarged images. The fusion rule of each way was learnt on one half of the photo
 
 ## Restoration
 
-On {faces:.0f} sharp faces of photos held out from training, degraded by the model of `tinyfaces.data.degradation`: PSNR and SSIM
-(torchmetrics) against the original (of the original itself: its ceiling here), and how often a face classifier trained apart, on
-originals alone, takes the picture for a face.
+On {faces:.0f} sharp faces of photos held out from training, degraded by the model of `tinyfaces.training.degradation`: PSNR and
+SSIM (torchmetrics) against the original (of the original itself: its ceiling here), and how often a face classifier trained
+apart, on originals alone, takes the picture for a face.
 
 | picture | PSNR, dB | SSIM | taken for a face |
 |---|---|---|---|
@@ -207,7 +208,7 @@ originals alone, takes the picture for a face.
 
 def write(results: Mapping[str, Any], tables: str, out: Path) -> None:
     """Write OUT.json and OUT.md, each whole."""
-    from tinyfaces.formats import write_atomically
+    from tinyfaces.files import write_atomically
 
     write_atomically(out.with_suffix(".json"), (json.dumps(results, indent=1) + "\n").encode())
     write_atomically(out.with_suffix(".md"), tables.encode())

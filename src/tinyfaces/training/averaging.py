@@ -4,8 +4,7 @@ from pathlib import Path
 
 import torch
 
-from tinyfaces.export import load_network
-from tinyfaces.training.records import save_atomically
+from tinyfaces.training.checkpoints import load_network, save_atomically
 
 
 def average_weights(first: Path, second: Path, share: float, out: Path) -> None:

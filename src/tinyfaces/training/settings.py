@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from tinyfaces.data.annotations import AnnotatedImage, dismiss_doubtful, read_coco, read_wider
-from tinyfaces.data.crops import CropSettings
 from tinyfaces.data.labels import read_unlabelled, read_voc, read_yolo, without_labels
-from tinyfaces.networks.proposals import VARIANTS
+from tinyfaces.training.networks.proposal_network import VARIANTS
+from tinyfaces.training.photo_crops import CropSettings
 
 _UNLABELLED = "unlabelled"
 _LABEL_READERS = {"yolo": read_yolo, "voc": read_voc}

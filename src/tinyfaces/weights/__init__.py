@@ -42,9 +42,10 @@ class ModelRecord:
 class SecondStageRecord:
     """The shipped generator and discriminator.
 
-    variant: see `tinyfaces.networks.gan`. generator, discriminator: names of their ONNX files in this folder; sha256: of each
-    file. parameters, gmac: of both together, for one candidate. training_data: what they were trained on. rules: for each shipped
-    model of proposals, and "other" for any other detector, how the scores are fused (`tinyfaces.fusion.FusionRule.from_dict`).
+    variant: see `tinyfaces.training.networks.second_stage_networks`. generator, discriminator: names of their ONNX files in this
+    folder; sha256: of each file. parameters, gmac: of both together, for one candidate. training_data: what they were trained on.
+    rules: for each shipped model of proposals, and "other" for any other detector, how the scores are fused
+    (`tinyfaces.detection.fusion.FusionRule.from_dict`).
     """
 
     variant: str

@@ -1,0 +1,97 @@
+"""What the second stage costs: candidates a second, and what it adds to the time of a crowd photo.
+
+    python benchmarks/second_stage.py --threads 2
+
+The crowd photo is composed of the example photo's faces: 300 of 8 to 28 px on its blurred self, 2,048 x 1,536 pixels. Detectors
+with and without the second stage take turns in one run. Candidates are timed through `SecondStage.judge`: generator and
+discriminator, ONNX Runtime, batches of 64.
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageFilter
+
+from tinyfaces import Detector
+from tinyfaces.detection.crops import LOW_SIDE
+from tinyfaces.detection.fusion import FusionRule
+from tinyfaces.detection.images import Pixels, read_image
+from tinyfaces.detection.runtime import processor_name
+from tinyfaces.detection.second_stage import SecondStage
+from tinyfaces.weights import second_stage
+
+ROOT = Path(__file__).parents[1]
+
+
+def compose_crowd(faces: int = 300, size: tuple[int, int] = (2048, 1536), seed: int = 0) -> Pixels:
+    """A photo with so many faces, none on another, each with its head and shoulders."""
+    photo = Image.fromarray(read_image(ROOT / "examples/solvay_1927.jpg"))
+    boxes = np.array(json.loads((ROOT / "examples/solvay_1927.json").read_text())["boxes"])
+    rng = np.random.default_rng(seed)
+    crowd = photo.resize(size).filter(ImageFilter.GaussianBlur(40))
+    columns = int(np.ceil(np.sqrt(faces * size[0] / size[1])))
+    cell = size[0] // columns
+    for number in range(faces):
+        row, column = divmod(number, columns)
+        x1, y1, x2, y2 = boxes[rng.integers(len(boxes))]
+        height = float(np.exp(rng.uniform(np.log(8), np.log(28))))
+        side = (y2 - y1) * 2.2
+        box = ((x1 + x2) / 2 - side / 2, (y1 + y2) / 2 - side * 0.4, (x1 + x2) / 2 + side / 2, (y1 + y2) / 2 + side * 0.6)
+        head = photo.crop(tuple(map(round, box))).resize((round(height * 2.2),) * 2, Image.Resampling.LANCZOS)
+        place = (column * cell + (cell - head.width) // 2, row * cell + (cell - head.height) // 2)
+        mask = Image.new("L", head.size, 0)
+        mask.paste(255, (2, 2, head.width - 2, head.height - 2))
+        crowd.paste(head, place, mask.filter(ImageFilter.GaussianBlur(1.5)))
+    return np.asarray(crowd)
+
+
+def median_ms(calls: list[Callable[[], object]], rounds: int) -> list[float]:
+    """Median milliseconds of calls that take turns."""
+    times: list[list[float]] = [[] for _ in calls]
+    for turn in range(rounds + 1):
+        for number, call in enumerate(calls):
+            started = time.perf_counter()
+            call()
+            if turn:
+                times[number].append(1000 * (time.perf_counter() - started))
+    return [float(np.median(one)) for one in times]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=7)
+    arguments = parser.parse_args()
+    threads, rounds = arguments.threads, arguments.rounds
+
+    record = second_stage()
+    rule = FusionRule.from_dict(record.rules["accurate"])
+    stage = SecondStage(record, rule, backend="onnxruntime", device="cpu", threads=threads)
+    crops = np.random.default_rng(0).integers(0, 256, (1024, LOW_SIDE, LOW_SIDE, 3), np.uint8)
+    (ms,) = median_ms([lambda: stage.judge(crops)], rounds)
+    print(f"machine: {processor_name()}, {threads} threads")
+    print(f"second stage: {1000 * len(crops) / ms:.0f} candidates/s ({record.gmac * 1000:.1f} MMAC each)")
+
+    crowd = compose_crowd()
+    for model in ("accurate", "fast"):
+        alone = Detector(model, stages="proposals", threads=threads)
+        both = Detector(model, threads=threads)
+        before, after = median_ms([partial(alone.detect, crowd), partial(both.detect, crowd)], rounds)
+        rule = FusionRule.from_dict(record.rules[model])
+        floor = rule.lowest_useful(both.threshold)
+        proposals = alone.detect(crowd, threshold=floor)
+        sent = int(rule.wants(proposals.boxes, proposals.scores).sum())
+        found = len(alone.detect(crowd)), len(both.detect(crowd))
+        print(
+            f"{model}, 300 faces, 2048x1536: {before:.0f} ms alone, {after:.0f} ms with the second stage "
+            f"(+{100 * (after / before - 1):.0f}%), {sent} candidates; faces found {found[0]} and {found[1]}"
+        )
+
+
+if __name__ == "__main__":
+    main()

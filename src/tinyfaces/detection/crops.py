@@ -1,0 +1,46 @@
+"""Candidates cut out of an image: squares that keep the aspect ratio and carry context around the box."""
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from tinyfaces.detection.images import Pixels
+
+CONTEXT = 1.6
+"""Side of a crop in longer sides of its box."""
+LOW_SIDE = 16
+"""Pixels a side of the low-resolution crop that the second stage takes."""
+FACTOR = 4
+"""How much larger the generator's output is."""
+HIGH_SIDE = FACTOR * LOW_SIDE
+
+
+def crop_squares(boxes: npt.NDArray[np.float32], context: float = CONTEXT) -> npt.NDArray[np.float64]:
+    """The squares (N, 4), x1 y1 x2 y2 and not rounded, that crops of boxes (N, 4) show; they may reach beyond the image."""
+    corners = boxes.astype(np.float64)
+    middle = (corners[:, :2] + corners[:, 2:]) / 2
+    half = np.maximum((corners[:, 2:] - corners[:, :2]).max(axis=1, keepdims=True), 1.0) * context / 2
+    return np.concatenate([middle - half, middle + half], axis=1)
+
+
+def cut_crops(image: Pixels, squares: npt.NDArray[np.float64], side: int) -> Pixels:
+    """Cut squares (N, 4) out of an image HxWx3 and scale each to (N, side, side, 3) uint8, RGB.
+
+    Beyond the image its border is repeated. Reduced crops are averaged, enlarged ones bicubic.
+    """
+    height, width = image.shape[:2]
+    crops = np.empty((len(squares), side, side, 3), np.uint8)
+    for number, (x1, y1, x2, y2) in enumerate(squares.tolist()):
+        slack = math.ceil(2 * max(1.0, (x2 - x1) / side))  # the kernels' reach
+        left, top, right, bottom = math.floor(x1) - slack, math.floor(y1) - slack, math.ceil(x2) + slack, math.ceil(y2) + slack
+        if left >= 0 and top >= 0 and right <= width and bottom <= height:
+            piece = image[top:bottom, left:right]
+        else:
+            columns = np.clip(np.arange(left, right), 0, width - 1)
+            piece = image[np.clip(np.arange(top, bottom), 0, height - 1)[:, None], columns]
+        kernel = Image.Resampling.BILINEAR if x2 - x1 > side else Image.Resampling.BICUBIC
+        box = (x1 - left, y1 - top, x2 - left, y2 - top)
+        crops[number] = np.asarray(Image.fromarray(np.ascontiguousarray(piece)).resize((side, side), kernel, box=box))
+    return crops

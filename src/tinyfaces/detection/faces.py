@@ -1,0 +1,146 @@
+"""The result type: faces of one image, as every part of the package takes and gives them."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageDraw, ImageFont
+
+from tinyfaces.detection.images import ImageSource, read_image
+
+if TYPE_CHECKING:
+    import supervision
+
+_PIXELS_PER_LINE_WIDTH = 2000
+
+
+@dataclass(frozen=True, eq=False)
+class Faces:
+    """The faces found in one image.
+
+    boxes: (N, 4) float32, x1 y1 x2 y2 in pixels of the upright image. scores: (N,) float32 in 0-1.
+    Detectors give them sorted, highest score first. Raises ValueError where the shapes do not fit.
+
+    restorer: restores boxes (N, 4) of the image they were found in; detectors with a second stage put it there (see `restored`).
+    """
+
+    boxes: npt.NDArray[np.float32]
+    scores: npt.NDArray[np.float32]
+    restorer: Callable[[npt.NDArray[np.float32]], npt.NDArray[np.uint8]] | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        boxes = np.asarray(self.boxes, np.float32)
+        scores = np.asarray(self.scores, np.float32)
+        if boxes.size == 0:
+            boxes = boxes.reshape(0, 4)
+        if boxes.ndim != 2 or boxes.shape[1] != 4 or scores.shape != boxes.shape[:1]:
+            raise ValueError(f"boxes must be (N, 4) and scores (N,), not {boxes.shape} and {scores.shape}")
+        object.__setattr__(self, "boxes", boxes)
+        object.__setattr__(self, "scores", scores)
+
+    @classmethod
+    def empty(cls) -> "Faces":
+        """No faces."""
+        return cls(np.zeros((0, 4), np.float32), np.zeros(0, np.float32))
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+    def __getitem__(self, index: "int | slice | npt.ArrayLike") -> "Faces":
+        """Some of the faces, by a slice, a mask (N,) bool, indices (M,) or one index (gives Faces of length one)."""
+        if isinstance(index, int | np.integer):
+            index = [int(index)]
+        chosen = index if isinstance(index, slice) else np.asarray(index)
+        if not isinstance(chosen, slice) and chosen.size == 0 and chosen.dtype != np.bool_:
+            chosen = chosen.astype(np.intp)
+        return Faces(self.boxes[chosen], self.scores[chosen], self.restorer)
+
+    def __iter__(self) -> "Iterator[Faces]":
+        return (self[i] for i in range(len(self)))
+
+    @property
+    def widths(self) -> npt.NDArray[np.float32]:
+        """(N,) float32, in pixels."""
+        return self.boxes[:, 2] - self.boxes[:, 0]
+
+    @property
+    def heights(self) -> npt.NDArray[np.float32]:
+        """(N,) float32, in pixels."""
+        return self.boxes[:, 3] - self.boxes[:, 1]
+
+    @property
+    def restored(self) -> npt.NDArray[np.uint8]:
+        """Each face with its context, restored at four times the 16x16 pixels that the generator sees: (N, 64, 64, 3) uint8 RGB.
+
+        Computed at each call; images given as a path are read again for it. What it shows is likely, not known: never take it for
+        evidence of who someone is. Raises ValueError where the faces do not come from a detector with a second stage.
+        """
+        if self.restorer is None:
+            raise ValueError("these faces cannot be restored: they do not come from a detector with stages='proposals+gan'")
+        return self.restorer(self.boxes)
+
+    def without_image(self) -> "Faces":
+        """The same faces, which let go of the image they were found in and can no longer be restored."""
+        return Faces(self.boxes, self.scores)
+
+    def above(self, threshold: float) -> "Faces":
+        """The faces that score at least `threshold`."""
+        return self[self.scores >= threshold]
+
+    def larger_than(self, height: float) -> "Faces":
+        """The faces more than `height` pixels high."""
+        return self[self.heights > height]
+
+    def smaller_than(self, height: float) -> "Faces":
+        """The faces less than `height` pixels high."""
+        return self[self.heights < height]
+
+    def to_dict(self) -> dict[str, list[Any]]:
+        """`{"boxes": [[x1, y1, x2, y2], ...], "scores": [...]}` of plain floats, to 0.001 px and 0.000001."""
+        return {
+            "boxes": [[round(side, 3) for side in box] for box in self.boxes.tolist()],
+            "scores": [round(score, 6) for score in self.scores.tolist()],
+        }
+
+    def to_supervision(self) -> "supervision.Detections":
+        """The same as `supervision.Detections`, of class 0. Raises ImportError without the extra `supervision`."""
+        try:
+            import supervision
+        except ImportError:
+            raise ImportError("to_supervision() needs supervision: pip install 'tinyfaces[supervision]'") from None
+        return supervision.Detections(
+            xyxy=self.boxes.copy(), confidence=self.scores.copy(), class_id=np.zeros(len(self), np.int64)
+        )
+
+    @classmethod
+    def from_supervision(cls, detections: "supervision.Detections") -> "Faces":
+        """The faces of `supervision.Detections`, in their order; those without confidence score 1."""
+        scores = np.ones(len(detections)) if detections.confidence is None else detections.confidence
+        return cls(detections.xyxy.astype(np.float32), scores.astype(np.float32))
+
+    def draw(
+        self,
+        image: ImageSource,
+        *,
+        scores: bool = False,
+        colour: str | tuple[int, int, int] = (0, 255, 0),
+        line_width: int | None = None,
+    ) -> Image.Image:
+        """A new RGB image with a thin frame just outside each face, and above it its score if asked.
+
+        image: what the faces were found in, as `read_image` takes it. line_width: in pixels; chosen by the image's
+        size if None. Raises ImageError where the image cannot be read.
+        """
+        drawn = Image.fromarray(read_image(image))
+        pen = ImageDraw.Draw(drawn)
+        thick = line_width or 1 + max(drawn.size) // _PIXELS_PER_LINE_WIDTH
+        font = ImageFont.load_default(10 + 2 * thick)
+        for (x1, y1, x2, y2), score in zip(self.boxes.tolist(), self.scores.tolist(), strict=True):
+            left, top = round(x1) - thick, round(y1) - thick
+            right, bottom = max(left, round(x2) + thick - 1), max(top, round(y2) + thick - 1)
+            pen.rectangle((left, top, right, bottom), outline=colour, width=thick)
+            if scores:
+                pen.text((left, top - 1), f"{score:.2f}", fill=colour, font=font, anchor="lb")
+        return drawn

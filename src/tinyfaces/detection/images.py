@@ -1,0 +1,251 @@
+"""From a file, a PIL image or an array to RGB pixels: every format Pillow reads, whatever its mode and orientation."""
+
+import io
+import os
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO, Protocol, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, UnidentifiedImageError
+
+SUFFIXES = frozenset(
+    ".avif .bmp .dib .gif .heic .heif .jfif .jp2 .jpe .jpeg .jpg .pbm .pgm .png .pnm .ppm .tga .tif .tiff .webp".split()
+)
+"""Files of a folder that are taken for images."""
+MAX_PIXELS = 250_000_000
+"""Larger files are refused before they are decoded (the largest phone cameras give 200 million pixels)."""
+
+Pixels: TypeAlias = npt.NDArray[np.uint8]
+
+
+class Regions(Protocol):
+    """An image that is not in memory: slicing it reads a region."""
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Height, width, 3."""
+        ...
+
+    def __getitem__(self, region: tuple[slice, slice]) -> Pixels:
+        """Rows and columns, hxwx3 uint8 RGB."""
+        ...
+
+
+ImageSource: TypeAlias = str | os.PathLike[str] | Image.Image | npt.NDArray[Any]
+
+_ORIENTATION_TAG = 0x0112
+_TRANSPOSE = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_STRIP_PIXELS = 4_000_000
+_pillow_limit = threading.Lock()
+
+
+class ImageError(ValueError):
+    """An image cannot be read; the message is one line that names the file."""
+
+
+class ImageTooLarge(ImageError):
+    """An image has more than 250 million pixels; `tinyfaces.detection.large` reads it region by region."""
+
+
+def read_image(source: ImageSource) -> Pixels:
+    """Read an image as HxWx3 uint8 pixels in RGB order, upright.
+
+    source: a path, a PIL image, or an array (HxWx3 RGB, HxWx4 RGBA or HxW grey, uint8; OpenCV's BGR must be reversed).
+
+    The EXIF orientation is applied, to PIL images too. Of an animation the first frame is taken. Transparent parts
+    become white. 16-bit grey is scaled from its full range; other grey levels beyond 8 bit (integers, floats) are taken
+    as 0-1, 0-255 or 0-65535, whichever is the first to hold them all, and stretched from lowest to highest otherwise.
+
+    Raises ImageError where there is no such file, no permission, no image, a damaged or empty one, one of more than
+    250 million pixels, or an array of another shape or type; TypeError for other kinds of source.
+    """
+    if isinstance(source, np.ndarray):
+        return _from_array(source)
+    if isinstance(source, Image.Image):
+        return _from_pillow(source, getattr(source, "filename", "") or "PIL image")
+    if isinstance(source, str | os.PathLike):
+        return _from_file(Path(source))
+    raise TypeError(f"an image is given as a path, a PIL image or a numpy array, not as {type(source).__name__}")
+
+
+def read_encoded(content: bytes, name: str) -> Pixels:
+    """Read an image from the content of a file, as `read_image` does; name: what messages call it. Raises ImageError."""
+    if not content:
+        raise ImageError(f"{name}: the file is empty")
+    with _open(io.BytesIO(content), name) as image:
+        return _from_pillow(image, name)
+
+
+@contextmanager
+def open_image(path: Path) -> Iterator[Image.Image]:
+    """Open an image file as Pillow has it, neither decoded nor turned upright. Raises ImageError, also for what Pillow raises
+    within the `with`."""
+    name = _one_line(str(path))
+    try:
+        if path.is_dir():
+            raise ImageError(f"{name}: is a folder, not an image")
+        if path.exists() and not path.is_file():
+            raise ImageError(f"{name}: is not a regular file")
+        with path.open("rb") as file:
+            if os.fstat(file.fileno()).st_size == 0:
+                raise ImageError(f"{name}: the file is empty")
+            with _open(file, name) as image:
+                yield image
+    except FileNotFoundError:
+        raise ImageError(f"{name}: no such file") from None
+    except PermissionError:
+        raise ImageError(f"{name}: no permission to read it") from None
+    except ImageError:
+        raise
+    except (OSError, ValueError) as error:
+        raise ImageError(f"{name}: cannot be read ({_one_line(str(error))})") from None
+
+
+def _from_file(path: Path) -> Pixels:
+    with open_image(path) as image:
+        return _from_pillow(image, _one_line(str(path)))
+
+
+def _open(file: BinaryIO, name: str) -> Image.Image:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            try:
+                return Image.open(file)
+            except Image.DecompressionBombError:
+                with _lifted_pillow_limit():
+                    return Image.open(file)
+    except UnidentifiedImageError:
+        raise ImageError(f"{name}: not an image, or of a kind that cannot be read") from None
+    except Image.DecompressionBombError:
+        raise ImageTooLarge(f"{name}: has more than the {MAX_PIXELS // 10**6} megapixels that are read") from None
+    except Exception as error:  # Pillow's plugins let nearly any exception out of a damaged header
+        raise ImageError(f"{name}: damaged ({_one_line(str(error)) or type(error).__name__})") from None
+
+
+@contextmanager
+def _lifted_pillow_limit() -> Iterator[None]:
+    # Pillow's own limit (179 million pixels) is below what phones give, and is known only as a global.
+    with _pillow_limit:
+        before = Image.MAX_IMAGE_PIXELS
+        Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2  # Pillow raises from twice this number on
+        try:
+            yield
+        finally:
+            Image.MAX_IMAGE_PIXELS = before
+
+
+def _from_pillow(image: Image.Image, name: str) -> Pixels:
+    width, height = image.size
+    if width < 1 or height < 1:
+        raise ImageError(f"{name}: has no pixels ({width}x{height})")
+    if width * height > MAX_PIXELS:
+        raise ImageTooLarge(f"{name}: {width}x{height} is more than the {MAX_PIXELS // 10**6} megapixels that are read")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            image.load()
+            return _to_rgb(upright(image))
+    except MemoryError:
+        raise ImageError(f"{name}: not enough memory for {width}x{height} pixels") from None
+    except Exception as error:  # Pillow's plugins let nearly any exception out of damaged data
+        detail = _one_line(str(error)) or type(error).__name__
+        raise ImageError(f"{name}: damaged or cut short ({detail})") from None
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """The image turned as its EXIF orientation says."""
+    turn = _TRANSPOSE.get(_orientation(image))
+    return image if turn is None else image.transpose(turn)
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        return int(image.getexif().get(_ORIENTATION_TAG, 1))
+    except Exception:  # a broken EXIF block says nothing about the pixels
+        return 1
+
+
+def _to_rgb(image: Image.Image) -> Pixels:
+    if image.mode.startswith("I;16"):
+        return _grey_to_rgb(_sixteen_to_eight_bit(np.asarray(image)))
+    if image.mode in ("I", "F"):
+        return _grey_to_rgb(_to_eight_bit(np.asarray(image)))
+    if image.has_transparency_data:
+        if image.mode in ("La", "RGBa"):
+            image = image.convert("LA" if image.mode == "La" else "RGBA")
+        return _by_strips(image, "RGBA")
+    return _by_strips(image, "RGB")
+
+
+def _by_strips(image: Image.Image, mode: str) -> Pixels:
+    # A photo of 200 megapixels would otherwise be held three times over while it is converted.
+    width, height = image.size
+    pixels = np.empty((height, width, 3), np.uint8)
+    rows = max(1, _STRIP_PIXELS // width)
+    for top in range(0, height, rows):
+        bottom = min(top + rows, height)
+        strip = image if rows >= height else image.crop((0, top, width, bottom))
+        values = np.asarray(strip if strip.mode == mode else strip.convert(mode))
+        pixels[top:bottom] = _on_white(values) if mode == "RGBA" else values
+    return pixels
+
+
+def _on_white(rgba: npt.NDArray[np.uint8]) -> Pixels:
+    alpha = rgba[..., 3:].astype(np.uint16)
+    return ((rgba[..., :3] * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
+
+
+def _grey_to_rgb(grey: npt.NDArray[np.uint8]) -> Pixels:
+    return np.repeat(grey[..., None], 3, axis=2)
+
+
+def _sixteen_to_eight_bit(grey: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
+    table = ((np.arange(65536) + 128) // 257).astype(np.uint8)
+    return table[grey.astype(np.uint16, copy=False)]
+
+
+def _to_eight_bit(grey: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
+    values = np.nan_to_num(grey.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
+    low, high = float(values.min()), float(values.max())
+    ranges = [1.0, 255.0, 65535.0] if grey.dtype.kind == "f" else [255.0, 65535.0]
+    peak = next((peak for peak in ranges if low >= 0 and high <= peak), None)
+    if peak is None:
+        values, peak = values - low, (high - low) or 1.0
+    return np.rint(values * (255.0 / peak)).astype(np.uint8)
+
+
+def _from_array(array: npt.NDArray[Any]) -> Pixels:
+    shape = "x".join(str(side) for side in array.shape)
+    if array.dtype != np.uint8:
+        raise ImageError(f"array {shape} of {array.dtype}: values must be uint8, 0-255")
+    if array.ndim == 4:
+        raise ImageError(f"array {shape}: give a batch as a list of HxWx3 images")
+    channels = array.shape[2] if array.ndim == 3 else 1
+    if array.ndim not in (2, 3) or channels not in (1, 3, 4):
+        hint = " (this one looks like CxHxW)" if array.ndim == 3 and array.shape[0] in (1, 3, 4) else ""
+        raise ImageError(f"array {shape}: must be HxWx3, HxWx4 or HxW{hint}")
+    if array.size == 0:
+        raise ImageError(f"array {shape}: has no pixels")
+    if channels == 4:
+        return _on_white(array)
+    if channels == 1:
+        return _grey_to_rgb(array.reshape(array.shape[:2]))
+    return np.ascontiguousarray(array)
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.splitlines())

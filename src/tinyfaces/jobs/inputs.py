@@ -1,0 +1,107 @@
+"""From what a user names (files, folders, globs) to the images and videos meant."""
+
+import glob
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tinyfaces.detection.images import SUFFIXES
+
+VIDEO_SUFFIXES = frozenset(".3gp .avi .flv .m2ts .m4v .mkv .mov .mp4 .mpeg .mpg .mts .ogv .ts .webm .wmv".split())
+"""Files that are taken for videos."""
+CONTAINERS = {
+    ".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska", ".webm": "webm",
+    ".ts": "mpegts", ".mts": "mpegts", ".m2ts": "mpegts",
+}  # fmt: skip
+"""Kinds of video that are written, as FFmpeg calls them."""
+_OTHER_CONTAINER = ".mkv"  # takes nearly everything
+
+_TAKEN = SUFFIXES | VIDEO_SUFFIXES
+
+
+@dataclass(frozen=True)
+class InputFile:
+    """An image or video to read. name: its path below the folder given, or below what all files given share; for output files."""
+
+    path: Path
+    name: Path
+
+    @property
+    def is_video(self) -> bool:
+        """By its name's ending."""
+        return self.path.suffix.lower() in VIDEO_SUFFIXES
+
+    @property
+    def written_name(self) -> Path:
+        """Its name when it is written again: the same, but .mkv for videos of a kind that can't be written."""
+        if not self.is_video or self.path.suffix.lower() in CONTAINERS:
+            return self.name
+        return self.name.with_suffix(_OTHER_CONTAINER)
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """files: what was found, each file once, in the order given, folders sorted. problems: a line for each path given that
+    leads to no file."""
+
+    files: list[InputFile]
+    problems: list[str]
+
+
+def find_inputs(given: Sequence[str], recursive: bool) -> Inputs:
+    """Resolve files, folders (with `recursive` all below them) and glob patterns (`**` allowed)."""
+    found: list[InputFile] = []
+    problems: list[str] = []
+    single: list[Path] = []
+    for text in given:
+        path = Path(text)
+        if path.is_dir():
+            inside = _files_in(path, recursive)
+            if not inside:
+                deeper = "" if recursive else " (--recursive looks into the folders below)"
+                problems.append(f"{text}: no images or videos in this folder{deeper}")
+            found += [InputFile(file, file.relative_to(path)) for file in inside]
+        elif not os.path.lexists(path) and glob.has_magic(text):
+            matches = sorted(Path(match) for match in glob.glob(text, recursive=True))
+            files = [match for match in matches if match.suffix.lower() in _TAKEN and match.is_file()]
+            if not files:
+                problems.append(f"{text}: no image or video matches this pattern")
+            single += files
+            found += [InputFile(file, file) for file in files]
+        elif not os.path.lexists(path):
+            problems.append(f"{text}: no such file")
+        else:
+            single.append(path)
+            found.append(InputFile(path, path))
+    shared = Path(os.path.commonpath([file.absolute().parent for file in single])) if single else Path()
+    lone = {file: file.absolute().relative_to(shared) for file in single}
+    return Inputs(list(_once(InputFile(f.path, lone.get(f.name, f.name)) for f in found)), problems)
+
+
+def outside(files: Iterable[InputFile], folder: Path) -> list[InputFile]:
+    """The files but those that lie in `folder`, where that is below a folder given: an earlier run's output."""
+    kept = []
+    for file in files:
+        path = file.path.absolute()
+        inside = folder.absolute() in path.parents and len(file.name.parts) > len(path.relative_to(folder.absolute()).parts)
+        if not inside:
+            kept.append(file)
+    return kept
+
+
+def _files_in(folder: Path, recursive: bool) -> list[Path]:
+    entries = folder.rglob("*") if recursive else folder.iterdir()
+    try:
+        return sorted(entry for entry in entries if entry.suffix.lower() in _TAKEN and entry.is_file())
+    except OSError:
+        return []
+
+
+def _once(files: Iterable[InputFile]) -> Iterable[InputFile]:
+    seen: set[Path] = set()
+    for file in files:
+        key = file.path.absolute()
+        if key not in seen:
+            seen.add(key)
+            yield file

@@ -1,0 +1,114 @@
+"""Making faces unrecognisable: the pixels under a mask are replaced by a few averages, or by one colour."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import numpy.typing as npt
+
+METHODS = ("blur", "pixelate", "solid")
+SHAPES = ("ellipse", "box")
+
+_CELLS = 5  # across the covered area of a large face, whatever its size: so much of it remains
+_SMALLEST_CELL = 4  # pixels
+_MARGIN = 2.0  # pixels beyond the enlarged box: boxes of tiny faces are as inexact as that
+_BLUR = 0.65  # standard deviation of the blur, in cells
+
+
+@dataclass(frozen=True)
+class Covering:
+    """How faces are covered.
+
+    method: "blur" or "pixelate" leave averages over cells, at most 5 across a face, of 4 pixels or more: the larger a
+    face, the larger they are. "solid" leaves nothing. shape: "ellipse" or "box". enlarge: how much larger than the
+    face's box, in each direction, the covered area is; from 1.42 on the ellipse holds all of the box.
+
+    Raises ValueError for others.
+    """
+
+    method: str = "blur"
+    shape: str = "ellipse"
+    enlarge: float = 1.45
+
+    def __post_init__(self) -> None:
+        if self.method not in METHODS:
+            raise ValueError(f"method '{self.method}': choose from {', '.join(METHODS)}")
+        if self.shape not in SHAPES:
+            raise ValueError(f"shape '{self.shape}': choose from {', '.join(SHAPES)}")
+        if not 1 <= self.enlarge <= 4:
+            raise ValueError(f"enlarge {self.enlarge}: must be within 1-4")
+
+
+@dataclass(frozen=True)
+class Plane:
+    """One channel to cover. values: HxW, of any type, changed in place. step_x, step_y: pixels of the image per value (2 for
+    halved colour). blank: the value that "solid" puts there."""
+
+    values: npt.NDArray[np.generic]
+    step_x: float
+    step_y: float
+    blank: float
+
+
+def cover(planes: Sequence[Plane], boxes: npt.NDArray[np.float32], covering: Covering) -> None:
+    """Cover faces in an image given as planes, in place. boxes: (N, 4) in pixels of the image; may reach beyond it."""
+    for x1, y1, x2, y2 in boxes.astype(np.float64).tolist():
+        half_x = (x2 - x1) / 2 * covering.enlarge + _MARGIN
+        half_y = (y2 - y1) / 2 * covering.enlarge + _MARGIN
+        centre = ((x1 + x2) / 2, (y1 + y2) / 2)
+        cells = tuple(int(np.clip(2 * half // _SMALLEST_CELL, 1, _CELLS)) for half in (half_x, half_y))
+        for plane in planes:
+            _cover_one(plane, centre, (half_x, half_y), cells, covering)
+
+
+def _cover_one(
+    plane: Plane, centre: tuple[float, float], half: tuple[float, float], cells: tuple[int, ...], covering: Covering
+) -> None:
+    height, width = plane.values.shape[:2]
+    x, y = centre[0] / plane.step_x, centre[1] / plane.step_y
+    # Half a value more, so that those only partly within are covered too.
+    half_x, half_y = half[0] / plane.step_x + 0.5, half[1] / plane.step_y + 0.5
+    left, right = max(0, int(np.floor(x - half_x))), min(width, int(np.ceil(x + half_x)))
+    top, bottom = max(0, int(np.floor(y - half_y))), min(height, int(np.ceil(y + half_y)))
+    if left >= right or top >= bottom:
+        return
+    area = plane.values[top:bottom, left:right]
+    if covering.method == "solid":
+        filled = np.full(area.shape, plane.blank, np.float64)
+    else:
+        filled = _averaged(area, cells, smooth=covering.method == "blur")
+    if np.issubdtype(area.dtype, np.integer):
+        filled = np.rint(filled)
+    if covering.shape == "box":
+        area[:] = filled.astype(area.dtype)
+        return
+    across = (np.arange(left, right) + 0.5 - x) / half_x
+    down = (np.arange(top, bottom) + 0.5 - y) / half_y
+    inside = across**2 + down[:, None] ** 2 <= 1
+    area[inside] = filled[inside].astype(area.dtype)
+
+
+def _averaged(area: npt.NDArray[np.generic], cells: tuple[int, ...], smooth: bool) -> npt.NDArray[np.float64]:
+    """The area HxW from its averages over at most `cells` (across, down), as blocks or blurred."""
+    height, width = area.shape
+    columns, rows = min(cells[0], width), min(cells[1], height)
+    means = _means(height, rows) @ area.astype(np.float64) @ _means(width, columns).T
+    return np.asarray(_spread(height, rows, smooth) @ means @ _spread(width, columns, smooth).T)
+
+
+@lru_cache(maxsize=2048)
+def _means(size: int, cells: int) -> npt.NDArray[np.float64]:
+    """The weights (cells, size) with which each of `size` values counts in the mean of each cell."""
+    of_cell = np.arange(size) * cells // size == np.arange(cells)[:, None]
+    return np.asarray(of_cell / of_cell.sum(axis=1, keepdims=True))
+
+
+@lru_cache(maxsize=2048)
+def _spread(size: int, cells: int, smooth: bool) -> npt.NDArray[np.float64]:
+    """The weights (size, cells) with which each cell counts at each of `size` places."""
+    if not smooth:
+        return np.asarray(np.arange(size)[:, None] * cells // size == np.arange(cells), np.float64)
+    places = (np.arange(size) + 0.5) / size * cells
+    weights = np.exp(-0.5 * ((places[:, None] - np.arange(cells) - 0.5) / _BLUR) ** 2)
+    return np.asarray(weights / weights.sum(axis=1, keepdims=True))

@@ -1,0 +1,260 @@
+"""Faces followed through the frames of a video: an id for each, and no flashing where a face is missed for some frames."""
+
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tinyfaces.detection.faces import Faces
+
+LONGEST_GAP = 10
+"""Frames without a face between two with it that are bridged."""
+HELD = 3
+"""Frames before a face's first and after its last in which its place counts as a face's too."""
+
+_SMOOTHING = 2
+_SMOOTHING_WEIGHTS = np.array([1, 2, 3, 2, 1], np.float64)
+_SAME_FACE = 1.5  # distance, in sides of a face, at which what ends and what begins are one track
+_MAYBE_SAME_FACE = 3.0  # the same, where it is only about covering the frames between
+_MAYBE_SAME_FACE_ONE_MISSED = 8.0  # the same where that is a single frame
+_SIZE_RATIO = 2.0
+_FORGOTTEN_AFTER = 90  # frames
+
+Box = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class TrackedFaces:
+    """The faces of one frame.
+
+    time: of the frame, in seconds. faces: those found, and those bridged between two frames in which they were found.
+    tracks: (N,) int64, the same number for the same face in all frames. found: (N,) bool, false where bridged.
+    covers: (M, 4) float32, what hides all of them: boxes smoothed over time, never smaller than the faces', and those of
+    faces about to come or just gone.
+    """
+
+    time: float
+    faces: Faces
+    tracks: npt.NDArray[np.int64]
+    found: npt.NDArray[np.bool_]
+    covers: npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class _Seen:
+    box: Box
+    score: float
+    found: bool
+
+
+@dataclass
+class _Frame:
+    time: float
+    seen: dict[int, _Seen] = field(default_factory=dict)
+    held: list[Box] = field(default_factory=list)
+
+
+@dataclass
+class _Track:
+    number: int
+    last: int
+    box: Box
+    score: float
+    speed: npt.NDArray[np.float64]
+
+
+class Tracker:
+    """Takes the faces of frame after frame, and gives them back with ids some frames later, when all about them is known.
+
+    ByteTrack gives the ids; what it loses is linked by distance. rate: frames per second, about. threshold: the
+    detector's. Raises ImportError without the extra `video`.
+    """
+
+    delay = LONGEST_GAP + 1 + _SMOOTHING
+    """Frames between one given and the one that comes back."""
+
+    def __init__(self, rate: float, threshold: float) -> None:
+        from supervision import Detections
+        from trackers import ByteTrackTracker
+
+        sure = threshold + (1 - threshold) / 4
+        self._detections = Detections
+        self._byte_track = ByteTrackTracker(
+            frame_rate=rate, track_activation_threshold=sure, high_conf_det_threshold=sure, minimum_consecutive_frames=1
+        )
+        self._frames: deque[_Frame] = deque()
+        self._first = 0  # number of the first frame in _frames
+        self._next = 0  # number of the next frame to come
+        self._given = 0  # frames given back
+        self._tracks: dict[int, _Track] = {}
+        self._numbers: dict[int, int] = {}  # ByteTrack's ids to ours
+        self._tracks_so_far = 0
+
+    @property
+    def tracks_so_far(self) -> int:
+        """How many faces were told apart up to now."""
+        return self._tracks_so_far
+
+    def push(self, faces: Faces, time: float) -> TrackedFaces | None:
+        """Add the faces of the next frame; gives the frame `delay` before it, if there is one. time: in seconds, rising."""
+        now = self._next
+        self._next += 1
+        self._frames.append(_Frame(time))
+        identities = self._identify(faces, time)
+        boxes = faces.boxes.astype(np.float64)
+        starts = []
+        for row, identity in enumerate(identities):
+            number = self._numbers.get(identity) if identity >= 0 else None
+            if number is None or number not in self._tracks or self._tracks[number].last == now:
+                starts.append(row)
+            else:
+                self._go_on(self._tracks[number], now, boxes[row], float(faces.scores[row]))
+        self._begin(starts, identities, boxes, faces.scores, now)
+        self._hold_and_forget(now)
+        return self._settled() if now - self._given >= self.delay else None
+
+    def finish(self) -> Iterator[TrackedFaces]:
+        """The frames that are left."""
+        while self._given < self._next:
+            yield self._settled()
+
+    def _identify(self, faces: Faces, time: float) -> list[int]:
+        """ByteTrack's id of each face, -1 for none."""
+        detections = self._detections(
+            xyxy=faces.boxes, confidence=faces.scores, class_id=np.zeros(len(faces), np.int64),
+            data={"row": np.arange(len(faces))},
+        )  # fmt: skip
+        tracked: Any = self._byte_track.update(detections, timestamp=time)
+        identities = [-1] * len(faces)
+        for row, identity in zip(tracked.data.get("row", ()), tracked.tracker_id, strict=True):
+            identities[int(row)] = int(identity)
+        return identities
+
+    def _go_on(self, track: _Track, now: int, box: Box, score: float) -> None:
+        gap = now - track.last
+        if gap <= LONGEST_GAP + 1:
+            for number, between in self._between(track.last, track.box, now, box):
+                self._at(number).seen[track.number] = _Seen(between, min(score, track.score), False)
+            track.speed = (track.speed + (_centre(box) - _centre(track.box)) / gap) / 2
+        else:
+            track.speed = np.zeros(2)
+        # It may have jumped rather than moved: in the gap it is where it was, where it will be, or between.
+        self._hold_before(now, box, track.last)
+        track.last, track.box, track.score = now, box, score
+        self._at(now).seen[track.number] = _Seen(box, score, True)
+
+    def _begin(self, starts: list[int], identities: list[int], boxes: Box, scores: npt.NDArray[np.float32], now: int) -> None:
+        """Give the faces at `starts` a track: that of a face lost nearby a moment ago, or one of their own."""
+        ends = [track for track in self._tracks.values() if 0 < now - track.last <= LONGEST_GAP + 1]
+        linked = _nearest(boxes[starts], ends, now, loose=False)
+        for place, row in enumerate(starts):
+            box, score = boxes[row], float(scores[row])
+            track = linked.get(place)
+            if track is not None:
+                self._go_on(track, now, box, score)
+            else:
+                track = _Track(self._tracks_so_far, now, box, score, np.zeros(2))
+                self._tracks_so_far += 1
+                self._tracks[track.number] = track
+                self._at(now).seen[track.number] = _Seen(box, score, True)
+                self._hold_before(now, box)
+            if identities[row] >= 0:
+                self._numbers[identities[row]] = track.number
+        # A new face that may be one just lost, too far off to tell: whichever it is, nothing between is left uncovered.
+        alone = [row for place, row in enumerate(starts) if place not in linked]
+        ends = [track for track in ends if track.last < now]
+        for place, end in _nearest(boxes[alone], ends, now, loose=True).items():
+            for number, between in self._between(end.last, end.box, now, boxes[alone[place]]):
+                self._at(number).held.append(between)
+
+    def _between(self, first: int, box: Box, last: int, other: Box) -> Iterator[tuple[int, Box]]:
+        for number in range(first + 1, last):
+            share = (number - first) / (last - first)
+            yield number, box + (other - box) * share
+
+    def _hold_before(self, now: int, box: Box, last: int = -1) -> None:
+        for number in range(max(self._given, now - HELD, last + 1), now):
+            self._at(number).held.append(box)
+
+    def _hold_and_forget(self, now: int) -> None:
+        frame = self._at(now)
+        for track in list(self._tracks.values()):
+            missed = now - track.last
+            if 0 < missed <= HELD:
+                moved = track.box + np.tile(track.speed * missed, 2)
+                frame.held.append(_union(track.box, moved))
+            elif missed > _FORGOTTEN_AFTER:
+                del self._tracks[track.number]
+        if len(self._numbers) > 2 * len(self._tracks) + 100:
+            self._numbers = {theirs: ours for theirs, ours in self._numbers.items() if ours in self._tracks}
+
+    def _settled(self) -> TrackedFaces:
+        number = self._given
+        frame = self._at(number)
+        self._given += 1
+        covers = [self._smoothed(number, track) for track in frame.seen] + frame.held
+        while self._first < self._given - _SMOOTHING:
+            self._frames.popleft()
+            self._first += 1
+        seen = list(frame.seen.values())
+        return TrackedFaces(
+            frame.time,
+            Faces(np.array([face.box for face in seen]), np.array([face.score for face in seen])),
+            np.array(list(frame.seen), np.int64),
+            np.array([face.found for face in seen], np.bool_),
+            np.array(covers, np.float32).reshape(-1, 4),
+        )
+
+    def _smoothed(self, number: int, track: int) -> Box:
+        """A face's box, its centre averaged and its size the largest over the frames around, and never less than itself."""
+        own = self._at(number).seen[track].box
+        boxes, weights = [], []
+        for offset, weight in zip(range(-_SMOOTHING, _SMOOTHING + 1), _SMOOTHING_WEIGHTS, strict=True):
+            if self._first <= number + offset < self._next:
+                seen = self._at(number + offset).seen.get(track)
+                if seen is not None:
+                    boxes.append(seen.box)
+                    weights.append(weight)
+        around = np.array(boxes)
+        centre = np.average((around[:, :2] + around[:, 2:]) / 2, axis=0, weights=weights)
+        half = (around[:, 2:] - around[:, :2]).max(axis=0) / 2
+        return _union(own, np.concatenate([centre - half, centre + half]))
+
+    def _at(self, number: int) -> _Frame:
+        return self._frames[number - self._first]
+
+
+def _nearest(boxes: Box, ends: list[_Track], now: int, *, loose: bool) -> dict[int, _Track]:
+    """Which of the boxes (N, 4) goes on with which of the tracks that ended: nearest first, each once."""
+    if not len(boxes) or not ends:
+        return {}
+    last = np.array([track.box for track in ends])
+    gaps = np.array([now - track.last for track in ends], np.float64)
+    moved = (last[:, :2] + last[:, 2:]) / 2 + np.array([track.speed for track in ends]) * gaps[:, None]
+    centres = (boxes[:, :2] + boxes[:, 2:]) / 2
+    side, last_side = (np.sqrt(np.maximum((b[:, 2:] - b[:, :2]).prod(axis=1), 1e-6)) for b in (boxes, last))
+    mean_side = (side[:, None] + last_side) / 2
+    distance = np.linalg.norm(centres[:, None] - moved, axis=2) / mean_side
+    far = np.where(gaps <= 2, _MAYBE_SAME_FACE_ONE_MISSED, _MAYBE_SAME_FACE)
+    limit = far if loose else np.full(len(ends), _SAME_FACE)
+    ratio = side[:, None] / last_side
+    allowed = (distance <= limit) & (ratio < _SIZE_RATIO) & (ratio > 1 / _SIZE_RATIO)
+    pairs: dict[int, _Track] = {}
+    taken: set[int] = set()
+    for flat in np.argsort(distance, axis=None, kind="stable"):
+        row, column = divmod(int(flat), len(ends))
+        if allowed[row, column] and row not in pairs and column not in taken:
+            pairs[row] = ends[column]
+            taken.add(column)
+    return pairs
+
+
+def _centre(box: Box) -> npt.NDArray[np.float64]:
+    return (box[:2] + box[2:]) / 2
+
+
+def _union(box: Box, other: Box) -> Box:
+    return np.concatenate([np.minimum(box[:2], other[:2]), np.maximum(box[2:], other[2:])])

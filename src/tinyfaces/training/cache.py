@@ -1,0 +1,85 @@
+"""Photos decoded once into one memory-mapped file, so that no training step waits for a decoder."""
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from itertools import repeat
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from rich.progress import track
+
+from tinyfaces.data.annotations import AnnotatedImage, AnnotationError
+from tinyfaces.detection.images import read_image
+
+
+@dataclass(frozen=True)
+class ImageCache:
+    """Random access to decoded photos.
+
+    pixels: one flat uint8 memory map; image i starts at offsets[i] and is heights[i] x widths[i] x 3, RGB.
+    """
+
+    pixels: npt.NDArray[np.uint8]
+    offsets: npt.NDArray[np.int64]
+    heights: npt.NDArray[np.int64]
+    widths: npt.NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.offsets)
+
+    def __getitem__(self, index: int) -> npt.NDArray[np.uint8]:
+        height, width, start = int(self.heights[index]), int(self.widths[index]), int(self.offsets[index])
+        return self.pixels[start : start + height * width * 3].reshape(height, width, 3)
+
+
+def open_cache(images: Sequence[AnnotatedImage], folder: Path, workers: int | None = None) -> ImageCache:
+    """Open the cache of `images` in `folder`, decoding them into it first if it isn't there yet.
+
+    A photo listed twice is in it once. The file's name is a digest of the images' paths and sizes in bytes, so changed
+    photos make a new cache. It is written under another name and renamed when complete. Raises AnnotationError where a
+    photo's size isn't the one that its annotation states, ImageError where one cannot be decoded.
+    """
+    listed = {(image.path, image.width, image.height): image for image in images}
+    place_of = {name: place for place, name in enumerate(listed)}
+    places = [place_of[image.path, image.width, image.height] for image in images]
+    distinct = list(listed.values())
+    heights = np.array([image.height for image in distinct], np.int64)
+    widths = np.array([image.width for image in distinct], np.int64)
+    sizes = heights * widths * 3
+    offsets = np.concatenate([[0], np.cumsum(sizes)])
+    target = folder / f"{_digest(distinct)}.rgb"
+    if not target.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        partial = target.with_suffix(f".partial{os.getpid()}")
+        try:
+            with partial.open("wb") as file:
+                file.truncate(int(offsets[-1]))
+            with ProcessPoolExecutor(workers) as pool:
+                written = pool.map(_decode_into, repeat(partial), offsets[:-1].tolist(), distinct, chunksize=8)
+                for _ in track(written, "decoding photos", total=len(distinct)):
+                    pass
+            partial.replace(target)
+        finally:
+            partial.unlink(missing_ok=True)
+    return ImageCache(np.memmap(target, np.uint8, "r"), offsets[places], heights[places], widths[places])
+
+
+def _decode_into(file: Path, start: int, image: AnnotatedImage) -> None:
+    photo = read_image(image.path)
+    if photo.shape[:2] != (image.height, image.width):
+        raise AnnotationError(
+            f"{image.path}: is {photo.shape[1]}x{photo.shape[0]}, its annotation says {image.width}x{image.height}"
+        )
+    with file.open("r+b") as cache:
+        cache.seek(start)
+        cache.write(photo.data)
+
+
+def _digest(images: Sequence[AnnotatedImage]) -> str:
+    facts = [(str(image.path.resolve()), image.path.stat().st_size) for image in images]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]

@@ -1,0 +1,97 @@
+"""What a run leaves behind: averaged weights, checkpoints that are never half-written, and its numbers; and how both are read."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from tinyfaces.training.networks.proposal_network import VARIANTS, ProposalNetwork
+from tinyfaces.training.networks.second_stage_networks import Discriminator, Generator, make_networks
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
+
+def save_atomically(state: dict[str, Any], path: Path) -> None:
+    """Write a checkpoint so that a kill at any moment leaves the old or the new one, whole."""
+    partial = path.with_suffix(".partial")
+    torch.save(state, partial)
+    partial.replace(path)
+
+
+def load_network(path: Path) -> tuple[ProposalNetwork, str]:
+    """The network in evaluation mode and its variant's name, of a training checkpoint or of a .safetensors file that
+    `export` wrote. Raises ValueError with one line that names the file."""
+    settings, weights = _read(path, "a proposal network", "variant")
+    if "parts" in settings:
+        raise ValueError(f"{path}: holds a generator and a discriminator, not a proposal network")
+    try:
+        network = ProposalNetwork(VARIANTS[settings["variant"]])
+        network.load_state_dict(weights)
+    except (KeyError, RuntimeError) as error:
+        raise ValueError(f"{path}: cannot be read ({' '.join(str(error).split())[:200]})") from None
+    return network.eval(), settings["variant"]
+
+
+def load_second_stage(path: Path) -> tuple[Generator, Discriminator, dict[str, str]]:
+    """Generator and discriminator in evaluation mode, and the settings `variant` and `parts`, of a checkpoint of `train gan`
+    or of a .safetensors file that `export` wrote. Raises ValueError with one line that names the file."""
+    settings, weights = _read(path, "a second stage", "parts")
+    try:
+        generator, discriminator = make_networks(settings["variant"], settings["parts"])
+        nn.ModuleDict({"generator": generator, "discriminator": discriminator}).load_state_dict(weights)
+    except (KeyError, RuntimeError) as error:
+        raise ValueError(f"{path}: cannot be read ({' '.join(str(error).split())[:200]})") from None
+    return generator.eval(), discriminator.eval(), settings
+
+
+def _read(path: Path, what: str, needed: str) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """Settings and averaged weights of a checkpoint or of a .safetensors file."""
+    try:
+        if path.suffix == ".safetensors":
+            with safe_open(path, "pt") as file:
+                settings = dict(file.metadata() or {})
+            weights = load_file(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+            settings = {name: value for name, value in state.items() if isinstance(value, str)}
+            weights = state.get("average")
+    except FileNotFoundError:
+        raise ValueError(f"{path}: no such file") from None
+    except Exception as error:  # a damaged file makes torch and safetensors raise nearly anything
+        raise ValueError(f"{path}: cannot be read as weights ({type(error).__name__})") from None
+    if needed not in settings or weights is None:
+        raise ValueError(f"{path}: not weights of {what}, '{'average' if needed in settings else needed}' is missing")
+    return settings, weights
+
+
+def is_second_stage(path: Path) -> bool:
+    """Whether a checkpoint or .safetensors file holds generator and discriminator. Raises ValueError where it cannot be read."""
+    return "parts" in _read(path, "a network", "variant")[0]
+
+
+def log(out: Path, writer: "SummaryWriter", step: int, seconds: float, numbers: Mapping[str, float]) -> None:
+    """Append a line to log.jsonl and the same numbers to TensorBoard."""
+    with (out / "log.jsonl").open("a") as file:
+        rounded = {name: round(float(value), 5) for name, value in numbers.items()}
+        file.write(json.dumps({"step": step, "seconds": round(seconds, 1), **rounded}) + "\n")
+    for name, value in numbers.items():
+        writer.add_scalar(name, value, step)
+
+
+@torch.no_grad()
+def update_average(average: nn.Module, network: nn.Module, step: int, decay: float) -> None:
+    """Move the averaged weights towards the network's, faster in the first steps; counters and statistics too."""
+    pace = 1 - min(decay, (1 + step) / (10 + step))
+    pairs = list(zip(average.state_dict().values(), network.state_dict().values(), strict=True))
+    values = [pair for pair in pairs if pair[0].is_floating_point()]
+    if values:  # bilinear enlargement has none
+        torch._foreach_lerp_([kept for kept, _ in values], [new for _, new in values], pace)
+    for kept, new in pairs:
+        if not kept.is_floating_point():
+            kept.copy_(new)

@@ -1,0 +1,134 @@
+"""Export of trained weights: ONNX for inference, safetensors for fine-tuning."""
+
+import copy
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from safetensors.torch import save
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from tinyfaces.detection.crops import HIGH_SIDE, LOW_SIDE
+from tinyfaces.detection.runtime import DISCRIMINATOR, GENERATOR, PROPOSALS, Ports, int8_file, load_session
+from tinyfaces.files import write_atomically
+from tinyfaces.training.checkpoints import load_network, load_second_stage
+from tinyfaces.training.networks.proposal_network import STRIDES, ProposalNetwork
+from tinyfaces.training.networks.second_stage_networks import Discriminator
+
+_OPSET = 17
+LARGEST_DIFFERENCE = 1e-3
+"""That ONNX Runtime's outputs may have from torch's."""
+
+Network = TypeVar("Network", bound=nn.Module)
+
+
+def fused(network: Network) -> Network:
+    """A copy in which every batch normalisation is part of the convolution before it, and the scaling of pixels
+    too; for inference only."""
+    merged = copy.deepcopy(network).eval()
+    for module in merged.modules():
+        if isinstance(module, nn.Sequential) and len(module) > 1:
+            for place in range(len(module) - 1):
+                convolution, norm = module[place], module[place + 1]
+                if isinstance(convolution, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+                    module[place], module[place + 1] = fuse_conv_bn_eval(convolution, norm), nn.Identity()
+    if isinstance(merged, ProposalNetwork):
+        merged.take_raw_pixels()
+    return merged
+
+
+def export(checkpoint: Path, out: Path) -> float:
+    """Write a proposal network to `out` (ONNX, dynamic batch and size) and the same weights as .safetensors beside it.
+
+    Returns the largest absolute difference of the outputs between torch and ONNX Runtime on noise. Raises ValueError
+    where that is above LARGEST_DIFFERENCE or the checkpoint cannot be used; `out` is not touched then.
+    """
+    network, variant = load_network(checkpoint)
+    axes = {"images": {0: "batch", 2: "height", 3: "width"}}
+    axes |= {f"stride{stride}": {0: "batch", 2: f"height{stride}", 3: f"width{stride}"} for stride in STRIDES}
+    difference = write_onnx(network, PROPOSALS, ((1, 3, 96, 160), (3, 3, 64, 64)), 255.0, axes, out)
+    _write_weights(out.with_suffix(".safetensors"), network, {"variant": variant})
+    return difference
+
+
+def export_second_stage(checkpoint: Path, out: Path) -> float:
+    """Write generator and discriminator to NAME.generator.onnx and NAME.discriminator.onnx (dynamic batch), where `out` is
+    NAME.onnx, and the weights of both as NAME.safetensors.
+
+    Returns the largest absolute difference between torch and ONNX Runtime on noise. Raises ValueError as `export` does.
+    """
+    generator, discriminator, settings = load_second_stage(checkpoint)
+    if settings["parts"] == "none":
+        raise ValueError(f"{checkpoint}: has no generator, and serves the ablation only")
+    largest = 0.0
+    for network, ports, side in ((generator, GENERATOR, LOW_SIDE), (_Heads(discriminator), DISCRIMINATOR, HIGH_SIDE)):
+        axes = {name: {0: "batch"} for name in (ports.input, *ports.outputs)}
+        shapes = ((2, 3, side, side), (5, 3, side, side))
+        largest = max(largest, write_onnx(network, ports, shapes, 1.0, axes, out.with_suffix(f".{ports.kind}.onnx")))
+    both = nn.ModuleDict({"generator": generator, "discriminator": discriminator})
+    _write_weights(out.with_suffix(".safetensors"), both, settings)
+    return largest
+
+
+class _Heads(nn.Module):
+    """The discriminator with a tuple for its judgement, as ONNX has it."""
+
+    def __init__(self, discriminator: Discriminator) -> None:
+        super().__init__()
+        self.discriminator = discriminator
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        judged = self.discriminator(images)
+        return judged.real, judged.face, judged.box
+
+
+def write_onnx(
+    network: nn.Module,
+    ports: Ports,
+    shapes: Sequence[tuple[int, ...]],
+    largest_input: float,
+    axes: dict[str, dict[int, str]],
+    out: Path,
+) -> float:
+    """Write the fused network as ONNX with the names of `ports` and the dynamic `axes`, and compare it with torch on noise from 0
+    to `largest_input` of the given shapes. Returns the largest absolute difference; raises ValueError where that is above
+    LARGEST_DIFFERENCE, and leaves `out` as it was."""
+    partial = out.with_suffix(".partial.onnx")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        torch.onnx.export(
+            fused(network), (torch.zeros(shapes[0]),), str(partial), input_names=[ports.input], output_names=list(ports.outputs),
+            dynamic_axes=axes, opset_version=_OPSET, dynamo=False,
+        )  # fmt: skip
+        difference = largest_difference(network, partial, ports, shapes, largest_input)
+        if not difference <= LARGEST_DIFFERENCE:
+            raise ValueError(f"{out}: ONNX Runtime's outputs differ from torch's by {difference:.1e}")
+        int8_file(out).unlink(missing_ok=True)  # of the network before
+        partial.replace(out)
+    finally:
+        partial.unlink(missing_ok=True)
+    return difference
+
+
+@torch.no_grad()
+def largest_difference(
+    network: nn.Module, onnx_file: Path, ports: Ports, shapes: Sequence[tuple[int, ...]], largest_input: float
+) -> float:
+    """Largest absolute difference between torch's outputs and ONNX Runtime's, on noise of several shapes."""
+    session = load_session(onnx_file, ports, precision="float32")
+    rng = np.random.default_rng(0)
+    largest = 0.0
+    for shape in shapes:
+        images = rng.uniform(0, largest_input, shape).astype(np.float32)
+        expected = network.eval()(torch.from_numpy(images))
+        for ours, theirs in zip(session.run(images), expected, strict=True):
+            largest = max(largest, float(np.abs(ours - theirs.numpy()).max()))
+    return largest
+
+
+def _write_weights(path: Path, network: nn.Module, settings: dict[str, Any]) -> None:
+    weights = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
+    write_atomically(path, save(weights, settings))

@@ -1,0 +1,208 @@
+"""The second stage: a generator that restores a tiny candidate at four times its size, and the discriminator that judges it.
+
+Paper, sections 3.2-3.4; box head and context in the crop as its authors added in 2019 (Pattern Recognition 94).
+"""
+
+from dataclasses import dataclass, replace
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tinyfaces.detection.crops import FACTOR, HIGH_SIDE, LOW_SIDE
+
+_VGG_MEAN = (0.485, 0.456, 0.406)
+_VGG_SPREAD = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class GanShape:
+    """The numbers that make a variant.
+
+    trunk, blocks: channels and residual blocks of the up-sampling network; raised: channels after each doubling, or none where
+    one deconvolution gives all four times. refine, refine_blocks, refine_raised: the same of the refinement network; patch: side
+    of the squares of pixels that it takes for one place. stages: (channels, convolutions) of each stage of the discriminator, a
+    halving between two; first_stride: of its first convolution; hidden: width of its last shared layer.
+    """
+
+    trunk: int
+    blocks: int
+    raised: tuple[int, ...]
+    refine: int
+    refine_blocks: int
+    refine_raised: tuple[int, ...]
+    patch: int
+    stages: tuple[tuple[int, int], ...]
+    first_stride: int
+    shortcuts: bool
+    hidden: int
+
+
+PAPER = GanShape(
+    trunk=64, blocks=8, raised=(256, 256), refine=64, refine_blocks=8, refine_raised=(256, 256), patch=1,
+    stages=((64, 2), (128, 2), (256, 4), (512, 4), (512, 4)), first_stride=1, shortcuts=False, hidden=512,
+)  # fmt: skip
+SLIM = GanShape(
+    trunk=32, blocks=3, raised=(), refine=32, refine_blocks=2, refine_raised=(), patch=4,
+    stages=((48, 5), (64, 3), (96, 1)), first_stride=4, shortcuts=True, hidden=96,
+)  # fmt: skip
+GAN_VARIANTS = {"paper": PAPER, "slim": SLIM}
+SHALLOW = replace(SLIM, stages=((32, 1), (48, 1), (64, 1)), first_stride=1, shortcuts=False)
+"""A classifier of the low-resolution crop itself: the cheap way that the paper argues against, for the ablation."""
+PARTS = ("srn+rn", "srn", "bilinear", "none")
+"""What stands before the discriminator: the whole generator, its up-sampling network alone, bilinear enlargement, or nothing."""
+
+
+def normalised(inputs: int, outputs: int) -> nn.Sequential:
+    """3x3 convolution and batch normalisation."""
+    return nn.Sequential(nn.Conv2d(inputs, outputs, 3, 1, 1, bias=False), nn.BatchNorm2d(outputs))
+
+
+def striding(inputs: int, outputs: int, stride: int) -> nn.Sequential:
+    """Convolution that reduces by `stride`, 3x3 or as wide as its stride, and batch normalisation."""
+    kernel = max(stride, 3)
+    return nn.Sequential(
+        nn.Conv2d(inputs, outputs, kernel, stride, (kernel - stride + 1) // 2, bias=False), nn.BatchNorm2d(outputs)
+    )
+
+
+class GeneratorBlock(nn.Module):
+    """conv, BN, ReLU, conv, BN around a shortcut (SRGAN's): NxCxHxW to NxCxHxW."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.first = normalised(channels, channels)
+        self.second = normalised(channels, channels)
+
+    def forward(self, features: Tensor) -> Tensor:
+        output: Tensor = features + self.second(F.relu(self.first(features)))
+        return output
+
+
+class UpSampling(nn.Module):
+    """SRN: Nx3xhxw to Nx3x4hx4w, RGB in 0-1. It adds what it learns to the bilinearly enlarged crop."""
+
+    def __init__(self, shape: GanShape) -> None:
+        super().__init__()
+        self.head = nn.Sequential(normalised(3, shape.trunk), nn.ReLU())
+        self.blocks = nn.Sequential(
+            *(GeneratorBlock(shape.trunk) for _ in range(shape.blocks)), normalised(shape.trunk, shape.trunk)
+        )
+        widths = (shape.trunk, *shape.raised)
+        self.raised = nn.Sequential(
+            *(
+                nn.Sequential(nn.ConvTranspose2d(before, after, 2, 2, bias=False), nn.BatchNorm2d(after), nn.ReLU())
+                for before, after in pairwise(widths)
+            )
+        )
+        rest = FACTOR >> len(shape.raised)
+        self.to_rgb = nn.ConvTranspose2d(widths[-1], 3, rest, rest)
+
+    def forward(self, low: Tensor) -> Tensor:
+        features = self.head(low - 0.5)
+        features = F.relu(features + self.blocks(features))
+        enlarged = F.interpolate(low, scale_factor=float(FACTOR), mode="bilinear", align_corners=False)
+        output: Tensor = enlarged + self.to_rgb(self.raised(features))
+        return output
+
+
+class Refinement(nn.Module):
+    """RN: Nx3xHxW to the same, sharper. The last layer has neither normalisation nor activation."""
+
+    def __init__(self, shape: GanShape) -> None:
+        super().__init__()
+        widths = (shape.refine, *shape.refine_raised)
+        raised = [part for before, after in pairwise(widths) for part in (normalised(before, after), nn.ReLU())]
+        patch = shape.patch
+        first = striding(3, shape.refine, patch)
+        self.to_rgb: nn.Conv2d | nn.ConvTranspose2d = nn.Conv2d(widths[-1], 3, 3, 1, 1)
+        if patch > 1:
+            self.to_rgb = nn.ConvTranspose2d(widths[-1], 3, patch, patch)
+        blocks = (GeneratorBlock(shape.refine) for _ in range(shape.refine_blocks))
+        self.layers = nn.Sequential(first, nn.ReLU(), *blocks, *raised)
+
+    def forward(self, image: Tensor) -> Tensor:
+        output: Tensor = image + self.to_rgb(self.layers(image - 0.5))
+        return output
+
+
+class Generator(nn.Module):
+    """SRN then RN: a crop Nx3xhxw, RGB in 0-1, to both outputs Nx3x4hx4w (not clipped to 0-1). No noise input.
+
+    parts: "srn+rn", or for the ablation one of the other PARTS, whose two outputs are the same ("none" gives the crop back).
+    Weights start from N(0, 0.02), the layers that give RGB from a tenth of it: training begins at bilinear enlargement.
+    """
+
+    def __init__(self, shape: GanShape, parts: str = "srn+rn") -> None:
+        super().__init__()
+        enlarged: nn.Module = nn.Upsample(scale_factor=float(FACTOR), mode="bilinear") if parts == "bilinear" else nn.Identity()
+        self.up_sampling = UpSampling(shape) if parts in ("srn", "srn+rn") else enlarged
+        self.refinement = Refinement(shape) if parts == "srn+rn" else nn.Identity()
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+                nn.init.normal_(module.weight, std=0.02)
+        for module in self.modules():
+            if isinstance(module, UpSampling | Refinement):
+                nn.init.normal_(module.to_rgb.weight, std=0.002)
+                nn.init.zeros_(module.to_rgb.bias)  # type: ignore[arg-type]
+
+    def forward(self, low: Tensor) -> tuple[Tensor, Tensor]:
+        enlarged = self.up_sampling(low)
+        return enlarged, self.refinement(enlarged)
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What the discriminator says of N crops: logits (N,) of being real, logits (N,) of being a face, and box (N, 4), the
+    face's centre offset and log size relative to the candidate's box, both in its sides."""
+
+    real: Tensor
+    face: Tensor
+    box: Tensor
+
+
+class Discriminator(nn.Module):
+    """VGG19's layout without the last pooling, three parallel heads in place of its fully connected layers. `slim` takes squares
+    of 4x4 pixels for one place, and most of its layers lie there.
+
+    forward: images Nx3xSxS of the given side S, RGB in 0-1, to a `Judgement`.
+    """
+
+    mean: Tensor
+    spread: Tensor
+
+    def __init__(self, shape: GanShape, side: int = HIGH_SIDE) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(_VGG_MEAN).reshape(1, 3, 1, 1), persistent=False)
+        self.register_buffer("spread", torch.tensor(_VGG_SPREAD).reshape(1, 3, 1, 1), persistent=False)
+        layers: list[nn.Module] = []
+        before, side = 3, side // shape.first_stride
+        for number, (channels, convolutions) in enumerate(shape.stages):
+            if number:
+                layers.append(nn.MaxPool2d(2))
+                side //= 2
+            layers += [striding(before, channels, 1 if number else shape.first_stride), nn.ReLU()]
+            for _ in range((convolutions - 1) // 2 if shape.shortcuts else 0):
+                layers += [GeneratorBlock(channels), nn.ReLU()]
+            for _ in range(0 if shape.shortcuts else convolutions - 1):
+                layers += [normalised(channels, channels), nn.ReLU()]
+            before = channels
+        self.trunk = nn.Sequential(*layers)
+        self.shared = nn.Sequential(nn.Flatten(), nn.Linear(before * side * side, shape.hidden), nn.ReLU())
+        self.real = nn.Linear(shape.hidden, 1)
+        self.face = nn.Linear(shape.hidden, 1)
+        self.box = nn.Linear(shape.hidden, 4)
+        nn.init.zeros_(self.box.weight)
+        nn.init.zeros_(self.box.bias)
+
+    def forward(self, images: Tensor) -> Judgement:
+        features = self.shared(self.trunk((images - self.mean) / self.spread))
+        return Judgement(self.real(features)[:, 0], self.face(features)[:, 0], self.box(features))
+
+
+def make_networks(variant: str, parts: str) -> tuple[Generator, Discriminator]:
+    """Generator and discriminator of a variant, or those of the ablation where `parts` is not the whole generator."""
+    if parts == "none":
+        return Generator(GAN_VARIANTS[variant], parts), Discriminator(SHALLOW, LOW_SIDE)
+    return Generator(GAN_VARIANTS[variant], parts), Discriminator(GAN_VARIANTS[variant])

@@ -1,0 +1,200 @@
+"""The second stage's training: it restores and tells apart, and a killed run ends as an unbroken one."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import fields
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("tensorboard")
+cv2 = pytest.importorskip("cv2")
+
+import tinyfaces.training.second_stage_loop as module  # noqa: E402
+from tinyfaces.training.candidates import Candidates  # noqa: E402
+from tinyfaces.training.second_stage_loop import (  # noqa: E402
+    GanConfig,
+    average_precision,
+    collapse,
+    load_gan_config,
+    make_batch,
+    psnr,
+    train_gan,
+)
+
+
+def _candidates(count=240) -> Candidates:
+    """Faces are discs on a dark ground, the rest squares; each low crop is the reduced high one."""
+    rng = np.random.default_rng(0)
+    high = np.zeros((count, 64, 64, 3), np.uint8)
+    face = np.arange(count) % 2 == 0
+    y, x = np.mgrid[:64, :64]
+    for number in range(count):
+        cx, cy, r = rng.integers(26, 38), rng.integers(26, 38), rng.integers(12, 20)
+        inside = (x - cx) ** 2 + (y - cy) ** 2 < r**2 if face[number] else (abs(x - cx) < r) & (abs(y - cy) < r)
+        high[number] = rng.integers(0, 60)
+        high[number][inside] = rng.integers(120, 256, 3)
+    low = np.stack([cv2.resize(image, (16, 16), interpolation=cv2.INTER_AREA) for image in high])
+    ones = np.ones(count, np.float32)
+    box = np.where(face[:, None], 0.1, 0).astype(np.float32).repeat(4, 1)
+    return Candidates(
+        low, high, np.arange(count, dtype=np.int32), face, ones / 2, ones, 10 * ones, box, np.arange(count, dtype=np.int32) // 2
+    )
+
+
+@pytest.fixture
+def run(monkeypatch, tmp_path):
+    monkeypatch.setattr(module, "read_candidates", lambda folder: _candidates())
+
+    def call(name, **settings):
+        small = {"steps": 6, "pretrain_steps": 2, "batch": 8, "save_every": 3, "evaluate_every": 100, "threads": 1}
+        train_gan(GanConfig(candidates="here", out=str(tmp_path / name), **{**small, **settings}))
+        lines = [json.loads(line) for line in (tmp_path / name / "log.jsonl").read_text().splitlines()]
+        return torch.load(tmp_path / name / "last.pt", weights_only=True), lines
+
+    return call
+
+
+def test_a_resumed_run_ends_in_the_same_state(run, monkeypatch, tmp_path):
+    whole, _ = run("whole")
+    calls, real = 0, module.average_gradients
+
+    def killed(*arguments):
+        nonlocal calls
+        calls += 1
+        if calls == 8:
+            raise KeyboardInterrupt
+        return real(*arguments)
+
+    monkeypatch.setattr(module, "average_gradients", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run("broken")
+    assert torch.load(tmp_path / "broken/last.pt", weights_only=True)["step"] == 3
+    monkeypatch.setattr(module, "average_gradients", real)
+    resumed, _ = run("broken")
+    for network in ("generator", "discriminator", "average"):
+        assert all(torch.equal(resumed[network][name], value) for name, value in whole[network].items())
+
+
+def _command(tmp_path: Path, name: str, **settings) -> list[str]:
+    """A training on candidates that lie in a folder."""
+    folder = tmp_path / "candidates"
+    folder.mkdir(exist_ok=True)
+    data = _candidates(80)
+    np.savez(folder / "00000.npz", **{f.name: getattr(data, f.name) for f in fields(Candidates)})
+    (folder / "manifest.json").write_text(json.dumps({"shards": [{"file": "00000.npz"}]}))
+    (tmp_path / "gan.toml").write_text(f'candidates = "{folder}"\nbatch = 8\nthreads = 1\nevaluate_every = 1000\n')
+    chosen = {"out": tmp_path / name, "pretrain_steps": 4, **settings}
+    options = [text for key, value in chosen.items() for text in ("--set", f"{key}={value}")]
+    return [sys.executable, "-m", "tinyfaces", "train", "gan", "--config", str(tmp_path / "gan.toml"), *options]
+
+
+def test_a_killed_run_loses_only_what_came_after_the_last_checkpoint(tmp_path):
+    last = tmp_path / "killed/last.pt"
+    running = subprocess.Popen(_command(tmp_path, "killed", steps=5000, save_every=4), stdout=subprocess.DEVNULL)
+    for _ in range(600):
+        time.sleep(0.1)
+        if last.exists() or running.poll() is not None:
+            break
+    running.send_signal(signal.SIGKILL)
+    assert running.wait() == -signal.SIGKILL
+    reached = torch.load(last, weights_only=True)["step"]
+    assert reached >= 4 and reached % 4 == 0
+    subprocess.run(_command(tmp_path, "killed", steps=reached + 2, save_every=100), check=True, capture_output=True)
+    assert torch.load(last, weights_only=True)["step"] == reached + 2
+    steps = [json.loads(line)["step"] for line in (tmp_path / "killed/log.jsonl").read_text().splitlines()]
+    assert steps[-1] == reached + 2
+    assert [p.name for p in last.parent.glob("*.partial")] in ([], ["last.partial"])
+
+
+def test_two_processes(tmp_path):
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    command = _command(tmp_path, "two", steps=6)
+    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
+    running = [
+        subprocess.Popen(
+            command, env={**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )
+        for rank in range(2)
+    ]  # fmt: skip
+    for process in running:
+        output = process.communicate(timeout=120)[0]
+        assert process.returncode == 0, output.decode()
+    state = torch.load(tmp_path / "two/last.pt", weights_only=True)
+    assert state["step"] == 6
+    assert all(torch.isfinite(value).all() for value in state["average"].values() if value.is_floating_point())
+
+
+@pytest.mark.parametrize("parts", ["srn", "bilinear", "none"])
+def test_parts_alone_train_too(run, parts):
+    state, lines = run(parts, generator=parts, pretrain_steps=0, steps=4)
+    assert state["parts"] == parts and "face accuracy" in lines[-2]
+    frozen = [name for name in state["generator"] if "weight" in name]
+    assert bool(frozen) == (parts == "srn")
+
+
+def test_the_generator_may_learn_more_seldom_and_a_run_may_begin_from_weights(run, tmp_path):
+    first, _ = run("first")
+    after, lines = run("after", start=str(tmp_path / "first/last.pt"), steps=4, pretrain_steps=0, generator_every=8, lr=1e-4)
+    weights = {name: value for name, value in first["average"].items() if "num_batches" not in name and "running" not in name}
+    moved = {name: (after[name.split(".")[0]][name.split(".", 1)[1]] - value).abs().max() for name, value in weights.items()}
+    # step 0 alone moved the generator, each weight by at most Adam's rate, which warms up; the others moved the discriminator
+    generator = max(change for name, change in moved.items() if name.startswith("generator"))
+    discriminator = max(change for name, change in moved.items() if name.startswith("discriminator"))
+    assert 0 < generator < 1.1e-6 < discriminator
+    (means,) = [line for line in lines if line["step"] == 4 and "pixel" in line]
+    assert means["adversarial"] > 0, "the mean over the steps that have it"
+
+
+def test_it_learns_to_restore_and_to_tell(run):
+    _, lines = run("learns", steps=170, pretrain_steps=70, batch=16, lr=3e-3, ema=0.9, evaluate_every=170)
+    result = next(line for line in reversed(lines) if "ap discriminator" in line)
+    assert result["psnr srn+rn"] > result["psnr bicubic"] + 1
+    assert result["ap discriminator"] > 0.9 > result["ap proposals"] + 0.2
+    joint = [line for line in lines if "real accuracy" in line]
+    assert {"discriminator", "adversarial", "face accuracy", "pixel"} <= set(joint[-1])
+
+
+def test_psnr_and_average_precision_are_their_formulas():
+    a, b = torch.full((1, 3, 4, 4), 0.5), torch.full((1, 3, 4, 4), 0.6)
+    assert psnr(a, b).item() == pytest.approx(20, abs=1e-3)
+    # right at ranks 1 and 3: (1 + 2/3) / 2
+    assert average_precision(np.array([0.9, 0.8, 0.7, 0.1]), np.array([True, False, True, False])) == pytest.approx(5 / 6)
+
+
+def test_mirroring_mirrors_the_box():
+    data = _candidates(40)
+    plain = make_batch(data, np.arange(40), None)
+    mirrored = make_batch(data, np.arange(40), np.random.default_rng(0))
+    flipped = mirrored.box[:, 0] < 0
+    assert flipped.any() and (plain.box[:, 0] > 0).sum() > flipped.sum()
+    light = mirrored.low.mean() / plain.low.mean()
+    assert 0.8 < light < 1.2 and (plain.low.max() <= 1)
+    assert plain.has_target.all() and plain.high.shape == (40, 3, 64, 64)
+
+
+def test_collapse_is_reported():
+    healthy = {"spread": 1.0, "real accuracy": 0.8, "adversarial": 1.0}
+    assert collapse([healthy] * 3) == ""
+    assert "differ" in collapse([{**healthy, "spread": 0.1}] * 3)
+    assert "99.9%" in collapse([{**healthy, "real accuracy": 0.999, "adversarial": 9.0}] * 3)
+
+
+def test_wrong_settings_name_the_file(tmp_path):
+    file = tmp_path / "gan.toml"
+    file.write_text('candidates = "x"\n')
+    assert load_gan_config(file, {"steps": 5}).steps == 5
+    for overrides, word in (({"variant": "huge"}, "huge"), ({"speed": 1}, "speed"), ({"batch": 6}, "multiple of 4")):
+        with pytest.raises(ValueError, match=word) as caught:
+            load_gan_config(file, overrides)
+        assert "gan.toml" in str(caught.value)
