@@ -5,7 +5,7 @@ import json
 import math
 import zlib
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ class AnnotatedImage:
     boxes: (N, 4) float32, xyxy in pixels of the stored image.
     ignore: (N,) bool, true where a box is neither a face to find nor background.
     scores: (N,) float32 in 0-1, how sure the annotation is (1 where the file does not say).
+    hard_negatives: (K, 4) float32, xyxy of background that detectors take for faces, where the file lists any.
     """
 
     path: Path
@@ -38,6 +39,7 @@ class AnnotatedImage:
     boxes: npt.NDArray[np.float32]
     ignore: npt.NDArray[np.bool_]
     scores: npt.NDArray[np.float32]
+    hard_negatives: npt.NDArray[np.float32] = field(default_factory=lambda: np.empty((0, 4), np.float32))
 
     def __len__(self) -> int:
         return len(self.boxes)
@@ -61,8 +63,8 @@ def read_coco(annotations: str | Path, images: str | Path) -> list[AnnotatedImag
     """Read a COCO detection file (json or json.gz) whose `file_name`s are relative to the folder `images`.
 
     `bbox` is x y w h in pixels. A box with `ignore` or `iscrowd` set, or with a side <= 0, is to be ignored; `score` is
-    optional. Of several categories only the one named "face" is read. Images keep the file's order, those without
-    boxes included. Raises AnnotationError when the file is malformed or an image is missing.
+    optional. An image may list `hard_negatives`, each x y w h and perhaps more. Of several categories only the one named
+    "face" is read. Images keep the file's order, those without boxes included. Raises AnnotationError when the file is malformed or an image is missing.
     """
     source, folder = Path(annotations), Path(images)
     content = _read_json(source)
@@ -99,8 +101,18 @@ def read_coco(annotations: str | Path, images: str | Path) -> list[AnnotatedImag
             raise AnnotationError(f"{path}: no such image (listed in {source})")
         mine = order[ends[number] : ends[number + 1]]
         width, height = (_image_side(entry, side, source) for side in ("width", "height"))
-        annotated.append(AnnotatedImage(path, width, height, _to_xyxy(xywh[mine]), ignore[mine], scores[mine].astype(np.float32)))
+        negatives = _to_xyxy(_hard_negatives(entry, source))
+        annotated.append(
+            AnnotatedImage(path, width, height, _to_xyxy(xywh[mine]), ignore[mine], scores[mine].astype(np.float32), negatives)
+        )
     return annotated
+
+
+def _hard_negatives(entry: dict[str, Any], source: Path) -> npt.NDArray[np.float64]:
+    try:
+        return np.array([box[:4] for box in entry.get("hard_negatives", ())], np.float64).reshape(-1, 4)
+    except (TypeError, ValueError):
+        raise AnnotationError(f"{source}: image {entry['id']} has hard_negatives that are not x y w h") from None
 
 
 def dismiss_doubtful(image: AnnotatedImage, below: float) -> AnnotatedImage:

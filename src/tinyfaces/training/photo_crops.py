@@ -46,7 +46,9 @@ class CropSettings:
     size: side in pixels. grids: cells a side of the layouts (1: one photo, 2: mosaic of 2x2, ...) and grid_shares: how often
     each is drawn. small_share: how often the chosen face of a cell gets a height from small_heights, else from all_heights
     (both log-uniform, in pixels). scales: bounds of the resulting scale factor. anywhere_share: how often a cell shows any
-    place of its photo at a scale of 0.25 to 1, as where no face is known, in place of a chosen face. least_height: smaller
+    place of its photo at a scale of 0.25 to 1, as where no face is known, in place of a chosen face. negative_share: how often a
+    cell of a photo that lists hard negatives is laid around one of them, at a scale from own_scales. own_scale_share: how often
+    any other cell has a scale from own_scales, near that of the photo, whatever its face is to become. least_height: smaller
     faces are neither faces nor background. least_piece: what a small photo leaves empty of a cell is filled with others, if
     its sides have so many pixels. least_visible: a face cut more than that is ignored too. turned_share: how often a piece is
     turned by up to `most_turned` degrees; lying_share: by 90. text_share: how often lines of letters, which detectors like to
@@ -61,6 +63,9 @@ class CropSettings:
     all_heights: tuple[float, float] = (8.0, 400.0)
     scales: tuple[float, float] = (0.12, 2.0)
     anywhere_share: float = 0.0
+    negative_share: float = 0.0
+    own_scale_share: float = 0.0
+    own_scales: tuple[float, float] = (0.7, 1.35)
     least_height: float = 4.0
     least_piece: int = 64
     least_visible: float = 0.4
@@ -181,7 +186,11 @@ def cut_cell(
     """
     height, width = cell.shape[:2]
     faces = np.flatnonzero(~image.ignore)
-    if len(faces) and not (settings.anywhere_share and rng.random() < settings.anywhere_share):
+    if len(image.hard_negatives) and settings.negative_share and rng.random() < settings.negative_share:
+        left, top, right, bottom = image.hard_negatives[rng.integers(len(image.hard_negatives))]
+        scale = _log_uniform(rng, settings.own_scales)
+        centre_x, centre_y = (left + right) / 2, (top + bottom) / 2
+    elif len(faces) and not (settings.anywhere_share and rng.random() < settings.anywhere_share):
         left, top, right, bottom = image.boxes[rng.choice(faces)]
         small = rng.random() < settings.small_share
         wanted = _log_uniform(rng, settings.small_heights if small else settings.all_heights)
@@ -190,6 +199,8 @@ def cut_cell(
     else:
         scale = _log_uniform(rng, _SCALES_ANYWHERE)
         centre_x, centre_y = rng.random() * image.width, rng.random() * image.height
+    if settings.own_scale_share and rng.random() < settings.own_scale_share:
+        scale = _log_uniform(rng, settings.own_scales)
 
     x0, out_x, out_w = _place(image.width, centre_x, width, scale, rng)
     y0, out_y, out_h = _place(image.height, centre_y, height, scale, rng)

@@ -42,7 +42,15 @@ ACCURATE = ProposalShape(
     inner=(32, 32, 32, 64),
 )
 FAST = ProposalShape(widths=(16, 16, 32, 48, 64), depths=(1, 1, 1, 0), pyramid=(16, 32, 32, 32))
-VARIANTS = {"accurate": ACCURATE, "fast": FAST}
+THOROUGH = ProposalShape(
+    widths=(32, 64, 96, 160, 224),
+    depths=(2, 4, 3, 2),
+    pyramid=(48, 64, 80, 80),
+    surroundings=128,
+    fine=1,
+    inner=(48, 64, 96, 128),
+)
+VARIANTS = {"fast": FAST, "accurate": ACCURATE, "thorough": THOROUGH}
 
 
 def convolution(
