@@ -1,6 +1,7 @@
 """AP of detectors on photos of places that no training set knows, by face height and in the official subsets.
 
-    python benchmarks/wild_dev.py accurate fast runs/together/thorough.pt scrfd=scrfd_2.5g_kps.onnx --photos data2/photos --data ../shared/data2
+    python benchmarks/wild_dev.py accurate fast:first runs/together/thorough.pt scrfd=scrfd_2.5g_kps.onnx \\
+        --photos data2/photos --data ../shared/data2
 
 A detector is a shipped model's name (both stages; NAME:first for the first alone), a checkpoint or an ONNX file of this project
 (first stage), or scrfd=FILE, yunet=FILE. Photos at original size, the official protocol of WIDER FACE: bands by the height of the
@@ -14,9 +15,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from detectors import Found, Photo, scrfd, yunet
 from rich.progress import track
 
+from detectors import Found, Photo, scrfd, yunet
 from tinyfaces import Detector, read_image
 from tinyfaces.data.annotations import AnnotatedImage, read_coco
 from tinyfaces.evaluation import wider
@@ -40,7 +41,7 @@ def detector_of(name: str, threads: int, precision: str) -> tuple[str, object]:
     first = name.endswith(":first")
     name = name.removesuffix(":first")
     if name.endswith((".pt", ".safetensors")):
-        from tinyfaces.export import export
+        from tinyfaces.training.export import export
 
         model = Path(tempfile.mkdtemp()) / "model.onnx"
         export(Path(name), model)

@@ -68,7 +68,7 @@ def chosen(source: dict[str, Any]) -> list[Labelled]:
 
 
 def packed(photo: Labelled) -> Packed:
-    """The photo as AVIF, reduced so that no side is longer than `side` + 10%; an AVIF that needs no reducing is taken as it is."""
+    """The photo as AVIF, reduced where a side is longer than `side` + 10%; an AVIF that needs no reducing is taken as it is."""
     width, height = photo.image["width"], photo.image["height"]
     name = str(Path(photo.image["file_name"]).with_suffix(".avif"))
     longest = max(width, height)

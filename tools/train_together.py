@@ -2,11 +2,11 @@
 
     python tools/train_together.py configs/together.toml --seconds 600 --workers 15
 
-For a machine with a GPU that is lent for minutes: reads packs (tools/pack.py), decodes them once with all cores, takes in those that
-are made ready meanwhile (`--prepare PACK`), and takes
-a crop from memory to every network, so that making crops, decoding and the teacher's look are paid for once. The rate falls
-with the time left, not with the steps. A checkpoint a minute; the same command goes on from the last one, with the time
-that is left. `--steps N` ends after N steps, for a trial. Runs on a CPU too.
+For a machine with a GPU that is lent for minutes. It reads packs (tools/pack.py), decodes them once with all cores, and takes
+in those that are made ready meanwhile (`--prepare PACK`). Each crop goes to every network, so that making crops, decoding and
+the teacher's look are paid for once. The rate falls with the time left, not with the steps. A checkpoint is written every
+minute; the same command goes on from the last one, with the time that is left. `--steps N` ends after N steps, for a trial.
+Runs on a CPU too.
 """
 
 import argparse
@@ -34,14 +34,13 @@ import torch
 from torch import nn
 
 from tinyfaces.data.annotations import AnnotatedImage, read_coco
-from tinyfaces.data.cache import ImageCache, open_cache
-from tinyfaces.data.crops import Crop, CropBatch, CropDataset, CropSettings
-from tinyfaces.export import load_network
-from tinyfaces.losses import distillation_loss, make_points, proposal_loss
-from tinyfaces.networks.proposals import VARIANTS, ProposalNetwork
+from tinyfaces.training.cache import ImageCache, open_cache
+from tinyfaces.training.checkpoints import load_network, save_atomically, update_average
 from tinyfaces.training.growth import grown
-from tinyfaces.training.proposals import make_optimisers
-from tinyfaces.training.records import save_atomically, update_average
+from tinyfaces.training.losses import distillation_loss, make_points, proposal_loss
+from tinyfaces.training.networks.proposal_network import VARIANTS, ProposalNetwork
+from tinyfaces.training.photo_crops import Crop, CropBatch, CropDataset, CropSettings
+from tinyfaces.training.proposal_loop import make_optimisers
 from tinyfaces.training.settings import Config
 
 _ENDLESS = 1 << 40
@@ -216,8 +215,8 @@ def batches(library: Library, settings: Together, clock: Clock, workers: int, fi
     cuda = torch.cuda.is_available()
     return iter(
         torch.utils.data.DataLoader(
-            dataset, batch_sampler=Endless(), num_workers=workers, collate_fn=CropBatch.of, prefetch_factor=3 if workers else None,
-            worker_init_fn=_one_thread, multiprocessing_context="fork" if workers else None, pin_memory=cuda,
+            dataset, batch_sampler=Endless(), num_workers=workers, collate_fn=CropBatch.of,
+            prefetch_factor=3 if workers else None, worker_init_fn=_one_thread, multiprocessing_context="fork" if workers else None, pin_memory=cuda,
         )
     )  # fmt: skip
 

@@ -64,7 +64,8 @@ def read_coco(annotations: str | Path, images: str | Path) -> list[AnnotatedImag
 
     `bbox` is x y w h in pixels. A box with `ignore` or `iscrowd` set, or with a side <= 0, is to be ignored; `score` is
     optional. An image may list `hard_negatives`, each x y w h and perhaps more. Of several categories only the one named
-    "face" is read. Images keep the file's order, those without boxes included. Raises AnnotationError when the file is malformed or an image is missing.
+    "face" is read. Images keep the file's order, those without boxes included. Raises AnnotationError when the file is
+    malformed or an image is missing.
     """
     source, folder = Path(annotations), Path(images)
     content = _read_json(source)
@@ -73,9 +74,9 @@ def read_coco(annotations: str | Path, images: str | Path) -> list[AnnotatedImag
 
     number_of_image: dict[Any, int] = {}
     for entry in image_entries:
-        for field in ("id", "file_name", "width", "height"):
-            if field not in entry:
-                raise AnnotationError(f"{source}: an image has no '{field}'")
+        for name in ("id", "file_name", "width", "height"):
+            if name not in entry:
+                raise AnnotationError(f"{source}: an image has no '{name}'")
         if not isinstance(entry["id"], int | str):
             raise AnnotationError(f"{source}: an image's id is neither a number nor a text")
         if entry["id"] in number_of_image:

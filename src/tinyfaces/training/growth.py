@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from tinyfaces.networks.proposals import ProposalNetwork, ProposalShape, ResidualBlock, Surroundings
+from tinyfaces.training.networks.proposal_network import ProposalNetwork, ProposalShape, ResidualBlock, Surroundings
 
 
 @torch.no_grad()
