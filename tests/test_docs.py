@@ -192,7 +192,15 @@ def test_pages_stay_short(page, most):
 
 def test_the_readme_goes_from_terms_to_daily_use_to_figures():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    parts = ["## Install and run", "research use", "## Daily commands", "## Python", "## Accuracy", "<!-- test command -->", "## More"]
+    parts = [
+        "## Install and run",
+        "research use",
+        "## Daily commands",
+        "## Python",
+        "## Accuracy",
+        "<!-- test command -->",
+        "## More",
+    ]
     places = [text.index(part) for part in parts]
     assert places == sorted(places)
     for command in re.findall(r"pip install '[^']+'", text):
@@ -205,7 +213,9 @@ def test_wider_face_figures_are_those_that_were_measured(page):
         known = {tuple(row[name] or "–" for name in ("easy", "medium", "hard", "tiny", "micro")) for row in csv.DictReader(file)}
     text = (ROOT / page).read_text(encoding="utf-8").replace("*", "")
     assert "5f8825a" in text
-    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if re.search(r"\| \.\d{3} \|", line)]
+    rows = [
+        [cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if re.search(r"\| \.\d{3} \|", line)
+    ]
     shown = [tuple(cells[1:4] + cells[-2:]) for cells in rows if len(cells) >= 6]
     assert shown and known.issuperset(shown), [row for row in shown if row not in known]
 
