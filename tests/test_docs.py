@@ -210,7 +210,7 @@ def test_the_readme_goes_from_terms_to_daily_use_to_figures():
 @pytest.mark.parametrize("page", ["README.md", "docs/benchmark.md", "docs/model_card.md"])
 def test_wider_face_figures_are_those_that_were_measured(page):
     with (ROOT / "benchmarks/wider_val.csv").open(newline="") as file:
-        known = {tuple(row[name] or "–" for name in ("easy", "medium", "hard", "tiny", "micro")) for row in csv.DictReader(file)}
+        known = {tuple(row[name] or "-" for name in ("easy", "medium", "hard", "tiny", "micro")) for row in csv.DictReader(file)}
     text = (ROOT / page).read_text(encoding="utf-8").replace("*", "")
     assert "5f8825a" in text
     rows = [
