@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tomllib
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -194,7 +195,7 @@ def test_the_readme_goes_from_terms_to_daily_use_to_figures():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     parts = [
         "## Install and run",
-        "research use",
+        "## What you may do",
         "## Daily commands",
         "## Python",
         "## Accuracy",
@@ -205,6 +206,21 @@ def test_the_readme_goes_from_terms_to_daily_use_to_figures():
     assert places == sorted(places)
     for command in re.findall(r"pip install '[^']+'", text):
         assert "'.[" in command or "-e '.[" in command, f"nothing is on an index yet: {command}"
+
+
+def test_package_metadata():
+    assert metadata.version("tinyfaces") == tinyfaces.__version__
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert project["license"] == "Apache-2.0 AND LicenseRef-tinyfaces-weights" and "version" in project["dynamic"]
+    assert "LicenseRef-tinyfaces-weights" in (ROOT / "WEIGHTS_LICENSE.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    "name,keys", [("CITATION.cff", {"cff-version", "title", "authors"}), (".pre-commit-config.yaml", {"repos"})]
+)
+def test_files_of_habit_can_be_read(name, keys):
+    yaml = pytest.importorskip("yaml", reason="comes with the extra: pip install '.[docs]'")
+    assert keys <= yaml.safe_load((ROOT / name).read_text(encoding="utf-8")).keys()
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/benchmark.md", "docs/model_card.md"])
