@@ -121,14 +121,24 @@ def measure_example(compared: Sequence[Compared], photo: np.ndarray, known: np.n
     return results
 
 
+def read_wider() -> list[dict[str, str]]:
+    """AP on WIDER FACE validation, as it was measured: a row per detector."""
+    with WIDER.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def shown(name: str) -> str:
+    """What the page calls a detector: other detectors' files have other names."""
+    titles = {row["name_in_benchmark"]: row["detector"] for row in read_wider()}
+    return name if name.startswith("tinyfaces") else titles.get(name, name)
+
+
 def draw_plot(results: dict[str, Any], out: Path) -> None:
     """AP on WIDER FACE validation, faces up to 16 px, ours in red, against the time of a whole detection at 1024x768."""
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(figsize=(7, 4.2), dpi=110)
-    with WIDER.open(newline="") as file:
-        known = [row for row in csv.DictReader(file) if row["name_in_benchmark"] in results["time"]]
-    for row in known:
+    for row in (row for row in read_wider() if row["name_in_benchmark"] in results["time"]):
         milliseconds, ap = results["time"][row["name_in_benchmark"]]["1024x768"]["whole"], float(row["tiny"])
         own = row["detector"].startswith("tinyfaces")
         axes.scatter(milliseconds, ap, color="#c0392b" if own else "#555555", s=70 if own else 40, zorder=3)
@@ -165,7 +175,7 @@ def draw_example(results: dict[str, Any], one: Compared, photo: np.ndarray, out:
             style = {"color": colour, "linewidth": 2.5, "linestyle": "-" if name.endswith("int8") else ":", "zorder": 3}
         else:
             style = {"color": next(others), "linewidth": 1.1}
-        right.plot(range(len(WIDTHS)), [counts[str(w)][0] for w in WIDTHS], marker="o", markersize=4, label=name, **style)
+        right.plot(range(len(WIDTHS)), [counts[str(w)][0] for w in WIDTHS], marker="o", markersize=4, label=shown(name), **style)
     right.set_xticks(range(len(WIDTHS)), [str(w) for w in WIDTHS])
     right.set_xlabel("width of the photo, px")
     right.set_ylabel("faces found, of 29")
@@ -179,7 +189,7 @@ def ap_table(results: ByName) -> list[str]:
     """A row a detector."""
     columns = list(next(iter(results.values())))
     lines = ["| Detector | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
-    return lines + [f"| {name} | " + " | ".join(f"{ap[c]:.3f}" for c in columns) + " |" for name, ap in results.items()]
+    return lines + [f"| {shown(name)} | " + " | ".join(f"{ap[c]:.3f}" for c in columns) + " |" for name, ap in results.items()]
 
 
 def without_own_fit(results: ByName) -> ByName:
@@ -221,19 +231,20 @@ def as_tables(results: dict[str, Any]) -> str:
         for name, by_size in results["time"].items():
             cells = [f"{by_size[s].get('network', '-')} / {by_size[s]['whole']}" for s in sizes]
             own = by_size["1024x768"].get("network")
-            lines.append(f"| {name} | " + " | ".join(cells) + f" | {own / reference:.2f} |" if own and reference else
-                         f"| {name} | " + " | ".join(cells) + " | - |")  # fmt: skip
+            relative = f"{own / reference:.2f}" if own and reference else "-"
+            lines.append(f"| {shown(name)} | " + " | ".join(cells) + f" | {relative} |")
     if "example" in results:
+        thresholds = "; ".join(f"{shown(name)}: {value:g}" for name, value in results["thresholds"].items() if value)
         lines += [
             "", "### The example photo", "",
             "How many of the 29 faces are found (IoU of at least "
             f"{FOUND_OVERLAP}) at several widths of the photo; `+1` is one false detection. Each detector runs at its default "
-            "threshold: " + ", ".join(f"{name} {value:g}" for name, value in results["thresholds"].items() if value) + ".", "",
+            f"threshold. {thresholds}.", "",
             "| Detector | " + " | ".join(f"{width} px" for width in WIDTHS) + " |", "|---" * (len(WIDTHS) + 1) + "|",
         ]  # fmt: skip
         for name, counts in results["example"].items():
             cells = [f"{counts[str(w)][0]}" + (f" +{counts[str(w)][1]}" if counts[str(w)][1] else "") for w in WIDTHS]
-            lines.append(f"| {name} | " + " | ".join(cells) + " |")
+            lines.append(f"| {shown(name)} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
 
