@@ -147,13 +147,13 @@ def take_screenshots(browser, url: str) -> None:
 def as_table(results: dict) -> str:
     photo, sliding = results["photo_12_mp"], results["sliding"]
     return (
-        f"# The page in Chromium\n\nCommand: `{results['command']}`\n\nMachine: {results['machine']}; Chromium "
+        f"# The page in Chromium\n\n    {results['command']}\n\nMachine: {results['machine']}; Chromium "
         f"{results['chromium']}, headless, without a GPU, on the same cores as the service.\n\n"
         "| | |\n|---|---|\n"
-        f"| photo of 12 megapixels ({photo['faces']}): one detection in Python | {photo['detection_s']} s |\n"
-        f"| the same: from choosing it to the frame with its boxes | {photo['first_boxes_s']} s |\n"
-        f"| the difference, by turns | {photo['extra_s']} s |\n"
-        f"| sliding the threshold over {sliding['faces']}: a frame | median {sliding['median_ms']} ms, 95% within "
+        f"| A photo of 12 megapixels ({photo['faces']}), detected in Python | {photo['detection_s']} s |\n"
+        f"| The same photo on the page, from choosing the file to seeing its boxes | {photo['first_boxes_s']} s |\n"
+        f"| Difference, measured by turns | {photo['extra_s']} s |\n"
+        f"| Time per frame while moving the score slider over {sliding['faces']} | median {sliding['median_ms']} ms, 95% within "
         f"{sliding['p95_ms']} ms, longest {sliding['longest_ms']} ms |\n"
     )
 

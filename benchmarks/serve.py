@@ -262,34 +262,37 @@ def machine(threads: int) -> str:
 
 def as_tables(results: dict) -> str:
     """The numbers in Markdown."""
-    lines = ["# The service under load", "", f"Command: `{results['command']}`", "", f"Machine: {results['machine']}.", ""]
+    lines = ["# The service under load", "", f"    {results['command']}", "", f"Machine: {results['machine']}.", ""]
     if "load" in results:
         lines += [
-            "The example photo as JPEG at 1024, 1024, 960 and 800 pixels, in turn; model `accurate`. The plain call and the",
-            "service took turns, and the clients ran on the same cores as the service; medians of the turns.", "",
-            "| | photos/s | p50 ms | p99 ms | statuses |", "|---|---|---|---|---|",
+            "The clients send the example photo as JPEG, 1024, 1024, 960 and 800 pixels wide, to the model `accurate`. They run",
+            "on the same cores as the service. The Python loop and the service took turns; the table has the medians.", "",
+            "| | Photos per second | p50, ms | p99, ms | Statuses |", "|---|---|---|---|---|",
         ]  # fmt: skip
         for name, row in results["load"].items():
-            title = "plain Python call in a loop" if name == "plain" else f"service, {name} clients"
+            title = "Python loop without the service" if name == "plain" else f"service, {name} client{'s' * (name != '1')}"
             told = statuses_of(row) if "statuses" in row else ""
             lines.append(f"| {title} | {row['per_second']} | {row['p50_ms']} | {row['p99_ms']} | {told} |")
-        lines += ["", f"At 8 clients the service does {results['load']['8']['times_plain']} times what the plain loop does."]
+        lines += [
+            "",
+            f"With 8 clients the service answers {results['load']['8']['times_plain']} times as many photos as the loop.",
+        ]
     if "minute" in results:
         row = results["minute"]
         lines += [
-            "", f"64 clients for {row['seconds']:g} s: {statuses_of(row)}; {row['per_second']} photos/s. Memory of the service "
-            f"from {row['seconds'] / 4:g} s on, MB: first half {row['memory_first_half_mb']}, second half "
-            f"{row['memory_second_half_mb']} on average, most {row['memory_most_mb']}.",
+            "", f"64 clients for {row['seconds']:g} s got {statuses_of(row)} at {row['per_second']} photos per second. From "
+            f"second {row['seconds'] / 4:g} on, the service used {row['memory_first_half_mb']} MB on average in the first half, "
+            f"{row['memory_second_half_mb']} MB in the second half, and {row['memory_most_mb']} MB at most.",
         ]  # fmt: skip
     if "hostile" in results:
-        lines += ["", "| hostile upload | status | ms | message |", "|---|---|---|---|"]
+        lines += ["", "| Hostile upload | Status | ms | Message |", "|---|---|---|---|"]
         lines += [f"| {kind} | {row['status']} | {row['ms']} | {row['detail']} |" for kind, row in results["hostile"].items()]
         tiny, slow = results["tiny"], results["slow"]
         lines += [
-            "", f"{TINY_REQUESTS} requests of one byte: {statuses_of(tiny)} in {tiny['seconds']} s; a photo among them took "
-            f"{tiny['photo_among_them_ms']} ms.",
-            "", f"{slow['senders']} senders that stall: a photo meanwhile took {slow['photo_meanwhile_ms']} ms "
-            f"({slow['photo_meanwhile_status']}).",
+            "", f"{TINY_REQUESTS} requests of one byte got {statuses_of(tiny)} in {tiny['seconds']} s. A photo sent among them "
+            f"took {tiny['photo_among_them_ms']} ms.",
+            "", f"While {slow['senders']} clients stalled in the middle of an upload, a photo took "
+            f"{slow['photo_meanwhile_ms']} ms (status {slow['photo_meanwhile_status']}).",
         ]  # fmt: skip
     return "\n".join(lines) + "\n"
 
