@@ -1,5 +1,8 @@
 """The cascade with networks whose answers are known: what goes through, what comes back, and from whom proposals may come."""
 
+import gc
+import weakref
+
 import numpy as np
 import onnx
 import pytest
@@ -111,26 +114,34 @@ def test_restored_crops(record, toy_model):
     image = paint(64, 96, [(24, 24), (64, 40)])
     image[..., 1] = 255 * (image[..., 0] > 0)
     faces = detector.detect(image)
-    assert len(faces) == 2 and faces.restored.shape == (2, 64, 64, 3) and faces.restored.dtype == np.uint8
-    assert (faces[1:].restored == faces.restored[1:]).all()
-    crop = faces.restored[0]
+    restored = detector.restore(image, faces)
+    assert len(faces) == 2 and restored.shape == (2, 64, 64, 3) and restored.dtype == np.uint8
+    assert (detector.restore(image, faces[1:]) == restored[1:]).all()
+    crop = restored[0]
     assert (crop == crop[::4, ::4].repeat(4, 0).repeat(4, 1)).all(), "this generator repeats pixels"
     assert crop[32, 32, 0] > 200 and crop[2, 2, 0] < 50
-    with pytest.raises(ValueError, match="cannot be restored"):
-        _ = faces.without_image().restored
     with pytest.raises(ValueError, match=r"proposals\+gan"):
-        Detector(toy_model).restore(image, faces.boxes)
+        Detector(toy_model).restore(image, faces)
 
 
-def test_images_given_as_paths_are_read_again(record, toy_model, tmp_path):
-    Image.fromarray(paint(64, 64, [(24, 24)]) // 2 + 127).save(tmp_path / "a.png")
-    image = paint(64, 64, [(24, 24)])
+def test_faces_are_restored_from_a_file_an_image_and_an_array_alike(record, toy_model, tmp_path):
+    image = paint(64, 96, [(0, 0), (64, 40)])
     image[..., 1] = image[..., 0]
-    Image.fromarray(image).save(tmp_path / "b.png")
-    faces = Detector(toy_model, threshold=0.3, stages="proposals+gan").detect(tmp_path / "b.png")
-    before = faces.restored
-    (tmp_path / "b.png").write_bytes((tmp_path / "a.png").read_bytes())
-    assert (faces.restored != before).any()
+    Image.fromarray(image).save(tmp_path / "a.png")
+    detector = Detector(toy_model, threshold=0.3, stages="proposals+gan")
+    faces = detector.detect(image)
+    restored = detector.restore(image, faces)
+    for source in (tmp_path / "a.png", str(tmp_path / "a.png"), Image.open(tmp_path / "a.png")):
+        assert (detector.restore(source, faces) == restored).all()
+
+
+def test_faces_do_not_keep_the_photo_alive(record, toy_model):
+    image = paint(64, 96, [(24, 24)])
+    watched = weakref.ref(image)
+    faces = Detector(toy_model, threshold=0.1, stages="proposals+gan").detect(image)
+    del image
+    gc.collect()
+    assert len(faces) and watched() is None
 
 
 def test_stages(record, toy_model):

@@ -114,12 +114,14 @@ def test_the_second_stage_is_what_was_trained():
 
 def test_restored_faces_are_sharper_and_show_the_same():
     photo, _ = _example(320)
-    faces = Detector(threshold=0.5).detect(photo)[:12]
-    low = np.stack([np.asarray(Image.fromarray(crop).resize((16, 16), Image.Resampling.BOX)) for crop in faces.restored])
+    detector = Detector(threshold=0.5)
+    faces = detector.detect(photo)[:12]
+    restored = detector.restore(photo, faces)
+    low = np.stack([np.asarray(Image.fromarray(crop).resize((16, 16), Image.Resampling.BOX)) for crop in restored])
     seen = low_crops(read_image(photo), faces.boxes)
     assert np.corrcoef(low.ravel(), seen.ravel())[0, 1] > 0.95
     bicubic = np.stack([np.asarray(Image.fromarray(crop).resize((64, 64), Image.Resampling.BICUBIC)) for crop in seen])
-    edges = [np.abs(np.diff(pictures.astype(float).mean(-1), axis=2)).mean() for pictures in (faces.restored, bicubic)]
+    edges = [np.abs(np.diff(pictures.astype(float).mean(-1), axis=2)).mean() for pictures in (restored, bicubic)]
     assert edges[0] > edges[1]
 
 

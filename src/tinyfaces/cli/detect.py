@@ -337,7 +337,7 @@ def results_of(detector: Any, files: list[Any], quiet: bool) -> Iterator[tuple[A
             file, pixels = waiting.popleft()
             height, width = pixels.shape[:2]
             progress.advance(bar)
-            yield ImageResult(file.path, file.name, width, height, faces.without_image()), pixels, None
+            yield ImageResult(file.path, file.name, width, height, faces), pixels, None
         while problems:
             yield None, None, problems.popleft()
 

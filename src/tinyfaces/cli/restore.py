@@ -64,7 +64,7 @@ def restore(
     for result, pixels, problem in results_of(detector, inputs.files, quiet):
         if problem is None:
             faces = result.faces[result.faces.heights <= largest]
-            low, restored = low_crops(pixels, faces.boxes), detector.restore(pixels, faces.boxes)
+            low, restored = low_crops(pixels, faces.boxes), detector.restore(pixels, faces)
             stem = out / result.name.with_suffix("")
             sheet = stem.with_name(f"{stem.name}_restored.png")
             try:

@@ -49,4 +49,4 @@ def in_scene(faces: Faces) -> Faces:
     factor = (1 + company) ** _WEIGHT_OF_COMPANY * np.exp(-_WEIGHT_OF_DIFFERENCE * ratio)
     scores = multiply_odds(faces.scores, factor)
     order = np.argsort(-scores, kind="stable")
-    return Faces(faces.boxes[order], scores[order], faces.restorer)
+    return Faces(faces.boxes[order], scores[order])

@@ -2,13 +2,11 @@
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, Union, overload
 
 import numpy as np
-import numpy.typing as npt
 
 from tinyfaces.detection.boxes import longer_sides, tiles
 from tinyfaces.detection.context import in_scene, lowest_needed
@@ -167,15 +165,15 @@ class Detector:
         return in_scene(self._detect_tiled(image, working, lowest_needed(lowest))).above(lowest)
 
     def _stream(self, sources: Iterable[ImageSource], threshold: float, scale: Scale | None) -> Iterator[Faces | ImageError]:
-        window: list[tuple[ImageSource, Pixels | ImageError]] = []
+        window: list[Pixels | ImageError] = []
         held = 0
         for source in sources:
             try:
                 pixels = read_image(source)
             except ImageError as error:
-                window.append((source, error))
+                window.append(error)
                 continue
-            window.append((source, pixels))
+            window.append(pixels)
             height, width = pixels.shape[:2]
             held += max(1, scale_factor(scale, width, height)) ** 2 * width * height
             if held >= _WINDOW_PIXELS:
@@ -184,30 +182,46 @@ class Detector:
         yield from self._detect_window(window, threshold, scale)
 
     def _detect_window(
-        self, window: Sequence[tuple[ImageSource, Pixels | ImageError]], threshold: float, scale: Scale | None
+        self, window: Sequence[Pixels | ImageError], threshold: float, scale: Scale | None
     ) -> list[Faces | ImageError]:
-        images = [pixels for _, pixels in window if not isinstance(pixels, ImageError)]
+        images = [pixels for pixels in window if not isinstance(pixels, ImageError)]
         if self._second is None:
             found = [faces.above(threshold) for faces in self._propose(images, threshold, scale)]
         else:
             proposals = self._propose(images, self._second.rule.lowest_useful(threshold), scale)
             found = [faces.above(threshold) for faces in self._second.apply(images, proposals)]
         in_order = iter(found)
-        return [
-            pixels if isinstance(pixels, ImageError) else self._restorable(next(in_order), source) for source, pixels in window
-        ]
+        return [pixels if isinstance(pixels, ImageError) else next(in_order) for pixels in window]
 
-    def restore(self, image: ImageSource, boxes: npt.NDArray[np.float32]) -> Pixels:
-        """Boxes (N, 4) of an image, in pixels, each with its context, at four times the 16x16 pixels that the generator sees:
-        (N, 64, 64, 3) uint8 RGB. Raises ValueError where the detector has no second stage, ImageError for an unreadable image."""
+    def restore(self, image: ImageSource | Regions, faces: Faces) -> Pixels:
+        """Restore faces of an image with the second stage's generator.
+
+        What it shows is likely, not known: it is no evidence of who someone is.
+
+        Args:
+            image: What the faces were found in: a path, a PIL image, an array HxWx3 uint8 in RGB order, or an image that is
+                read region by region.
+            faces: Which faces, with boxes in pixels of the image.
+
+        Returns:
+            (N, 64, 64, 3) uint8 RGB: each face with its context, at four times the 16x16 pixels that the generator sees.
+
+        Raises:
+            ValueError: The detector has no second stage.
+            ImageError: The image cannot be read.
+
+        Example:
+            ```python
+            detector = tinyfaces.Detector()
+            faces = detector.detect("crowd.jpg").smaller_than(16)
+            crops = detector.restore("crowd.jpg", faces)
+            ```
+        """
         if self._second is None:
             raise ValueError("restoring needs the second stage: Detector(stages='proposals+gan')")
-        return self._second.restore_faces(read_image(image), boxes)
-
-    def _restorable(self, faces: Faces, source: ImageSource) -> Faces:
-        if self._second is None:
-            return faces
-        return Faces(faces.boxes, faces.scores, partial(self.restore, source))
+        if isinstance(image, np.ndarray) or not isinstance(image, Regions):
+            image = read_image(image)
+        return self._second.restore_faces(image, faces.boxes)
 
     def _propose(self, images: Sequence[Pixels], threshold: float, scale: Scale | None) -> list[Faces]:
         """First stage: faces of each image, in pixels of the image."""

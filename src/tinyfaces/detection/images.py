@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol, TypeAlias
+from typing import Any, BinaryIO, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +23,7 @@ MAX_PIXELS = 250_000_000
 Pixels: TypeAlias = npt.NDArray[np.uint8]
 
 
+@runtime_checkable
 class Regions(Protocol):
     """An image that is not in memory: slicing it reads a region."""
 

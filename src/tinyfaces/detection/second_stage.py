@@ -10,7 +10,7 @@ from tinyfaces.detection.boxes import clip, longer_sides, nms
 from tinyfaces.detection.crops import FACTOR, LOW_SIDE, crop_squares, cut_crops
 from tinyfaces.detection.faces import Faces
 from tinyfaces.detection.fusion import FusionRule
-from tinyfaces.detection.images import Pixels
+from tinyfaces.detection.images import Pixels, Regions
 from tinyfaces.detection.runtime import DISCRIMINATOR, GENERATOR, Batch, load_session
 from tinyfaces.weights import SecondStageRecord
 
@@ -54,7 +54,7 @@ class SecondStage:
         pixels = np.concatenate([np.zeros((0, 3, side, side), np.float32), *restored]).transpose(0, 2, 3, 1)
         return np.ascontiguousarray(np.rint(np.clip(pixels, 0, 1) * 255).astype(np.uint8))
 
-    def restore_faces(self, image: Pixels, boxes: npt.NDArray[np.float32]) -> Pixels:
+    def restore_faces(self, image: Pixels | Regions, boxes: npt.NDArray[np.float32]) -> Pixels:
         """Boxes (N, 4) of an image HxWx3, each with its context, restored: (N, 64, 64, 3) uint8 RGB."""
         return self.restore(cut_crops(image, crop_squares(boxes), LOW_SIDE))
 
