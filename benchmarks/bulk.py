@@ -25,7 +25,7 @@ from tinyfaces.files import write_atomically
 from tinyfaces.jobs.bulk import Outcome, Pool, process
 from tinyfaces.jobs.inputs import InputFile
 from tinyfaces.jobs.journal import Journal
-from tinyfaces.jobs.masking import Covering
+from tinyfaces.jobs.masking import MaskStyle
 from tinyfaces.jobs.photos import anonymised, open_photo
 
 PHOTO = Path(__file__).parents[1] / "examples" / "solvay_1927.jpg"
@@ -58,7 +58,7 @@ def with_picture(detector: Detector, path: Path, out: Path) -> None:
 
 def anonymise(detector: Detector, path: Path, out: Path) -> None:
     photo = open_photo(path)
-    write_atomically(out / path.name, anonymised(photo, detector.detect(photo.pixels, threshold=0.2), Covering()))
+    write_atomically(out / path.name, anonymised(photo, detector.detect(photo.pixels, threshold=0.2), MaskStyle()))
 
 
 JOBS: dict[str, Job] = {"boxes": boxes_only, "boxes and pictures": with_picture, "anonymise": anonymise}
@@ -98,7 +98,7 @@ def bulk(job: Job, detectors: Pool[Detector], paths: list[Path], out: Path) -> N
 def parts(detector: Detector, paths: list[Path], out: Path) -> dict[str, float]:
     """Milliseconds a file: reading it, the network, and the rest of a run that also writes the picture; one thread."""
     network = 0.0
-    run = detector._session.run
+    run = detector._first._session.run
 
     def timed(images):
         nonlocal network
@@ -107,11 +107,11 @@ def parts(detector: Detector, paths: list[Path], out: Path) -> dict[str, float]:
         network += time.perf_counter() - started
         return outputs
 
-    detector._session.run = timed
+    detector._first._session.run = timed
     whole: list[Spent] = []
     with spending(whole):
         loop(with_picture, detector, paths, out)
-    detector._session.run = run
+    detector._first._session.run = run
     started = time.perf_counter()
     for path in paths:
         read_image(path)

@@ -66,21 +66,21 @@ def test_a_second_stage_that_knows_nothing_changes_little():
 def test_bounds():
     rule = FusionRule(Bounds(20.0, (0.1, 0.8)), (0, 1, 0, 0), (0, 1, 0.5, 0, 0, 0))
     boxes = np.array([[0, 0, 10, 20], [0, 0, 10, 21], [0, 0, 5, 5], [0, 0, 5, 5], [0, 0, 5, 5]], np.float32)
-    assert rule.wants(boxes, np.array([0.5, 0.5, 0.09, 0.1, 0.81], np.float32)).tolist() == [True, False, False, True, False]
+    assert rule.selects(boxes, np.array([0.5, 0.5, 0.09, 0.1, 0.81], np.float32)).tolist() == [True, False, False, True, False]
     assert longer_sides(boxes).tolist() == [20, 21, 5, 5, 5]
-    assert rule.wants(np.zeros((0, 4), np.float32), np.zeros(0, np.float32)).shape == (0,)
+    assert rule.selects(np.zeros((0, 4), np.float32), np.zeros(0, np.float32)).shape == (0,)
 
 
 def test_nothing_below_the_lowest_useful_score_reaches_the_threshold():
     rule = FusionRule(BOUNDS, (0.1, 1.1, 0.0, 0.1), (0.0, 0.9, 0.3, 0.1, 0.05, -0.1))
     for threshold in (0.5, 0.7, 0.9):
-        lowest = rule.lowest_useful(threshold)
+        lowest = rule.min_proposal_score(threshold)
         assert 0.1 < lowest < threshold
         below = np.linspace(0.05, lowest - 0.02, 50, dtype=np.float32)
         for side in (4, 8, 16, 24):
             best = rule.fuse(below, np.full(50, 3, np.float32), np.full(50, side, np.float32))
             assert (best < threshold).all()
-    assert rule.lowest_useful(0.01) == 0.01
+    assert rule.min_proposal_score(0.01) == 0.01
 
 
 def test_corrections_are_the_share_asked_for():

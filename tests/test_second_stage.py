@@ -15,6 +15,7 @@ from conftest import found, paint
 from tinyfaces import Detector, Faces, ModelError
 from tinyfaces.cli import app
 from tinyfaces.detection.fusion import Bounds, FusionRule
+from tinyfaces.detection.runtime import RuntimeOptions
 from tinyfaces.detection.second_stage import SecondStage
 from tinyfaces.weights import SecondStageRecord
 
@@ -61,7 +62,7 @@ def record(tmp_path, monkeypatch):
 
 
 def _second(record, rule=RULE):
-    return SecondStage(record, rule, backend="onnxruntime", device="cpu", threads=1)
+    return SecondStage(record, rule, RuntimeOptions(threads=1))
 
 
 def _proposals():
@@ -110,7 +111,7 @@ def test_boxes_that_come_together_leave_one(record):
 
 
 def test_restored_crops(record, toy_model):
-    detector = Detector(toy_model, threshold=0.3, stages="proposals+gan")
+    detector = Detector(toy_model, threshold=0.3, stages="both")
     image = paint(64, 96, [(24, 24), (64, 40)])
     image[..., 1] = 255 * (image[..., 0] > 0)
     faces = detector.detect(image)
@@ -120,7 +121,7 @@ def test_restored_crops(record, toy_model):
     crop = restored[0]
     assert (crop == crop[::4, ::4].repeat(4, 0).repeat(4, 1)).all(), "this generator repeats pixels"
     assert crop[32, 32, 0] > 200 and crop[2, 2, 0] < 50
-    with pytest.raises(ValueError, match=r"proposals\+gan"):
+    with pytest.raises(ValueError, match=r"both"):
         Detector(toy_model).restore(image, faces)
 
 
@@ -128,7 +129,7 @@ def test_faces_are_restored_from_a_file_an_image_and_an_array_alike(record, toy_
     image = paint(64, 96, [(0, 0), (64, 40)])
     image[..., 1] = image[..., 0]
     Image.fromarray(image).save(tmp_path / "a.png")
-    detector = Detector(toy_model, threshold=0.3, stages="proposals+gan")
+    detector = Detector(toy_model, threshold=0.3, stages="both")
     faces = detector.detect(image)
     restored = detector.restore(image, faces)
     for source in (tmp_path / "a.png", str(tmp_path / "a.png"), Image.open(tmp_path / "a.png")):
@@ -138,7 +139,7 @@ def test_faces_are_restored_from_a_file_an_image_and_an_array_alike(record, toy_
 def test_faces_do_not_keep_the_photo_alive(record, toy_model):
     image = paint(64, 96, [(24, 24)])
     watched = weakref.ref(image)
-    faces = Detector(toy_model, threshold=0.1, stages="proposals+gan").detect(image)
+    faces = Detector(toy_model, threshold=0.1, stages="both").detect(image)
     del image
     gc.collect()
     assert len(faces) and watched() is None
@@ -149,8 +150,8 @@ def test_stages(record, toy_model):
     image[:, :, 1] = 60
     alone = Detector(toy_model, threshold=0.5)
     assert alone.stages == "proposals" and found(alone.detect(image)) == {(24, 24, 32, 32)}
-    both = Detector(toy_model, threshold=0.5, stages="proposals+gan", rule=RULE)
-    assert both.stages == "proposals+gan"
+    both = Detector(toy_model, threshold=0.5, stages="both", rule=RULE)
+    assert both.stages == "both"
     faces = both.detect(image, threshold=0.5)
     assert len(faces) == 1 and faces.scores[0] < alone.detect(image).scores[0]
     assert len(both.detect(image, threshold=0.99)) == 0

@@ -118,7 +118,7 @@ def test_a_head_that_never_ends_is_cut_off(sent):
         writer.write(sent)
         assert await reader.read() == b""
 
-    assert 0.2 < connections_to(server._impatient(0.3), lambda scope: None, talk) < 3
+    assert 0.2 < connections_to(server._deadline_protocol(0.3), lambda scope: None, talk) < 3
 
 
 def test_a_client_that_never_reads_is_cut_off(monkeypatch):
@@ -135,7 +135,7 @@ def test_a_client_that_never_reads_is_cut_off(monkeypatch):
         writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
         await over.wait()
 
-    assert 0.2 < connections_to(server._impatient(5), app, talk) < 3
+    assert 0.2 < connections_to(server._deadline_protocol(5), app, talk) < 3
 
 
 def test_too_large_is_told_before_it_is_sent(service):

@@ -22,10 +22,11 @@ from fastapi.testclient import TestClient
 from conftest import corners, paint
 from tinyfaces import Detector, Faces
 from tinyfaces.detection.boxes import iou_matrix
+from tinyfaces.detection.runtime import RuntimeOptions
 from tinyfaces.jobs.masking import METHODS
 from tinyfaces.service.app import PAGE, create_app
 from tinyfaces.service.limits import Limits
-from tinyfaces.service.memory import Allowance
+from tinyfaces.service.memory import Budget
 from tinyfaces.service.queue import BATCH_IMAGES, DetectionQueue, Engine, QueueFull
 from tinyfaces.service.restoring import restorer
 
@@ -219,7 +220,7 @@ def test_restored_faces_are_those_of_the_library(toy):
     photo = np.asarray(Image.open(EXAMPLE).convert("RGB").resize((560, 405)))
     detector = Detector()
     faces = detector.detect(photo)[:5]
-    with TestClient(create_app({"toy": Engine(toy, toy)}, restore=restorer("cpu", "onnxruntime"))) as client:
+    with TestClient(create_app({"toy": Engine(toy, toy)}, restore=restorer(RuntimeOptions(threads=1)))) as client:
         boxes = json.dumps(faces.boxes.tolist())
         answer = client.post("/v1/restore", files=form(png(photo)), data={"boxes": boxes})
         x1, y1, x2, y2 = faces.boxes[0].tolist()
@@ -492,7 +493,7 @@ def test_an_allowance_is_never_exceeded_and_comes_in_turn():
             held -= min(amount, 10)
 
     async def run():
-        allowance = Allowance(10)
+        allowance = Budget(10)
         tasks = [asyncio.create_task(take(allowance, name, amount)) for name, amount in [("a", 6), ("b", 99), ("c", 3), ("d", 4)]]
         await asyncio.sleep(0)
         tasks[1].cancel()

@@ -11,11 +11,12 @@ from PIL import Image
 from tinyfaces import Detector, read_image
 from tinyfaces.detection.boxes import iou_matrix
 from tinyfaces.detection.fusion import FusionRule
-from tinyfaces.detection.runtime import DISCRIMINATOR, GENERATOR, STRIDES, int8_file, load_session
+from tinyfaces.detection.runtime import DISCRIMINATOR, GENERATOR, STRIDES, RuntimeOptions, int8_file, load_session
 from tinyfaces.jobs.contact_sheets import low_crops
 from tinyfaces.weights import models, second_stage
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
+EXACT = RuntimeOptions(precision="float32")
 
 
 @pytest.fixture(scope="module", params=["accurate", "fast"])
@@ -43,7 +44,7 @@ def test_parameters_and_cost_are_those_of_the_networks(name):
     assert models()[name].parameters == sum(parameter.numel() for parameter in network.parameters())
     images = np.random.default_rng(0).uniform(0, 255, (2, 3, 96, 128)).astype(np.float32)
     with torch.no_grad():
-        session = load_session(models()[name].path, precision="float32")
+        session = load_session(models()[name].path, options=EXACT)
         for ours, theirs in zip(session.run(images), network(torch.from_numpy(images)), strict=True):
             assert np.abs(ours - theirs.numpy()).max() < 1e-3
 
@@ -106,8 +107,8 @@ def test_the_second_stage_is_what_was_trained():
         judged = discriminator(restored)
         cost = count_macs(generator, torch.from_numpy(low[:1])) + count_macs(discriminator, restored[:1])
     assert record.gmac == pytest.approx(cost / 1e9, rel=0.01) and record.gmac < 0.1
-    pictures = load_session(record.generator_path, GENERATOR, precision="float32").run(low)
-    judgements = load_session(record.discriminator_path, DISCRIMINATOR, precision="float32").run(restored.numpy())
+    pictures = load_session(record.generator_path, GENERATOR, EXACT).run(low)
+    judgements = load_session(record.discriminator_path, DISCRIMINATOR, EXACT).run(restored.numpy())
     for ours, theirs in zip([*pictures, *judgements], [enlarged, restored, judged.real, judged.face, judged.box], strict=True):
         assert np.abs(ours - theirs.numpy()).max() < 1e-3
 
@@ -127,6 +128,6 @@ def test_restored_faces_are_sharper_and_show_the_same():
 
 def test_both_stages_find_the_faces_of_the_example_photo(name):
     photo, known = _example(320)
-    for stages, least in (("proposals", 18), ("proposals+gan", 18)):
+    for stages, least in (("proposals", 18), ("both", 18)):
         overlap = iou_matrix(Detector(name, stages=stages).detect(photo).boxes, known) >= 0.3
         assert overlap.any(0).sum() >= least - 4 * (name == "fast")

@@ -82,9 +82,9 @@ def anonymise(
 
     Exit code: 0 all files were done, 1 some were not, 2 nothing could be done.
     """
-    from tinyfaces.jobs.masking import Covering
+    from tinyfaces.jobs.masking import MaskStyle
 
-    covering = Covering(method.value, shape.value, enlarge)
+    covering = MaskStyle(method.value, shape.value, enlarge)
     folder = Path(out)
     inputs = find_inputs(paths, recursive)
     run = runs.start(Inputs(outside(inputs.files, folder), inputs.problems), quiet)
@@ -146,9 +146,9 @@ def _anonymise_video(
 
     open_clip = runs.clip_opener()
     with open_clip(file, detectors, quiet, "covering faces") as (video, clip):
-        from tinyfaces.jobs.clips import write_covered
+        from tinyfaces.jobs.clips import write_masked
 
-        left_out = write_covered(clip, target, covering, quality=quality, keep_metadata=keep_metadata)
+        left_out = write_masked(clip, target, covering, quality=quality, keep_metadata=keep_metadata)
         return Outcome({**clip.summary(), "removed": left_out}, [target], video.problem)
 
 

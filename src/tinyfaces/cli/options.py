@@ -60,7 +60,7 @@ PrecisionOption = Annotated[
 ]
 StagesOption = Annotated[
     str | None,
-    typer.Option(help="proposals: the first network alone; proposals+gan (default of shipped models): with the second stage."),
+    typer.Option(help="proposals: the first network alone; both (default of shipped models): with the second stage."),
 ]
 ThreadsOption = Annotated[int | None, typer.Option(min=1, help="Processor threads; all if left out.")]
 

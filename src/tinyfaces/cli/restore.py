@@ -58,7 +58,7 @@ def restore(
         errors.print(f"tinyfaces: {line}")
     if not inputs.files:
         raise typer.Exit(UNUSABLE)
-    detector = open_detector(model, threshold, scale, device, backend, threads, "proposals+gan", precision)
+    detector = open_detector(model, threshold, scale, device, backend, threads, "both", precision)
     failures, done = len(inputs.problems), 0
     written: set[Path] = set()
     for result, pixels, problem in results_of(detector, inputs.files, quiet):

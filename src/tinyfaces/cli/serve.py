@@ -16,7 +16,7 @@ from tinyfaces.cli.options import (
     missing_extra,
     open_detector,
 )
-from tinyfaces.detection.runtime import usable_cpus
+from tinyfaces.detection.runtime import RuntimeOptions, usable_cpus
 from tinyfaces.weights import models as shipped
 
 
@@ -72,7 +72,7 @@ def serve(
     address = f"http://{shown}:{listening.getsockname()[1]}"
     try:
         errors.print(f"tinyfaces: serving {', '.join(engines)} on {address} (Ctrl-C stops it)")
-        restore = restorer(device, backend, precision)
+        restore = restorer(RuntimeOptions(backend, device, threads or usable_cpus(), precision, workers=threads or usable_cpus()))
         run(create_app(engines, limits, lanes=threads or usable_cpus(), restore=restore), listening, limits)
     except KeyboardInterrupt:
         errors.print("tinyfaces: stopped")

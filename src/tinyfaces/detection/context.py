@@ -17,12 +17,12 @@ _WEIGHT_OF_COMPANY = 0.15
 _DISTANCES_AT_ONCE = 1_000_000
 
 
-def lowest_needed(threshold: float) -> float:
-    """From which score on `in_scene` must be given an image's faces, that all it leaves at `threshold` or more are right."""
+def min_score_needed(threshold: float) -> float:
+    """The score from which `rescore_by_neighbours` needs faces, to be right about all that end up at `threshold` or more."""
     return min(threshold / math.pow(1 + _NEIGHBOURS, _WEIGHT_OF_COMPANY), _SURE)
 
 
-def in_scene(faces: Faces) -> Faces:
+def rescore_by_neighbours(faces: Faces) -> Faces:
     """The same faces of one image, scored anew by the company they are in; highest score first.
 
     Of the other faces that are sure (a score of 0.3 or more) the eight nearest count, however far away, each by its score. A

@@ -16,11 +16,11 @@ from tinyfaces.detection.boxes import longer_sides
 Floats = npt.NDArray[np.floating[Any]]
 
 _TYPICAL_SIDE = 12.0
-_LARGEST_LOGIT = 5.0
+_MAX_LOGIT = 5.0
 _CONVINCING_LOGIT = 3.0
 _RIDGE = 1.0
 _STEPS = 50
-_LEAST_SLOPE = 0.2
+_MIN_SLOPE = 0.2
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Bounds:
     box: float = 0.8
     overlap: float = 0.45
 
-    def admit(self, sides: npt.NDArray[np.float32], scores: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
+    def selects(self, sides: npt.NDArray[np.float32], scores: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
         """Which (N,) of the proposals, by their longer sides (N,) in pixels and scores (N,), the second stage is to judge."""
         low, high = self.undecided
         return (sides <= self.largest_side) & (scores >= low) & (scores <= high)
@@ -65,11 +65,11 @@ class FusionRule:
         """Plain numbers, for JSON."""
         return asdict(self)
 
-    def wants(self, boxes: npt.NDArray[np.float32], scores: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
+    def selects(self, boxes: npt.NDArray[np.float32], scores: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
         """Which (N,) of the proposals, boxes (N, 4) in pixels and scores (N,), the second stage is to judge."""
-        return self.bounds.admit(longer_sides(boxes), scores)
+        return self.bounds.selects(longer_sides(boxes), scores)
 
-    def lowest_useful(self, threshold: float) -> float:
+    def min_proposal_score(self, threshold: float) -> float:
         """The lowest proposal score that a second stage's logit of 3 (a probability of 0.95) lifts to a fused score of
         `threshold`: what lies below is not worth its time."""
         scores = np.linspace(*self.bounds.undecided, 200, dtype=np.float32)
@@ -86,7 +86,7 @@ class FusionRule:
         together = _features(size, logits(scores), face_logits) @ np.array(self.both)
         intercept, slope, intercept_by_size, slope_by_size = self.alone
         # A proposal's score that says less than nothing would turn the order round.
-        gain = np.maximum(slope + slope_by_size * size, _LEAST_SLOPE)
+        gain = np.maximum(slope + slope_by_size * size, _MIN_SLOPE)
         fused = (together - intercept - intercept_by_size * size) / gain
         scores_of_both: npt.NDArray[np.float32] = (1 / (1 + np.exp(-np.clip(fused, -30, 30)))).astype(np.float32)
         return scores_of_both
@@ -113,7 +113,7 @@ def fit_rule(
     weights: (N,) how much each counts, alike if left out. Candidates that the bounds exclude are left out. Raises ValueError
     where faces or non-faces are missing among the rest.
     """
-    use = bounds.admit(sides, scores)
+    use = bounds.selects(sides, scores)
     labels = labels[use]
     if not labels.any() or labels.all():
         raise ValueError(f"a rule needs faces and non-faces, not {int(labels.sum())} faces among {len(labels)} candidates")
@@ -152,5 +152,5 @@ def _relative(sides: npt.NDArray[np.floating[Any]]) -> Floats:
 def _features(size: Floats, proposal: Floats, second: npt.NDArray[np.floating[Any]] | None = None) -> Floats:
     columns = [np.ones_like(proposal), proposal]
     if second is not None:
-        columns.append(np.clip(second.astype(np.float64), -_LARGEST_LOGIT, _LARGEST_LOGIT))
+        columns.append(np.clip(second.astype(np.float64), -_MAX_LOGIT, _MAX_LOGIT))
     return np.stack([*columns, *(column * size for column in columns)], axis=1)

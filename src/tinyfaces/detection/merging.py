@@ -14,13 +14,13 @@ _FRAGMENT_SMALLEST = 1 / 16
 _FRAGMENT_HOST_SCORE = 0.5
 
 
-def gathered(parts: Sequence[Faces]) -> tuple[Faces, npt.NDArray[np.intp]]:
+def joined(parts: Sequence[Faces]) -> tuple[Faces, npt.NDArray[np.intp]]:
     """All faces that several looks at an image, or at parts of it, found, and the number (N,) of the look that found each."""
     faces = Faces(np.concatenate([part.boxes for part in parts]), np.concatenate([part.scores for part in parts]))
     return faces, np.repeat(np.arange(len(parts)), [len(part) for part in parts])
 
 
-def one_a_face(faces: Faces, looks: npt.NDArray[np.intp]) -> Faces:
+def one_box_per_face(faces: Faces, looks: npt.NDArray[np.intp]) -> Faces:
     """What is left of faces whose look (N,) gave each one box already, highest score first."""
     return faces[nms(faces.boxes, faces.scores, NMS_OVERLAP, looks)]
 
@@ -31,7 +31,7 @@ def merge(parts: Sequence[Faces], regions: Sequence[npt.NDArray[np.float64]], wi
     Within a region only part of a face may show, and be taken for a smaller face. Such a fragment lies within a face
     found elsewhere that reaches beyond the region.
     """
-    faces, source = gathered(parts)
+    faces, source = joined(parts)
     boxes, scores = faces.boxes, faces.scores
     area = areas(boxes)
     fragment = np.zeros(len(boxes), np.bool_)
@@ -45,4 +45,4 @@ def merge(parts: Sequence[Faces], regions: Sequence[npt.NDArray[np.float64]], wi
         sure = scores[hosts] >= _FRAGMENT_HOST_SCORE * scores[mine][:, None]
         within = (share > _FRAGMENT_SHARE) & (ratio < 1) & (ratio > _FRAGMENT_SMALLEST) & sure
         fragment[mine] = within.any(axis=1)
-    return one_a_face(faces[~fragment], source[~fragment])
+    return one_box_per_face(faces[~fragment], source[~fragment])

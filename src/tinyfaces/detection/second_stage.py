@@ -1,7 +1,7 @@
 """The second stage at work: candidates that are small and undecided are restored, judged, corrected and ranked anew."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +11,7 @@ from tinyfaces.detection.crops import FACTOR, LOW_SIDE, crop_squares, cut_crops
 from tinyfaces.detection.faces import Faces
 from tinyfaces.detection.fusion import FusionRule
 from tinyfaces.detection.images import Pixels, Regions
-from tinyfaces.detection.runtime import DISCRIMINATOR, GENERATOR, Batch, load_session
+from tinyfaces.detection.runtime import DISCRIMINATOR, GENERATOR, Batch, RuntimeOptions, load_session
 from tinyfaces.weights import SecondStageRecord
 
 _CROPS_AT_ONCE = 32
@@ -32,20 +32,13 @@ class SecondStage:
     record: the shipped networks. rule: see `tinyfaces.detection.fusion`. Raises ModelError where a network cannot be loaded.
     """
 
-    def __init__(
-        self,
-        record: SecondStageRecord,
-        rule: FusionRule,
-        *,
-        backend: str,
-        device: str,
-        threads: int | None,
-        precision: str = "auto",
-    ) -> None:
+    def __init__(self, record: SecondStageRecord, rule: FusionRule, options: RuntimeOptions | None = None) -> None:
+        options = options or RuntimeOptions()
+        if options.precision == "bfloat16":  # small networks gain little from it
+            options = replace(options, precision="auto")
         self.rule = rule
-        settings = {"backend": backend, "device": device, "threads": threads, "precision": precision}
-        self._generator = load_session(record.generator_path, GENERATOR, **settings)  # type: ignore[arg-type]
-        self._discriminator = load_session(record.discriminator_path, DISCRIMINATOR, **settings)  # type: ignore[arg-type]
+        self._generator = load_session(record.generator_path, GENERATOR, options)
+        self._discriminator = load_session(record.discriminator_path, DISCRIMINATOR, options)
 
     def restore(self, crops: Pixels) -> Pixels:
         """Crops (N, 16, 16, 3) uint8 RGB at four times their size: (N, 64, 64, 3)."""
@@ -72,7 +65,7 @@ class SecondStage:
 
         images: HxWx3 uint8 RGB. proposals: their faces, in pixels. The crops of all images are judged together.
         """
-        chosen = [np.flatnonzero(self.rule.wants(faces.boxes, faces.scores)) for faces in proposals]
+        chosen = [np.flatnonzero(self.rule.selects(faces.boxes, faces.scores)) for faces in proposals]
         crops = [
             cut_crops(image, crop_squares(faces.boxes[places]), LOW_SIDE)
             for image, faces, places in zip(images, proposals, chosen, strict=True)

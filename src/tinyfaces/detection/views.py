@@ -14,16 +14,18 @@ from tinyfaces.detection.images import Pixels, Regions
 
 Scale: TypeAlias = float | Literal["auto"]
 
-GLANCE_SCALE = 1 / 4
-GLANCE_LEAST = 256  # its longer side
+THUMBNAIL_SCALE = 1 / 4
+MIN_THUMBNAIL_SIDE = 256
+"""Pixels that the longer side of a thumbnail has at least, where the photo has as many."""
 MULTIPLE = 32
-"""Of which the sides of what the network sees are multiples."""
+"""The sides of what the network sees are multiples of its largest stride."""
 
-_AUTO = (2_000_000, 2.0)  # pixels, and the largest factor to get there
+# Pixels that small images are enlarged to, and the largest factor for that.
+_AUTO = (2_000_000, 2.0)
 _SMALL = (300_000, 1.5)
 _STRIP_PIXELS = 4_000_000
-_STRIP_ROWS = 8  # fewer would be mostly the slack around them
-_CUT_MARGIN = 0.05
+_STRIP_ROWS = 8  # in fewer, the slack around them would outweigh them
+_CUT_MARGIN = 0.05  # in longer sides of a face: so close to a border, it counts as cut
 
 
 @dataclass(frozen=True)
@@ -47,10 +49,10 @@ class View:
         per_pixel = (working[0] / width, working[1] / height)
         return cls(_resample(image, working, rectangle), rectangle[0], rectangle[1], working, per_pixel)
 
-    def reduced(self) -> "View":
-        """The view as an image of its own, at a glance."""
+    def thumbnail(self) -> "View":
+        """The view reduced to a quarter, as an image of its own: what the thumbnail pass sees."""
         width, height = self.size
-        size = scaled_size(width, height, max(GLANCE_SCALE, GLANCE_LEAST / max(width, height)))
+        size = scaled_size(width, height, max(THUMBNAIL_SCALE, MIN_THUMBNAIL_SIDE / max(width, height)))
         # A gap of 1 means the mean of squares first: a sixth of the time of exact resampling.
         small = Image.fromarray(self.pixels).resize(size, Image.Resampling.BILINEAR, reducing_gap=1.0)
         return View(np.asarray(small), 0, 0, size, (size[0] / width, size[1] / height))

@@ -10,7 +10,7 @@ import av
 from tinyfaces.detection.detector import Detector
 from tinyfaces.files import replacing
 from tinyfaces.jobs.bulk import Pool, overlapped
-from tinyfaces.jobs.masking import Covering
+from tinyfaces.jobs.masking import MaskStyle
 from tinyfaces.jobs.tracking import TrackedFaces, Tracker
 from tinyfaces.jobs.video import Packet, VideoReader, VideoWriter
 
@@ -65,7 +65,7 @@ class Clip:
         return settled
 
 
-def write_covered(clip: Clip, target: Path, covering: Covering, *, quality: int, keep_metadata: bool) -> list[str]:
+def write_masked(clip: Clip, target: Path, covering: MaskStyle, *, quality: int, keep_metadata: bool) -> list[str]:
     """Write a video again with its faces covered; gives what was left out of the file.
 
     Raises VideoError and OSError; the video's `problem` says where only a part could be read.

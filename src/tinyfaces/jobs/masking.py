@@ -17,7 +17,7 @@ _BLUR = 0.65  # standard deviation of the blur, in cells
 
 
 @dataclass(frozen=True)
-class Covering:
+class MaskStyle:
     """How faces are covered.
 
     method: "blur" or "pixelate" leave averages over cells, at most 5 across a face, of 4 pixels or more: the larger a
@@ -51,7 +51,7 @@ class Plane:
     blank: float
 
 
-def cover(planes: Sequence[Plane], boxes: npt.NDArray[np.float32], covering: Covering) -> None:
+def cover(planes: Sequence[Plane], boxes: npt.NDArray[np.float32], covering: MaskStyle) -> None:
     """Cover faces in an image given as planes, in place. boxes: (N, 4) in pixels of the image; may reach beyond it."""
     for x1, y1, x2, y2 in boxes.astype(np.float64).tolist():
         half_x = (x2 - x1) / 2 * covering.enlarge + _MARGIN
@@ -63,7 +63,7 @@ def cover(planes: Sequence[Plane], boxes: npt.NDArray[np.float32], covering: Cov
 
 
 def _cover_one(
-    plane: Plane, centre: tuple[float, float], half: tuple[float, float], cells: tuple[int, ...], covering: Covering
+    plane: Plane, centre: tuple[float, float], half: tuple[float, float], cells: tuple[int, ...], covering: MaskStyle
 ) -> None:
     height, width = plane.values.shape[:2]
     x, y = centre[0] / plane.step_x, centre[1] / plane.step_y

@@ -10,7 +10,7 @@ from PIL import ExifTags, Image, JpegImagePlugin
 
 from tinyfaces.detection.faces import Faces
 from tinyfaces.detection.images import ImageError, Pixels, open_image, read_image, upright
-from tinyfaces.jobs.masking import Covering, Plane, cover
+from tinyfaces.jobs.masking import MaskStyle, Plane, cover
 
 _EDITED_MODES = ("L", "LA", "RGB", "RGBA", "CMYK", "I;16", "I;16L", "I;16B", "I", "F")
 # What may hold a picture of the uncovered face, or speaks of pixels as they were: previews, maker notes, orientation, XMP, IPTC.
@@ -63,7 +63,7 @@ def open_photo(path: Path) -> Photo:
     return Photo(path, whole, pixels, kind, save, exif, found)
 
 
-def anonymised(photo: Photo, faces: Faces, covering: Covering, keep_metadata: bool = False) -> bytes:
+def anonymised(photo: Photo, faces: Faces, covering: MaskStyle, keep_metadata: bool = False) -> bytes:
     """The content of a file of the photo with its faces covered.
 
     keep_metadata: keep the EXIF block (date, camera, place), but never its thumbnail, maker's notes, XMP or IPTC, which

@@ -17,7 +17,7 @@ from av.stream import Disposition
 
 from tinyfaces.detection.images import Pixels
 from tinyfaces.jobs.inputs import CONTAINERS
-from tinyfaces.jobs.masking import Covering, Plane, cover
+from tinyfaces.jobs.masking import MaskStyle, Plane, cover
 
 if TYPE_CHECKING:
     Packet: TypeAlias = av.Packet[Any]
@@ -271,7 +271,7 @@ class VideoWriter:
             with _naming(self._source.path):
                 self._container.mux(packet)
 
-    def write(self, frame: av.VideoFrame, boxes: npt.NDArray[np.float32], covering: Covering) -> None:
+    def write(self, frame: av.VideoFrame, boxes: npt.NDArray[np.float32], covering: MaskStyle) -> None:
         """Write a frame with faces covered. boxes: (N, 4) in pixels of the upright picture."""
         if frame.format.name != self._format:
             pts, base = frame.pts, frame.time_base

@@ -18,13 +18,13 @@ from fastapi_offline import FastAPIOffline
 from pydantic import BaseModel, Field
 
 from tinyfaces import __version__
-from tinyfaces.detection.detector import LARGEST_SCALE
+from tinyfaces.detection.detector import MAX_SCALE
 from tinyfaces.detection.faces import Faces
 from tinyfaces.detection.images import Pixels
 from tinyfaces.detection.runtime import usable_cpus
-from tinyfaces.jobs.masking import Covering
+from tinyfaces.jobs.masking import MaskStyle
 from tinyfaces.service.limits import Limits
-from tinyfaces.service.memory import Allowance, HeldBytes
+from tinyfaces.service.memory import Budget, HeldBytes
 from tinyfaces.service.metrics import Metrics
 from tinyfaces.service.pictures import ANONYMISE_THRESHOLD, Method, PictureKind, make_picture, stacked
 from tinyfaces.service.queue import DetectionQueue, Engine, QueueFull
@@ -125,7 +125,7 @@ def create_app(
     default = next(iter(engines))
     queue = DetectionQueue(limits.queue, lanes, lambda size: metrics.batch_images.observe(size))
     held_uploads = HeldBytes(int(limits.held_megabytes * 1e6))
-    held_pixels = Allowance(int(limits.held_megapixels * 1e6))
+    held_pixels = Budget(int(limits.held_megapixels * 1e6))
     metrics = Metrics(lambda: queue.taken, lambda: queue.waiting, lambda: held_uploads.held)
     threads = ThreadPoolExecutor(usable_cpus(), "pictures")
 
@@ -181,7 +181,7 @@ def create_app(
             Query(ge=0, le=1, description="Score from which a detection counts; the model's own if left out, 0.2 to anonymise."),
         ] = None,
         scale: Annotated[
-            Annotated[float, Field(gt=0, le=LARGEST_SCALE)] | Literal["auto"] | None,
+            Annotated[float, Field(gt=0, le=MAX_SCALE)] | Literal["auto"] | None,
             Query(
                 description="Enlarge before looking: 2 finds faces half as large in four times the time. If left out, pictures "
                 "below 0.3 megapixels are enlarged, at most 1.5 times."
@@ -276,7 +276,7 @@ def create_app(
 
     async def picture(kind: PictureKind, pixels: Pixels, faces: Faces, method: Method, name: str, source: str | None) -> Response:
         format, suffix = ("PNG", "png") if source == "PNG" else ("JPEG", "jpg")
-        content = await in_thread(make_picture, kind, pixels, faces, Covering(method), format)
+        content = await in_thread(make_picture, kind, pixels, faces, MaskStyle(method), format)
         called = quote(f"{Path(name).stem or 'picture'}_{kind}.{suffix}", safe="")
         headers = {"Content-Disposition": f"inline; filename*=UTF-8''{called}", "X-Faces": str(len(faces))}
         return Response(content, media_type=f"image/{format.lower()}", headers=headers)

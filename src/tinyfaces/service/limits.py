@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-MOST_MEGAPIXELS = 175
+MAX_MEGAPIXELS = 175
 """Pillow itself refuses larger pictures."""
 
 

@@ -41,7 +41,7 @@ class Share:
         self.bytes += number
 
 
-class Allowance:
+class Budget:
     """So much of something for all; who asks waits his turn until enough is free, for more than all of it until it is unused."""
 
     def __init__(self, total: int) -> None:

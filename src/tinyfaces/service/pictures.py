@@ -8,7 +8,7 @@ from PIL import Image
 
 from tinyfaces.detection.faces import Faces
 from tinyfaces.detection.images import Pixels
-from tinyfaces.jobs.masking import Covering, Plane, cover
+from tinyfaces.jobs.masking import MaskStyle, Plane, cover
 
 PictureKind = Literal["annotated", "anonymised"]
 
@@ -20,7 +20,7 @@ ANONYMISE_THRESHOLD = 0.2
 _JPEG_QUALITY = 92
 
 
-def make_picture(kind: PictureKind, pixels: Pixels, faces: Faces, covering: Covering, format: str) -> bytes:
+def make_picture(kind: PictureKind, pixels: Pixels, faces: Faces, covering: MaskStyle, format: str) -> bytes:
     """A picture HxWx3 with its faces framed or covered, as a file of the format PNG or JPEG, without metadata."""
     if kind == "annotated":
         return as_file(faces.draw(pixels), format)

@@ -12,7 +12,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from tinyfaces.service.limits import Limits
 
-MOST_CONNECTIONS = 1000
+MAX_CONNECTIONS = 1000
 """At once; further ones get 503."""
 
 _BACKLOG = 2048
@@ -37,23 +37,23 @@ def run(app: FastAPI, listening: socket.socket, limits: Limits) -> None:
     """Serve until SIGINT or SIGTERM; requests under way are answered first."""
     config = uvicorn.Config(
         app,
-        http=_impatient(limits.receive_seconds + _GRACE_SECONDS),
+        http=_deadline_protocol(limits.receive_seconds + _GRACE_SECONDS),
         ws="none",
         lifespan="on",
         log_level="error",
         access_log=False,
         server_header=False,
-        limit_concurrency=MOST_CONNECTIONS,
+        limit_concurrency=MAX_CONNECTIONS,
         timeout_keep_alive=15,
         timeout_graceful_shutdown=int(limits.answer_seconds + _GRACE_SECONDS),
     )
     uvicorn.Server(config).run([listening])
 
 
-def _impatient(seconds: float) -> type[asyncio.Protocol]:
+def _deadline_protocol(seconds: float) -> type[asyncio.Protocol]:
     """uvicorn's protocol, which would wait forever for the rest of a request, or for a client to read an answer."""
 
-    class Impatient(H11Protocol):
+    class DeadlineProtocol(H11Protocol):
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
             self._receiving = _Deadline(self.loop, seconds, transport.abort)
@@ -81,7 +81,7 @@ def _impatient(seconds: float) -> type[asyncio.Protocol]:
             self._sending.stop()
             super().connection_lost(exc)
 
-    return Impatient
+    return DeadlineProtocol
 
 
 class _Deadline:
