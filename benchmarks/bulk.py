@@ -22,9 +22,9 @@ from PIL import Image
 
 from tinyfaces import Detector, read_image
 from tinyfaces.files import write_atomically
-from tinyfaces.jobs.bulk import Outcome, Pool, process
+from tinyfaces.jobs.bulk import process
 from tinyfaces.jobs.inputs import InputFile
-from tinyfaces.jobs.journal import Journal
+from tinyfaces.jobs.journal import Journal, Outcome
 from tinyfaces.jobs.masking import MaskStyle
 from tinyfaces.jobs.photos import anonymised, open_photo
 
@@ -84,14 +84,14 @@ def loop(job: Job, detector: Detector, paths: list[Path], out: Path) -> None:
         job(detector, path, out)
 
 
-def bulk(job: Job, detectors: Pool[Detector], paths: list[Path], out: Path) -> None:
+def bulk(job: Job, detector: Detector, paths: list[Path], out: Path) -> None:
     def work(file: InputFile) -> Outcome:
-        detectors.call(lambda detector: job(detector, file.path, out))
+        job(detector, file.path, out)
         return Outcome({})
 
     journal = Journal(out / "bulk.journal", {})
-    for step in process([InputFile(path, Path(path.name)) for path in paths], work, journal, detectors.size):
-        assert step.entry.problem is None, step.entry.problem
+    for _, outcome in process([InputFile(path, Path(path.name)) for path in paths], work, journal, THREADS):
+        assert outcome.problem is None, outcome.problem
     journal.close(keep=False)
 
 
@@ -138,13 +138,13 @@ def main() -> None:
         out.mkdir()
         paths = make_files(source, chosen.files)
         single, all_threads = Detector(chosen.model, threads=1), Detector(chosen.model, threads=THREADS)
-        pool = Pool([Detector(chosen.model, threads=1) for _ in range(THREADS)])
+        shared = Detector(chosen.model, threads=THREADS, workers=THREADS)
         for detector in (single, all_threads):
             detector.detect(paths[0])
         ways: dict[str, Callable[[Job], None]] = {
             "loop, 1 thread": lambda job: loop(job, single, paths, out),
             f"loop, {THREADS} threads": lambda job: loop(job, all_threads, paths, out),
-            "bulk": lambda job: bulk(job, pool, paths, out),
+            "bulk": lambda job: bulk(job, shared, paths, out),
         }
         print(f"{chosen.model}, {chosen.files} files, {THREADS} processors, fastest of {chosen.rounds} rounds")
         print("| job | way | files a second | bulk is faster by | processor ms a file |")

@@ -11,18 +11,18 @@ from typer.testing import CliRunner
 
 from tinyfaces import Faces, ImageError
 from tinyfaces.cli import app
-from tinyfaces.jobs.masking import MaskStyle, Plane, cover
+from tinyfaces.jobs.masking import MaskStyle, Plane, mask_faces
 from tinyfaces.jobs.photos import anonymised, open_photo, removed
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 NOISE = np.random.default_rng(0).integers(0, 255, (400, 500, 3), np.uint8)
 
 
-def _cover(values, boxes, covering, step=1, blank=0.0):
+def _mask(values, boxes, style, step=1, blank=0.0):
     covered = values.copy()
     channels = covered[..., None] if covered.ndim == 2 else covered
     planes = [Plane(channels[..., n], step, step, blank) for n in range(channels.shape[2])]
-    cover(planes, np.array(boxes, np.float32), covering)
+    mask_faces(planes, np.array(boxes, np.float32), style)
     return covered
 
 
@@ -31,7 +31,7 @@ def _cover(values, boxes, covering, step=1, blank=0.0):
 def test_the_larger_the_face_the_stronger(method, side):
     """Whatever its size, no more than 5x5 values of the face remain, and none where 4 pixels or less would make one."""
     box = [100, 50, 100 + side, 50 + side]
-    covered = _cover(NOISE, [box], MaskStyle(method, "box"))[box[1] : box[3], box[0] : box[2], 0].astype(float)
+    covered = _mask(NOISE, [box], MaskStyle(method, "box"))[box[1] : box[3], box[0] : box[2], 0].astype(float)
     rank = np.linalg.matrix_rank(covered, tol=0.6 * side)
     assert rank <= min(5, -(-side * 1.45 // 4))
     # what is left of noise of standard deviation 73 is that of its averages
@@ -42,7 +42,7 @@ def test_the_larger_the_face_the_stronger(method, side):
 
 def test_an_ellipse_holds_the_whole_box_and_leaves_the_corners_of_its_own():
     box = [200, 150, 260, 230]
-    covered = _cover(NOISE, [box], MaskStyle("solid"))
+    covered = _mask(NOISE, [box], MaskStyle("solid"))
     assert covered[150:230, 200:260].max() == 0
     changed = (covered != NOISE).any(axis=2)
     rows, columns = np.flatnonzero(changed.any(axis=1)), np.flatnonzero(changed.any(axis=0))
@@ -53,14 +53,14 @@ def test_an_ellipse_holds_the_whole_box_and_leaves_the_corners_of_its_own():
 
 
 def test_faces_at_and_beyond_the_border():
-    covered = _cover(NOISE, [[-30, -20, 10, 10], [480, 380, 540, 460], [900, 900, 950, 950]], MaskStyle("solid", "box"))
+    covered = _mask(NOISE, [[-30, -20, 10, 10], [480, 380, 540, 460], [900, 900, 950, 950]], MaskStyle("solid", "box"))
     assert covered[:10, :10].max() == 0 and covered[380:, 480:].max() == 0
     assert (covered[100:300, 100:400] == NOISE[100:300, 100:400]).all()
 
 
 def test_halved_colour_and_deep_values():
     plane = np.random.default_rng(1).integers(0, 1023, (50, 60), np.uint16)
-    covered = _cover(plane, [[40, 40, 60, 60]], MaskStyle("solid", "box"), step=2, blank=512)
+    covered = _mask(plane, [[40, 40, 60, 60]], MaskStyle("solid", "box"), step=2, blank=512)
     assert (covered[20:30, 20:30] == 512).all() and covered.dtype == np.uint16
     assert (covered[:10] == plane[:10]).all()
 

@@ -192,11 +192,11 @@ def test_restore_command(record, toy_model, tmp_path, monkeypatch):
     image[..., 1] = image.max(2)
     Image.fromarray(image).save("photos/a.png")
     (tmp_path / "photos/broken.jpg").write_bytes(b"nonsense")
-    command = ["restore", "photos", "--model", str(toy_model), "--threshold", "0.3", "--largest", "20"]
+    command = ["restore", "photos", "--model", str(toy_model), "--threshold", "0.3", "--max-height", "20"]
     result = CliRunner().invoke(app, command)
     assert result.exit_code == 1 and "Traceback" not in result.output
     assert "broken.jpg" in result.stderr and len(result.stderr.splitlines()) == 1
-    assert "2 faces restored, 1 larger than 20 px" in result.stdout
+    assert "2 faces restored, 1 higher than 20 px skipped" in result.stdout
     files = sorted(str(p.relative_to(tmp_path)) for p in (tmp_path / "restored").rglob("*.png"))
     assert files == ["restored/a/000.png", "restored/a/001.png", "restored/a_restored.png"]
     pair = np.asarray(Image.open(files[0]))

@@ -24,11 +24,12 @@ from tinyfaces import Detector, Faces
 from tinyfaces.detection.boxes import iou_matrix
 from tinyfaces.detection.runtime import RuntimeOptions
 from tinyfaces.jobs.masking import METHODS
-from tinyfaces.service.app import PAGE, create_app
+from tinyfaces.service.app import create_app
 from tinyfaces.service.limits import Limits
 from tinyfaces.service.memory import Budget
 from tinyfaces.service.queue import BATCH_IMAGES, DetectionQueue, Engine, QueueFull
 from tinyfaces.service.restoring import restorer
+from tinyfaces.service.routes import PAGE
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "solvay_1927.jpg"
 SMALL, LARGE = [(8, 8), (40, 40)], [(64, 0)]

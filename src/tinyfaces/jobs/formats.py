@@ -4,25 +4,47 @@ import csv
 import io
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 from xml.etree import ElementTree
 
+import numpy as np
+
 from tinyfaces.detection.faces import Faces
+from tinyfaces.jobs.inputs import InputFile
 from tinyfaces.jobs.tracking import TrackedFaces
 
 
 @dataclass(frozen=True)
 class ImageResult:
-    """What was found in one image. path: as given; name: path below the folder given; width, height: upright, in pixels."""
+    """The faces found in one image file.
+
+    Args:
+        path: The file, as given.
+        name: Its path below the folder given.
+        width: Of the upright image, in pixels.
+        height: Of the upright image, in pixels.
+        faces: With boxes in pixels of the upright image.
+    """
 
     path: Path
     name: Path
     width: int
     height: int
     faces: Faces
+
+    @classmethod
+    def from_record(cls, file: InputFile, record: Mapping[str, Any]) -> "ImageResult":
+        """The result that `to_record` wrote."""
+        faces = Faces(np.array(record["boxes"], np.float32), np.array(record["scores"], np.float32))
+        return cls(file.path, file.name, record["width"], record["height"], faces)
+
+    def to_record(self) -> dict[str, Any]:
+        """The result as JSON can hold it, not rounded, so that a resumed run gives the same to the last bit."""
+        faces = {"boxes": self.faces.boxes.tolist(), "scores": self.faces.scores.tolist()}
+        return {"width": self.width, "height": self.height, **faces}
 
 
 def json_parts(results: Iterable[ImageResult]) -> Iterator[str]:

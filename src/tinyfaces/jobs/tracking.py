@@ -18,7 +18,7 @@ HELD = 3
 _SMOOTHING = 2
 _SMOOTHING_WEIGHTS = np.array([1, 2, 3, 2, 1], np.float64)
 _SAME_FACE = 1.5  # distance, in sides of a face, at which what ends and what begins are one track
-_MAYBE_SAME_FACE = 3.0  # the same, where it is only about covering the frames between
+_MAYBE_SAME_FACE = 3.0  # the same, where it only decides whether to mask the frames between
 _MAYBE_SAME_FACE_ONE_MISSED = 8.0  # the same where that is a single frame
 _SIZE_RATIO = 2.0
 _FORGOTTEN_AFTER = 90  # frames
@@ -30,17 +30,20 @@ Box = npt.NDArray[np.float64]
 class TrackedFaces:
     """The faces of one frame.
 
-    time: of the frame, in seconds. faces: those found, and those bridged between two frames in which they were found.
-    tracks: (N,) int64, the same number for the same face in all frames. found: (N,) bool, false where bridged.
-    covers: (M, 4) float32, what hides all of them: boxes smoothed over time, never smaller than the faces', and those of
-    faces about to come or just gone.
+    Args:
+        time: Of the frame, in seconds.
+        faces: Those found, and those bridged between two frames in which they were found; boxes in pixels.
+        tracks: (N,) int64, the same number for the same face in all frames.
+        found: (N,) bool, false where bridged.
+        masks: (M, 4) float32, x1 y1 x2 y2 in pixels of what to mask: the faces' boxes, smoothed over time but never smaller,
+            and those of faces about to come or just gone.
     """
 
     time: float
     faces: Faces
     tracks: npt.NDArray[np.int64]
     found: npt.NDArray[np.bool_]
-    covers: npt.NDArray[np.float32]
+    masks: npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -67,10 +70,16 @@ class _Track:
 
 
 class Tracker:
-    """Takes the faces of frame after frame, and gives them back with ids some frames later, when all about them is known.
+    """Takes the faces of one frame after another, and gives them back some frames later, with the number of their track.
 
-    ByteTrack gives the ids; what it loses is linked by distance. rate: frames per second, about. threshold: the
-    detector's. Raises ImportError without the extra `video`.
+    ByteTrack follows them; what it loses is linked by distance.
+
+    Args:
+        rate: About how many frames per second there are.
+        threshold: The detector's.
+
+    Raises:
+        ImportError: The extra `video` is missing.
     """
 
     delay = LONGEST_GAP + 1 + _SMOOTHING
@@ -163,7 +172,7 @@ class Tracker:
                 self._hold_before(now, box)
             if identities[row] >= 0:
                 self._numbers[identities[row]] = track.number
-        # A new face that may be one just lost, too far off to tell: whichever it is, nothing between is left uncovered.
+        # A new face that may be one just lost, too far off to tell: whichever it is, nothing between is left unmasked.
         alone = [row for place, row in enumerate(starts) if place not in linked]
         ends = [track for track in ends if track.last < now]
         for place, end in _nearest(boxes[alone], ends, now, loose=True).items():
@@ -195,7 +204,7 @@ class Tracker:
         number = self._given
         frame = self._at(number)
         self._given += 1
-        covers = [self._smoothed(number, track) for track in frame.seen] + frame.held
+        masks = [self._smoothed(number, track) for track in frame.seen] + frame.held
         while self._first < self._given - _SMOOTHING:
             self._frames.popleft()
             self._first += 1
@@ -205,7 +214,7 @@ class Tracker:
             Faces(np.array([face.box for face in seen]), np.array([face.score for face in seen])),
             np.array(list(frame.seen), np.int64),
             np.array([face.found for face in seen], np.bool_),
-            np.array(covers, np.float32).reshape(-1, 4),
+            np.array(masks, np.float32).reshape(-1, 4),
         )
 
     def _smoothed(self, number: int, track: int) -> Box:

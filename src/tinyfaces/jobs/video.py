@@ -17,7 +17,7 @@ from av.stream import Disposition
 
 from tinyfaces.detection.images import Pixels
 from tinyfaces.jobs.inputs import CONTAINERS
-from tinyfaces.jobs.masking import MaskStyle, Plane, cover
+from tinyfaces.jobs.masking import MaskStyle, Plane, mask_faces
 
 if TYPE_CHECKING:
     Packet: TypeAlias = av.Packet[Any]
@@ -210,7 +210,7 @@ class VideoWriter:
 
     path: the file to write; suffix: one of `inputs.CONTAINERS`. quality: see `DEFAULT_QUALITY`. keep_metadata: keep
     tags such as place, date and camera, and data streams; other pictures (cover art, further video streams) are left out in any
-    case, as nothing covers them. Use it in a `with`. Raises VideoError where something cannot be written in this container.
+    case, as nothing masks them. Use it in a `with`. Raises VideoError where something cannot be written in this container.
     """
 
     def __init__(
@@ -271,8 +271,8 @@ class VideoWriter:
             with _naming(self._source.path):
                 self._container.mux(packet)
 
-    def write(self, frame: av.VideoFrame, boxes: npt.NDArray[np.float32], covering: MaskStyle) -> None:
-        """Write a frame with faces covered. boxes: (N, 4) in pixels of the upright picture."""
+    def write(self, frame: av.VideoFrame, boxes: npt.NDArray[np.float32], style: MaskStyle) -> None:
+        """Write a frame with faces masked. boxes: (N, 4) in pixels of the upright picture."""
         if frame.format.name != self._format:
             pts, base = frame.pts, frame.time_base
             frame = frame.reformat(format=self._format)
@@ -280,7 +280,7 @@ class VideoWriter:
         if len(boxes):
             frame.make_writable()
             stored = self._source.turn.undo(boxes, self._source.width, self._source.height)
-            cover(_planes(frame), stored, covering)
+            mask_faces(_planes(frame), stored, style)
         frame.pict_type = 0  # the encoder's choice, not what the source's was
         with _naming(self._source.path):
             for packet in self._stream.encode(frame):
