@@ -93,7 +93,10 @@ def _with_everything(tmp_path):
     exif = Image.Exif()
     exif[ExifTags.Base.Make] = "Camera"
     exif[ExifTags.Base.Orientation] = 6
-    exif[ExifTags.Base.ImageDescription] = SECRET.decode()
+    exif[ExifTags.Base.ImageDescription] = "a garden"
+    # What programs for photos put there too: copies of XMP and IPTC, and Photoshop's preview.
+    for tag in (ExifTags.Base.XMLPacket, ExifTags.Base.IPTCNAA, ExifTags.Base.ImageResources):
+        exif[tag] = SECRET
     exif.get_ifd(ExifTags.IFD.GPSInfo).update({1: "N", 2: (48.0, 51.0, 30.0), 3: "E", 4: (2.0, 17.0, 40.0)})
     exif.get_ifd(ExifTags.IFD.Exif).update(
         {ExifTags.Base.MakerNote: SECRET, ExifTags.Base.DateTimeOriginal: "2020:01:01 10:00:00"}
@@ -133,7 +136,9 @@ def test_metadata_kept_on_request_but_never_another_picture_of_the_face(tmp_path
     photo = open_photo(path)
     content = anonymised(photo, FACES, MaskStyle(), keep_metadata=True)
     exif = Image.open(io.BytesIO(content)).getexif()
-    assert exif[ExifTags.Base.Make] == "Camera"
+    assert exif[ExifTags.Base.Make] == "Camera" and exif[ExifTags.Base.ImageDescription] == "a garden"
+    assert not {ExifTags.Base.XMLPacket, ExifTags.Base.IPTCNAA, ExifTags.Base.ImageResources} & set(exif)
+    assert SECRET not in content
     assert exif.get_ifd(ExifTags.IFD.GPSInfo)[2] == (48.0, 51.0, 30.0)
     details = exif.get_ifd(ExifTags.IFD.Exif)
     assert details[ExifTags.Base.DateTimeOriginal] == "2020:01:01 10:00:00" and ExifTags.Base.MakerNote not in details

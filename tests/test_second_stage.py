@@ -102,6 +102,13 @@ def test_many_images_at_once_are_as_one_by_one(record):
         assert (result.boxes[:, 2:] <= [image.shape[1], image.shape[0]]).all()
 
 
+def test_corrected_boxes_end_at_the_image(record):
+    image = np.full((60, 80, 3), 255, np.uint8)
+    boxes = np.array([[70, 20, 80, 30], [40, 20, 50, 30]], np.float32)
+    (result,) = _second(record).apply([image], [Faces(boxes, np.array([0.6, 0.5], np.float32))])
+    assert sorted(result.boxes.round(3).tolist()) == [[41, 20, 51, 30], [71, 20, 80, 30]]
+
+
 def test_boxes_that_come_together_leave_one(record):
     boxes = np.array([[10, 10, 20, 20], [11, 10, 21, 20]], np.float32)
     moved = Faces(np.concatenate([boxes[:1], boxes[1:] + 5]), np.array([0.6, 0.5], np.float32))
