@@ -192,6 +192,7 @@ def test_64_clients_each_get_their_own_faces(service):
                 statuses.append(answer.status_code)
                 boxes = answer.json().get("boxes")
                 assert answer.status_code in (200, 429)
+                time.sleep(0.05 if boxes is None else 0)
         return {tuple(round(side) for side in box) for box in boxes} == corners(squares)
 
     with ThreadPoolExecutor(64) as threads:

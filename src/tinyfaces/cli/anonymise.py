@@ -101,7 +101,7 @@ def anonymise(
     if not progress.quiet:
         console = Console(highlight=False)
         faces = sum(record.get("tracks", record["faces"]) for _, record in done)
-        console.print(f"{runs.counted(faces, 'face')} masked in {runs.counted(len(done), 'file')}")
+        console.print(f"{runs.counted(faces, 'face')} masked in {runs.counted(len(done), 'file')}", soft_wrap=True)
         runs.print_written([run.targets[file][0] for file, _ in done], console)
         run.print_speed(console)
     run.finish(progress.resume, out / "problems.csv")

@@ -200,9 +200,9 @@ class Run:
     def print_speed(self, console: Console) -> None:
         """Print how fast it went."""
         if self._skipped:
-            console.print(f"{counted(self._skipped, 'file')} done in an earlier run")
+            console.print(f"{counted(self._skipped, 'file')} done in an earlier run", soft_wrap=True)
         for line in self._speeds:
-            console.print(line)
+            console.print(line, soft_wrap=True)
 
     def finish(self, resume: bool = False, report: Path | None = None) -> None:
         """Close the journal, list all problems in the file `report`, and exit with the right code."""

@@ -33,7 +33,7 @@ def print_detections(
     if images > _MAX_ROWS:
         console.print(f"and {images - _MAX_ROWS} more")
     if images != 1 and (images or not videos):
-        console.print(f"{counted(faces, 'face')} in {counted(images, 'image')}")
+        console.print(f"{counted(faces, 'face')} in {counted(images, 'image')}", soft_wrap=True)
     for file, record in videos:
         console.print(
             f"{shown(file.name)}: {counted(record['frames'], 'frame')} of {record['width']}x{record['height']}, "
@@ -53,7 +53,7 @@ def print_counts(records: Sequence[dict[str, Any]], regions: Sequence[str], cons
     if len(records) > _MAX_ROWS:
         console.print(f"and {len(records) - _MAX_ROWS} more")
     if len(records) > 1:
-        console.print(f"{counted(sum(record['faces'] for record in records), 'face')} in {len(records)} files")
+        console.print(f"{counted(sum(record['faces'] for record in records), 'face')} in {len(records)} files", soft_wrap=True)
 
 
 def _table(first: str, *others: str) -> Table:

@@ -1,4 +1,4 @@
-"""Candidates cut out of an image: squares that keep the aspect ratio and carry context around the box."""
+"""Crops for the second stage: squares around boxes, with some context."""
 
 import math
 
@@ -9,16 +9,25 @@ from PIL import Image
 from tinyfaces.detection.images import Pixels, Regions
 
 CONTEXT = 1.6
-"""Side of a crop in longer sides of its box."""
+"""Side of a crop, in longer sides of its box."""
 LOW_SIDE = 16
-"""Pixels a side of the low-resolution crop that the second stage takes."""
+"""Side of the crop that the second stage takes, in pixels."""
 FACTOR = 4
-"""How much larger the generator's output is."""
+"""How much larger the generator's output is, in each direction."""
 HIGH_SIDE = FACTOR * LOW_SIDE
+"""Side of a restored crop, in pixels."""
 
 
 def crop_squares(boxes: npt.NDArray[np.float32], context: float = CONTEXT) -> npt.NDArray[np.float64]:
-    """The squares (N, 4), x1 y1 x2 y2 and not rounded, that crops of boxes (N, 4) show; they may reach beyond the image."""
+    """The squares that crops of boxes show.
+
+    Args:
+        boxes: (N, 4), x1 y1 x2 y2 in pixels.
+        context: Side of a square, in longer sides of its box.
+
+    Returns:
+        (N, 4), x1 y1 x2 y2 in pixels, not rounded; they may reach beyond the image.
+    """
     corners = boxes.astype(np.float64)
     middle = (corners[:, :2] + corners[:, 2:]) / 2
     half = np.maximum((corners[:, 2:] - corners[:, :2]).max(axis=1, keepdims=True), 1.0) * context / 2

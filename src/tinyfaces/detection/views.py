@@ -1,4 +1,4 @@
-"""What the network sees of an image: all of it or a part, scaled to some size, and the way back to the image's pixels."""
+"""Views: what the network sees of an image, all of it or a part, at some scale, and the way back to the image's pixels."""
 
 import math
 from collections.abc import Sequence
@@ -30,10 +30,14 @@ _CUT_MARGIN = 0.05  # in longer sides of a face: so close to a border, it counts
 
 @dataclass(frozen=True)
 class View:
-    """A part of an image as the network is to see it.
+    """A part of an image, as the network sees it.
 
-    pixels: HxWx3. left, top: where it begins in the scaled image, of `working` (width, height) pixels in all.
-    per_pixel: scaled pixels per pixel of the image, in x and y.
+    Args:
+        pixels: HxWx3 uint8 RGB.
+        left: Where it begins in the scaled image, in scaled pixels.
+        top: Where it begins in the scaled image, in scaled pixels.
+        working: Width and height of the whole scaled image.
+        per_pixel: Scaled pixels per pixel of the image, in x and y.
     """
 
     pixels: Pixels
@@ -53,7 +57,7 @@ class View:
         """The view reduced to a quarter, as an image of its own: what the thumbnail pass sees."""
         width, height = self.size
         size = scaled_size(width, height, max(THUMBNAIL_SCALE, MIN_THUMBNAIL_SIDE / max(width, height)))
-        # A gap of 1 means the mean of squares first: a sixth of the time of exact resampling.
+        # A gap of 1 averages whole squares of pixels first, which takes a sixth of the time of exact resampling.
         small = Image.fromarray(self.pixels).resize(size, Image.Resampling.BILINEAR, reducing_gap=1.0)
         return View(np.asarray(small), 0, 0, size, (size[0] / width, size[1] / height))
 
@@ -68,13 +72,13 @@ class View:
         return _padded(self.pixels.shape[0]), _padded(self.pixels.shape[1])
 
     def to_image(self, boxes: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """Boxes (N, 4) from pixels of the view to pixels of the image."""
+        """Boxes (N, 4) in pixels of the image, given in pixels of the view."""
         offset = np.array([self.left, self.top] * 2, np.float64)
         moved: npt.NDArray[np.float32] = ((boxes + offset) / np.array(self.per_pixel * 2)).astype(np.float32)
         return moved
 
     def cuts(self, boxes: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
-        """Which (N,) of the boxes (N, 4), in pixels of the view, touch a border that is not the image's own."""
+        """Which (N,) of the boxes (N, 4), in pixels of the view, touch a border of the view that is not the image's own."""
         width, height = self.size
         margin = np.maximum(2, longer_sides(boxes) * _CUT_MARGIN)
         cut = np.zeros(len(boxes), np.bool_)
@@ -116,7 +120,7 @@ def _resample(image: Pixels | Regions, working: tuple[int, int], rectangle: Sequ
 
 
 def scale_factor(scale: Scale | None, width: int, height: int) -> float:
-    """By how much an image of width x height pixels is enlarged: see the `scale` of `tinyfaces.Detector`."""
+    """The factor by which an image of width x height pixels is enlarged; see `scale` of `tinyfaces.Detector`."""
     if scale is not None and scale != "auto":
         return scale
     pixels, largest = _AUTO if scale == "auto" else _SMALL
@@ -124,7 +128,7 @@ def scale_factor(scale: Scale | None, width: int, height: int) -> float:
 
 
 def factor_to(pixels: int, width: int, height: int) -> float:
-    """By how much an image of width x height pixels is reduced to have, padded, at most about so many pixels; 1 where it has."""
+    """The factor, at most 1, that leaves about so many pixels of an image of width x height, padding included."""
     # The second bound is for images of a few rows, whose padding outweighs them.
     return min(1.0, math.sqrt(pixels / (width * height)), pixels / (MULTIPLE * max(width, height)))
 
@@ -139,5 +143,5 @@ def _padded(side: int) -> int:
 
 
 def padded_pixels(width: int, height: int) -> int:
-    """How many pixels the network sees of width x height: both sides are made multiples of 32."""
+    """How many pixels the network sees of an image of width x height pixels: both sides are padded to multiples of 32."""
     return _padded(width) * _padded(height)

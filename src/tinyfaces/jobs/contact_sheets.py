@@ -1,4 +1,4 @@
-"""Pictures of faces as they are beside what the second stage makes of them."""
+"""Pictures of faces beside what the second stage makes of them."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Faces followed through the frames of a video: an id for each, and no flashing where a face is missed for some frames."""
+"""Faces followed through the frames of a video, and bridged where a face is missed for some frames."""
 
 from collections import deque
 from collections.abc import Iterator
@@ -11,9 +11,9 @@ import numpy.typing as npt
 from tinyfaces.detection.faces import Faces
 
 LONGEST_GAP = 10
-"""Frames without a face between two with it that are bridged."""
+"""Up to so many frames in which a face is missed are bridged."""
 HELD = 3
-"""Frames before a face's first and after its last in which its place counts as a face's too."""
+"""For so many frames before a face's first and after its last one, its place is masked too."""
 
 _SMOOTHING = 2
 _SMOOTHING_WEIGHTS = np.array([1, 2, 3, 2, 1], np.float64)
@@ -83,7 +83,7 @@ class Tracker:
     """
 
     delay = LONGEST_GAP + 1 + _SMOOTHING
-    """Frames between one given and the one that comes back."""
+    """Frames between the one given and the one that comes back."""
 
     def __init__(self, rate: float, threshold: float) -> None:
         from supervision import Detections
@@ -108,7 +108,7 @@ class Tracker:
         return self._tracks_so_far
 
     def push(self, faces: Faces, time: float) -> TrackedFaces | None:
-        """Add the faces of the next frame; gives the frame `delay` before it, if there is one. time: in seconds, rising."""
+        """Add the faces of the next frame, at a time in seconds. Gives the frame `delay` before it, if there is one."""
         now = self._next
         self._next += 1
         self._frames.append(_Frame(time))
@@ -150,7 +150,7 @@ class Tracker:
             track.speed = (track.speed + (_centre(box) - _centre(track.box)) / gap) / 2
         else:
             track.speed = np.zeros(2)
-        # It may have jumped rather than moved: in the gap it is where it was, where it will be, or between.
+        # It may have jumped: in the gap it is where it was, where it will be, or between.
         self._hold_before(now, box, track.last)
         track.last, track.box, track.score = now, box, score
         self._at(now).seen[track.number] = _Seen(box, score, True)
@@ -172,7 +172,7 @@ class Tracker:
                 self._hold_before(now, box)
             if identities[row] >= 0:
                 self._numbers[identities[row]] = track.number
-        # A new face that may be one just lost, too far off to tell: whichever it is, nothing between is left unmasked.
+        # A new face may be one just lost, too far away to be sure; to be safe, what lies between is masked.
         alone = [row for place, row in enumerate(starts) if place not in linked]
         ends = [track for track in ends if track.last < now]
         for place, end in _nearest(boxes[alone], ends, now, loose=True).items():

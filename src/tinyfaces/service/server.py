@@ -1,4 +1,4 @@
-"""The server around the application: it listens, bounds how long connections may dawdle, and stops gracefully."""
+"""The server around the application: it listens, cuts off connections that stall, and stops gracefully."""
 
 import asyncio
 import socket
@@ -13,15 +13,15 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from tinyfaces.service.limits import Limits
 
 MAX_CONNECTIONS = 1000
-"""At once; further ones get 503."""
+"""Connections at once; further ones get 503."""
 
 _BACKLOG = 2048
-_GRACE_SECONDS = 5.0
-_SEND_SECONDS = 120.0
+_GRACE_SECONDS = 5.0  # more than the application itself allows, which answers with the right code
+_SEND_SECONDS = 120.0  # for a client to read its answer
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A listening socket; port 0 takes any free one. Raises OSError."""
+    """A listening socket; port 0 takes a free one. Raises OSError."""
     listening = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     try:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -34,7 +34,7 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def run(app: FastAPI, listening: socket.socket, limits: Limits) -> None:
-    """Serve until SIGINT or SIGTERM; requests under way are answered first."""
+    """Serve until SIGINT or SIGTERM, then answer the requests under way and stop."""
     config = uvicorn.Config(
         app,
         http=_deadline_protocol(limits.receive_seconds + _GRACE_SECONDS),
@@ -51,7 +51,7 @@ def run(app: FastAPI, listening: socket.socket, limits: Limits) -> None:
 
 
 def _deadline_protocol(seconds: float) -> type[asyncio.Protocol]:
-    """uvicorn's protocol, which would wait forever for the rest of a request, or for a client to read an answer."""
+    """uvicorn's protocol with deadlines: by itself, it waits forever for a request's end or for a client to read its answer."""
 
     class DeadlineProtocol(H11Protocol):
         def connection_made(self, transport: Any) -> None:
@@ -85,7 +85,7 @@ def _deadline_protocol(seconds: float) -> type[asyncio.Protocol]:
 
 
 class _Deadline:
-    """Does something if it isn't stopped in time; starting it again while it runs changes nothing."""
+    """Acts unless it is stopped in time. Starting it again while it runs changes nothing."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, seconds: float, act: Callable[[], None]) -> None:
         self._start: Callable[[], asyncio.TimerHandle] = lambda: loop.call_later(seconds, act)
