@@ -1,4 +1,4 @@
-"""The second stage with networks whose answers are known: what goes through, what comes back, and from whom proposals may come."""
+"""The second stage with networks whose answers are known: what goes through, what comes back, whose proposals it takes."""
 
 import gc
 import weakref

@@ -53,11 +53,12 @@ class GroupedCommand(TyperCommand):
     """A command whose help lists its options in groups, as plain text, which terminals of any width can show."""
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
-        groups: dict[str, list[tuple[str, str]]] = {INPUT: [], MODEL: [], OUTPUT: [], SPEED: []}
+        groups: dict[str, list[tuple[str, str]]] = {"Arguments": [], INPUT: [], MODEL: [], OUTPUT: [], SPEED: []}
         for parameter in self.get_params(ctx):
             record = parameter.get_help_record(ctx)
+            group = "Arguments" if parameter.param_type_name == "argument" else "Options"
             if record is not None:
-                groups.setdefault(getattr(parameter, "rich_help_panel", None) or "Other", []).append(record)
+                groups.setdefault(getattr(parameter, "rich_help_panel", None) or group, []).append(record)
         for name, records in groups.items():
             if records:
                 with formatter.section(name):

@@ -62,7 +62,10 @@ def train_average(
     out: Annotated[Path, typer.Argument(help="The checkpoint to write.")],
     share: Annotated[float, typer.Option(min=0.0, max=1.0, help="Weight of the first.")] = 0.5,
 ) -> None:
-    """Average the weights of two trainings, which is often better than either."""
+    """Average the weights of two trainings.
+
+    The average is often better than either.
+    """
     try:
         from tinyfaces.training.averaging import average_weights
     except ImportError as error:
@@ -83,9 +86,10 @@ def train_candidates(
     settings: SetOption = None,
     threads: Threads = None,
 ) -> None:
-    """Gather the second stage's training data: what the proposal network takes for faces in the training photos.
+    """Gather training data for the second stage.
 
-    --config is that of the proposal network. Its [[train]] sources are searched, except photos without labels, through its cache.
+    These are all boxes that the proposal network takes for faces in the training photos. --config is that of the proposal
+    network. Its [[train]] sources are searched, except photos without labels, through its cache.
     """
     try:
         import numpy as np
@@ -119,11 +123,11 @@ def train_relabel(
     settings: SetOption = None,
     threads: Threads = None,
 ) -> None:
-    """Let a trained model decide about the boxes that the annotations leave ignored (self-training).
+    """Decide about ignored boxes with a trained model.
 
-    For each [[train]] source of --config (COCO files only; photos without labels are skipped), a copy of the annotations is
-    written. In it, ignored boxes are faces or background wherever the model's views of a photo (as it is, mirrored, enlarged)
-    agree. Continue training with `--set relabelled=OUT`.
+    This is self-training. For each [[train]] source of --config (COCO files only; photos without labels are skipped), a copy of
+    the annotations is written. In it, ignored boxes are faces or background wherever the model's views of a photo (as it is,
+    mirrored, enlarged) agree. Continue training with `--set relabelled=OUT`.
     """
     try:
         from tinyfaces.data.annotations import read_coco

@@ -1,4 +1,4 @@
-"""The result type: faces of one image, as every part of the package takes and gives them."""
+"""The result type: the faces of one image."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from tinyfaces.detection.images import ImageSource, read_image
 if TYPE_CHECKING:
     import supervision
 
-_PIXELS_PER_LINE_WIDTH = 2000
+_PIXELS_PER_LINE_WIDTH = 2000  # a line stays visible when the image is shown on a screen
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,7 +64,7 @@ class Faces:
         return len(self.boxes)
 
     def __getitem__(self, index: "int | slice | npt.ArrayLike") -> "Faces":
-        """Some of the faces, by a slice, a mask (N,) bool, indices (M,) or one index (gives Faces of length one)."""
+        """Select faces by a slice, a mask (N,) bool, indices (M,) or one index, which gives `Faces` of length one."""
         if isinstance(index, int | np.integer):
             index = [int(index)]
         chosen = index if isinstance(index, slice) else np.asarray(index)
@@ -98,14 +98,19 @@ class Faces:
         return self[self.heights < height]
 
     def to_dict(self) -> dict[str, list[Any]]:
-        """`{"boxes": [[x1, y1, x2, y2], ...], "scores": [...]}` of plain floats, to 0.001 px and 0.000001."""
+        """Convert to plain numbers: `{"boxes": [[x1, y1, x2, y2], ...], "scores": [...]}`, boxes rounded to 0.001 pixels and
+        scores to 0.000001."""
         return {
             "boxes": [[round(side, 3) for side in box] for box in self.boxes.tolist()],
             "scores": [round(score, 6) for score in self.scores.tolist()],
         }
 
     def to_supervision(self) -> "supervision.Detections":
-        """The same as `supervision.Detections`, of class 0. Raises ImportError without the extra `supervision`."""
+        """Convert to `supervision.Detections`, all of class 0.
+
+        Raises:
+            ImportError: The extra `supervision` is not installed.
+        """
         try:
             import supervision
         except ImportError:
@@ -116,7 +121,7 @@ class Faces:
 
     @classmethod
     def from_supervision(cls, detections: "supervision.Detections") -> "Faces":
-        """The faces of `supervision.Detections`, in their order; those without confidence score 1."""
+        """Convert from `supervision.Detections`, in their order. Without confidence, all score 1."""
         scores = np.ones(len(detections)) if detections.confidence is None else detections.confidence
         return cls(detections.xyxy.astype(np.float32), scores.astype(np.float32))
 
@@ -128,10 +133,24 @@ class Faces:
         colour: str | tuple[int, int, int] = (0, 255, 0),
         line_width: int | None = None,
     ) -> Image.Image:
-        """A new RGB image with a thin frame just outside each face, and above it its score if asked.
+        """Draw a thin frame just outside each face.
 
-        image: what the faces were found in, as `read_image` takes it. line_width: in pixels; chosen by the image's
-        size if None. Raises ImageError where the image cannot be read.
+        Args:
+            image: What the faces were found in: a path, a PIL image or an array HxWx3 uint8 in RGB order.
+            scores: Also write each face's score above it.
+            colour: Of frames and scores: a name that Pillow knows, or red, green and blue, 0-255.
+            line_width: In pixels; by default 1, and 1 more for every 2000 pixels of the image's longer side.
+
+        Returns:
+            A new RGB image.
+
+        Raises:
+            ImageError: The image cannot be read.
+
+        Example:
+            ```python
+            faces.draw("crowd.jpg", scores=True).save("framed.png")
+            ```
         """
         drawn = Image.fromarray(read_image(image))
         pen = ImageDraw.Draw(drawn)
