@@ -171,10 +171,10 @@ class RuntimeChoice:
     ] = "auto"
     threads: Threads = None
 
-    def options(self, workers: int = 1) -> RuntimeOptions:
-        """The same for sessions that so many threads share. Ends the command where the choice makes no sense."""
+    def options(self) -> RuntimeOptions:
+        """The same, for sessions. Ends the command if the choice makes no sense."""
         try:
-            return RuntimeOptions(self.backend, self.device, self.threads, self.precision, workers)
+            return RuntimeOptions(self.backend, self.device, self.threads, self.precision)
         except ValueError as error:
             fail(str(error))
 
