@@ -98,7 +98,7 @@ def test_the_second_stage_is_what_was_trained():
     from tinyfaces.training.networks.cost import count_macs
 
     record = second_stage()
-    generator, discriminator, settings = load_second_stage(record.generator_path.with_name("gan.safetensors"))
+    generator, discriminator, settings = load_second_stage(record.generator_path.with_name("second_stage.safetensors"))
     assert settings["variant"] == record.variant
     assert record.parameters == sum(p.numel() for network in (generator, discriminator) for p in network.parameters())
     low = np.random.default_rng(0).random((7, 3, 16, 16), np.float32)

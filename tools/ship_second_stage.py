@@ -112,7 +112,7 @@ def main() -> None:
     images, _ = read_sources(sources)
     undismissed, _ = read_sources([dataclasses.replace(source, doubt=0.0) for source in sources])
 
-    stem = WEIGHTS / "gan.onnx"
+    stem = WEIGHTS / "second_stage.onnx"
     print(f"largest difference from torch {export_second_stage(arguments.checkpoint, stem):.1e}")
     calibrate(stem, arguments.candidates)
     generator, discriminator, settings = load_second_stage(stem.with_suffix(".safetensors"))
