@@ -203,7 +203,7 @@ class DetectorOptions(RuntimeChoice):
     ] = None
 
     def open(self, threshold: float | None, workers: int = 1) -> Detector:
-        """A detector that so many threads share. Ends the command where it cannot be had."""
+        """Open the detector, for this many threads to share. Ends the command if that fails."""
         try:
             return Detector(
                 self.model, threshold=threshold, scale=self.scale, stages=self.stages, device=self.device, backend=self.backend,

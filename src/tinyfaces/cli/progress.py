@@ -19,7 +19,7 @@ def bar(label: str, total: int | None, unit: str = "", hidden: bool = False) -> 
         hidden: Show nothing.
 
     Returns:
-        A function that is told how many more steps are done.
+        A function to call with the number of further steps done.
     """
     count = "{task.completed}" if total is None else "{task.completed}/{task.total}"
     columns = (

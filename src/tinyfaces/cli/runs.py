@@ -31,7 +31,7 @@ class Run:
     In order: `plan` where everything goes, `open` the detector and the journal, `process` the files, `finish`.
 
     Args:
-        inputs: What was found. Problems are told at once, and if there is no file, the command ends.
+        inputs: What was found. Problems are printed; if there is no file, the command ends.
         label: What is done, for the progress bar.
         quiet: Show errors only.
     """

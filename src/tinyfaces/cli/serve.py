@@ -39,7 +39,7 @@ def serve(
         list[str] | None,
         typer.Option(
             rich_help_panel=MODEL,
-            help="A shipped model or the path of an ONNX file. May be given several times, the default model first; all shipped "
+            help="A shipped model or the path of an ONNX file. May be given several times, the default first; all shipped "
             "models if not given.",
         ),
     ] = None,

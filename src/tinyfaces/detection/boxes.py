@@ -137,7 +137,7 @@ def _survivors(count: int, losers: Indices, winners: Indices) -> npt.NDArray[np.
 def _near_pairs(boxes: Floats, reach: float, overlap: float) -> tuple[Indices, Indices]:
     """Index pairs (later, earlier) of boxes (N, 4) whose IoU is above `overlap`, each pair once.
 
-    reach: how far, in its own sides, the centre of a box's partner can lie from its own.
+    reach: how far the centre of a box's partner can lie from its own, in sides of the box.
     """
     if len(boxes) < 2:
         return np.zeros(0, np.intp), np.zeros(0, np.intp)
@@ -199,8 +199,8 @@ def tiles(width: int, height: int, side: int, overlap: int, multiple: int = 32) 
     """Cover an image with overlapping tiles.
 
     Args:
-        width: Of the image, in pixels.
-        height: Of the image, in pixels.
+        width: Width of the image, in pixels.
+        height: Height of the image, in pixels.
         side: Longest side of a tile, in pixels.
         overlap: Pixels that neighbours share at least, so that one of them shows whatever is no larger as a whole.
         multiple: Tiles begin and end on multiples of this, except where they end at the image's border.

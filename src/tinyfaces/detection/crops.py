@@ -42,7 +42,7 @@ def cut_crops(image: Pixels | Regions, squares: npt.NDArray[np.float64], side: i
     Args:
         image: HxWx3 uint8 RGB, in memory or read region by region, from top to bottom.
         squares: (N, 4), x1 y1 x2 y2 in pixels.
-        side: Of the crops, in pixels.
+        side: Side of the crops, in pixels.
 
     Returns:
         (N, side, side, 3) uint8 RGB.

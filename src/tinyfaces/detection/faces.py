@@ -138,7 +138,7 @@ class Faces:
         Args:
             image: What the faces were found in: a path, a PIL image or an array HxWx3 uint8 in RGB order.
             scores: Also write each face's score above it.
-            colour: Of frames and scores: a name that Pillow knows, or red, green and blue, 0-255.
+            colour: Colour of frames and scores: a name that Pillow knows, or red, green and blue, 0-255.
             line_width: In pixels; by default 1, and 1 more for every 2000 pixels of the image's longer side.
 
         Returns:

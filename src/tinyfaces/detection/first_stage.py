@@ -34,7 +34,7 @@ TILED_ABOVE_PIXELS = 4_000_000
 TILE_SIDE = 1280
 TILE_OVERLAP = 128
 FRAME_PIXELS = 2_000_000
-"""A tiled image is also searched as a whole, reduced to so many pixels."""
+"""A tiled image is also searched as a whole, reduced to this many pixels."""
 MIN_THUMBNAIL_FACE = 64
 """Longer side in pixels from which a face is taken from the thumbnail pass; smaller ones are found at full size."""
 
@@ -72,7 +72,7 @@ class FirstStage:
 
         Args:
             images: HxWx3 uint8 RGB each.
-            threshold: Of the scores after `rescore_by_neighbours`.
+            threshold: Proposals with a lower score, after `rescore_by_neighbours`, are left out.
             scale: See `tinyfaces.Detector`.
 
         Returns:

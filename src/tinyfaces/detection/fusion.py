@@ -117,11 +117,11 @@ def fit_rule(
     """Learn the rule from N candidates.
 
     Args:
-        scores: (N,), of the proposals.
-        face_logits: (N,), of the second stage.
+        scores: (N,), the proposals' scores.
+        face_logits: (N,), the second stage's logits.
         sides: (N,), longer sides in pixels.
         labels: (N,) bool, which of them are faces.
-        weights: (N,), how much each counts; alike if None.
+        weights: (N,), how much each counts; all the same if None.
         bounds: Candidates that these exclude are left out.
 
     Raises:

@@ -36,8 +36,8 @@ def merge(parts: Sequence[Faces], regions: Sequence[npt.NDArray[np.float64]], wi
     Args:
         parts: The faces of each region, with boxes in pixels of the image.
         regions: (4,) each, x1 y1 x2 y2 in pixels of the image.
-        width: Of the image, in pixels.
-        height: Of the image, in pixels.
+        width: Width of the image, in pixels.
+        height: Height of the image, in pixels.
 
     Returns:
         One box for each face, highest score first.

@@ -99,12 +99,12 @@ def fused(proposals: Faces, places: npt.NDArray[np.intp], judged: Judgements, ru
     """Fuse the judgements into an image's proposals.
 
     Args:
-        proposals: All of the image, in pixels.
+        proposals: All proposals of the image, in pixels.
         places: (M,), which of them were judged.
         judged: The M judgements.
         rule: How both scores become one.
-        width: Of the image, in pixels.
-        height: Of the image, in pixels.
+        width: Width of the image, in pixels.
+        height: Height of the image, in pixels.
 
     Returns:
         One box for each face, within the image, highest score first.

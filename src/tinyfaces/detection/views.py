@@ -128,7 +128,7 @@ def scale_factor(scale: Scale | None, width: int, height: int) -> float:
 
 
 def factor_to(pixels: int, width: int, height: int) -> float:
-    """The factor, at most 1, that leaves about so many pixels of an image of width x height, padding included."""
+    """The factor, at most 1, that leaves about this many pixels of an image of width x height, padding included."""
     # The second bound is for images of a few rows, whose padding outweighs them.
     return min(1.0, math.sqrt(pixels / (width * height)), pixels / (MULTIPLE * max(width, height)))
 

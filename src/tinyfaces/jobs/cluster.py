@@ -91,7 +91,7 @@ def detect(
     """Find the faces in all images, and write files `part-N-of-M.parquet` of `_SCHEMA` to a folder.
 
     Args:
-        address: Of a cluster ("auto", "ray://host:10001") whose machines have tinyfaces and see the paths; or "local".
+        address: Address of a cluster ("auto", "ray://host:10001") whose machines have tinyfaces and see the paths; or "local".
         paths: Files, folders and patterns, of any kind that fsspec knows.
         out: The folder, of any kind that fsspec knows.
         model: The name of a shipped model or the path of an ONNX file.
@@ -138,7 +138,7 @@ def detect(
 
 
 class _Worker:
-    """Does parts; one process of the cluster each."""
+    """Does parts of the job. Each worker is a process of the cluster."""
 
     def __init__(self, job: _Job) -> None:
         from tinyfaces.detection.detector import Detector

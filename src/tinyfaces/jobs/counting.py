@@ -73,8 +73,8 @@ def density(faces: Faces, width: int, height: int) -> npt.NDArray[np.float64]:
 
     Args:
         faces: With boxes in pixels of the image.
-        width: Of the image, in pixels.
-        height: Of the image, in pixels.
+        width: Width of the image, in pixels.
+        height: Height of the image, in pixels.
 
     Returns:
         hxw, with the image's proportions and at most 1024 pixels long; its sum is the number of faces.
@@ -104,8 +104,8 @@ def draw_density(
     Args:
         faces: With boxes in pixels of the image.
         pixels: The image HxWx3 uint8 RGB, or a reduced copy of it.
-        width: Of the image, in pixels.
-        height: Of the image, in pixels.
+        width: Width of the image, in pixels.
+        height: Height of the image, in pixels.
         regions: Polygons by name.
     """
     values = density(faces, width, height)

@@ -24,8 +24,8 @@ class ImageResult:
     Args:
         path: The file, as given.
         name: Its path below the folder given.
-        width: Of the upright image, in pixels.
-        height: Of the upright image, in pixels.
+        width: Width of the upright image, in pixels.
+        height: Height of the upright image, in pixels.
         faces: With boxes in pixels of the upright image.
     """
 

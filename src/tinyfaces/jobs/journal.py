@@ -1,4 +1,4 @@
-"""A small record, in SQLite, of which files of a run are done, and what came of them. A kill at any instant leaves it whole."""
+"""The journal: a small SQLite file that says which files of a run are done, and what came of them. It survives a kill."""
 
 import json
 import os
@@ -45,7 +45,7 @@ class Journal:
     Args:
         path: Where the journal lies; in memory only if None.
         settings: What the results depend on beside the files.
-        resume: Keep what the journal holds; otherwise begin anew.
+        resume: Keep what the journal holds; otherwise start over.
 
     Raises:
         JournalError: Another process uses the journal, it belongs to a run with other settings, or the file is no journal.

@@ -10,10 +10,10 @@ import numpy.typing as npt
 METHODS = ("blur", "pixelate", "solid")
 SHAPES = ("ellipse", "box")
 
-_CELLS = 5  # across the mask of a large face, whatever its size: so much of it remains
+_CELLS = 5  # across the mask of a large face, whatever its size
 _MIN_CELL = 4  # pixels
 _MARGIN = 2.0  # pixels beyond the enlarged box, as boxes of tiny faces may be off by that
-_BLUR = 0.65  # standard deviation of the blur, in cells: cells melt into each other, and no more is left than of pixelate
+_BLUR = 0.65  # standard deviation of the blur, in cells: enough for them to melt into each other
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,9 @@ import numpy.typing as npt
 from tinyfaces.detection.faces import Faces
 
 LONGEST_GAP = 10
-"""Up to so many frames in which a face is missed are bridged."""
+"""Gaps of up to this many frames, in which a face is missed, are bridged."""
 HELD = 3
-"""For so many frames before a face's first and after its last one, its place is masked too."""
+"""A face's place is also masked for this many frames before its first one and after its last one."""
 
 _SMOOTHING = 2
 _SMOOTHING_WEIGHTS = np.array([1, 2, 3, 2, 1], np.float64)
@@ -31,7 +31,7 @@ class TrackedFaces:
     """The faces of one frame.
 
     Args:
-        time: Of the frame, in seconds.
+        time: Time of the frame, in seconds.
         faces: Those found, and those bridged between two frames in which they were found; boxes in pixels.
         tracks: (N,) int64, the same number for the same face in all frames.
         found: (N,) bool, false where bridged.
@@ -156,7 +156,7 @@ class Tracker:
         self._at(now).seen[track.number] = _Seen(box, score, True)
 
     def _begin(self, starts: list[int], identities: list[int], boxes: Box, scores: npt.NDArray[np.float32], now: int) -> None:
-        """Give the faces at `starts` a track: that of a face lost nearby a moment ago, or one of their own."""
+        """Give the faces at `starts` a track: that of a face lost nearby a moment ago, or a new one."""
         ends = [track for track in self._tracks.values() if 0 < now - track.last <= LONGEST_GAP + 1]
         linked = _nearest(boxes[starts], ends, now, loose=False)
         for place, row in enumerate(starts):
@@ -237,7 +237,7 @@ class Tracker:
 
 
 def _nearest(boxes: Box, ends: list[_Track], now: int, *, loose: bool) -> dict[int, _Track]:
-    """Which of the boxes (N, 4) goes on with which of the tracks that ended: nearest first, each once."""
+    """Which of the boxes (N, 4) continues which of the tracks that ended; the nearest pairs first, each box and track once."""
     if not len(boxes) or not ends:
         return {}
     last = np.array([track.box for track in ends])

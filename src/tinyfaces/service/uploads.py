@@ -25,9 +25,9 @@ from tinyfaces.service.memory import MemoryFull, Share
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "BMP", "GIF", "TIFF")
 """Formats that are decoded. Pillow's rarer decoders are not exposed to the network."""
 
-_FORM_BYTES = 2_000_000
+_FORM_BYTES = 2_000_000  # of the other fields of a form: enough for 20,000 boxes
 _NAME_LENGTH = 255
-_MAX_COVERAGE = 4
+_MAX_COVERAGE = 4  # how many times boxes may cover a picture; those of faces hardly overlap
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,8 @@ class Upload:
     """A request that has arrived.
 
     Args:
-        name: Of the file, as the client gave it; a plain name or empty.
-        content: Of the file.
+        name: Name of the file, as the client gave it; a plain name or empty.
+        content: Content of the file.
         fields: The other fields of the form.
     """
 
