@@ -22,10 +22,10 @@ from PIL import Image
 
 from tinyfaces import Detector, read_image
 from tinyfaces.files import write_atomically
-from tinyfaces.jobs.bulk import Outcome, Pool, process
+from tinyfaces.jobs.bulk import process
 from tinyfaces.jobs.inputs import InputFile
-from tinyfaces.jobs.journal import Journal
-from tinyfaces.jobs.masking import Covering
+from tinyfaces.jobs.journal import Journal, Outcome
+from tinyfaces.jobs.masking import MaskStyle
 from tinyfaces.jobs.photos import anonymised, open_photo
 
 PHOTO = Path(__file__).parents[1] / "examples" / "solvay_1927.jpg"
@@ -58,7 +58,7 @@ def with_picture(detector: Detector, path: Path, out: Path) -> None:
 
 def anonymise(detector: Detector, path: Path, out: Path) -> None:
     photo = open_photo(path)
-    write_atomically(out / path.name, anonymised(photo, detector.detect(photo.pixels, threshold=0.2), Covering()))
+    write_atomically(out / path.name, anonymised(photo, detector.detect(photo.pixels, threshold=0.2), MaskStyle()))
 
 
 JOBS: dict[str, Job] = {"boxes": boxes_only, "boxes and pictures": with_picture, "anonymise": anonymise}
@@ -84,21 +84,21 @@ def loop(job: Job, detector: Detector, paths: list[Path], out: Path) -> None:
         job(detector, path, out)
 
 
-def bulk(job: Job, detectors: Pool[Detector], paths: list[Path], out: Path) -> None:
+def bulk(job: Job, detector: Detector, paths: list[Path], out: Path) -> None:
     def work(file: InputFile) -> Outcome:
-        detectors.call(lambda detector: job(detector, file.path, out))
+        job(detector, file.path, out)
         return Outcome({})
 
     journal = Journal(out / "bulk.journal", {})
-    for step in process([InputFile(path, Path(path.name)) for path in paths], work, journal, detectors.size):
-        assert step.entry.problem is None, step.entry.problem
+    for _, outcome in process([InputFile(path, Path(path.name)) for path in paths], work, journal, THREADS):
+        assert outcome.problem is None, outcome.problem
     journal.close(keep=False)
 
 
 def parts(detector: Detector, paths: list[Path], out: Path) -> dict[str, float]:
     """Milliseconds a file: reading it, the network, and the rest of a run that also writes the picture; one thread."""
     network = 0.0
-    run = detector._session.run
+    run = detector._first._session.run
 
     def timed(images):
         nonlocal network
@@ -107,11 +107,11 @@ def parts(detector: Detector, paths: list[Path], out: Path) -> dict[str, float]:
         network += time.perf_counter() - started
         return outputs
 
-    detector._session.run = timed
+    detector._first._session.run = timed
     whole: list[Spent] = []
     with spending(whole):
         loop(with_picture, detector, paths, out)
-    detector._session.run = run
+    detector._first._session.run = run
     started = time.perf_counter()
     for path in paths:
         read_image(path)
@@ -138,13 +138,13 @@ def main() -> None:
         out.mkdir()
         paths = make_files(source, chosen.files)
         single, all_threads = Detector(chosen.model, threads=1), Detector(chosen.model, threads=THREADS)
-        pool = Pool([Detector(chosen.model, threads=1) for _ in range(THREADS)])
+        shared = Detector(chosen.model, threads=THREADS, workers=THREADS)
         for detector in (single, all_threads):
             detector.detect(paths[0])
         ways: dict[str, Callable[[Job], None]] = {
             "loop, 1 thread": lambda job: loop(job, single, paths, out),
             f"loop, {THREADS} threads": lambda job: loop(job, all_threads, paths, out),
-            "bulk": lambda job: bulk(job, pool, paths, out),
+            "bulk": lambda job: bulk(job, shared, paths, out),
         }
         print(f"{chosen.model}, {chosen.files} files, {THREADS} processors, fastest of {chosen.rounds} rounds")
         print("| job | way | files a second | bulk is faster by | processor ms a file |")

@@ -14,7 +14,7 @@ import onnxruntime
 
 from tinyfaces.detection.boxes import clip, nms
 from tinyfaces.detection.detector import Detector
-from tinyfaces.detection.runtime import load_session
+from tinyfaces.detection.runtime import RuntimeOptions, load_session
 from tinyfaces.weights import models
 
 Found = tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]
@@ -38,7 +38,7 @@ def ours(threads: int) -> list[Compared]:
     compared = []
     for (name, record), precision in product(models().items(), PRECISIONS):
         detect = boxes_and_scores(Detector(name, threads=threads, precision=precision))
-        network = load_session(record.path, threads=threads, precision=precision).run
+        network = load_session(record.path, options=RuntimeOptions(threads=threads, precision=precision)).run
         compared.append(Compared(f"tinyfaces {name}, {precision}", detect, network, record.threshold))
     return compared
 

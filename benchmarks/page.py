@@ -138,7 +138,7 @@ def take_screenshots(browser, url: str) -> None:
         page.screenshot(path=DOCS / f"page_{name}.jpg", type="jpeg", quality=88)
         if name == "light":
             page.check("input[value=anonymised]")
-            page.wait_for_selector("#status:has-text('covered')")
+            page.wait_for_selector("#status:has-text('masked')")
             page.wait_for_timeout(500)
             page.screenshot(path=DOCS / "page_anonymised.jpg", type="jpeg", quality=88)
         page.close()

@@ -21,7 +21,7 @@ from tinyfaces import Detector
 from tinyfaces.detection.crops import LOW_SIDE
 from tinyfaces.detection.fusion import FusionRule
 from tinyfaces.detection.images import Pixels, read_image
-from tinyfaces.detection.runtime import processor_name
+from tinyfaces.detection.runtime import RuntimeOptions, processor_name
 from tinyfaces.detection.second_stage import SecondStage
 from tinyfaces.weights import second_stage
 
@@ -71,7 +71,7 @@ def main() -> None:
 
     record = second_stage()
     rule = FusionRule.from_dict(record.rules["accurate"])
-    stage = SecondStage(record, rule, backend="onnxruntime", device="cpu", threads=threads)
+    stage = SecondStage(record, rule, RuntimeOptions(threads=threads))
     crops = np.random.default_rng(0).integers(0, 256, (1024, LOW_SIDE, LOW_SIDE, 3), np.uint8)
     (ms,) = median_ms([lambda: stage.judge(crops)], rounds)
     print(f"machine: {processor_name()}, {threads} threads")
@@ -83,9 +83,9 @@ def main() -> None:
         both = Detector(model, threads=threads)
         before, after = median_ms([partial(alone.detect, crowd), partial(both.detect, crowd)], rounds)
         rule = FusionRule.from_dict(record.rules[model])
-        floor = rule.lowest_useful(both.threshold)
+        floor = rule.min_proposal_score(both.threshold)
         proposals = alone.detect(crowd, threshold=floor)
-        sent = int(rule.wants(proposals.boxes, proposals.scores).sum())
+        sent = int(rule.selects(proposals.boxes, proposals.scores).sum())
         found = len(alone.detect(crowd)), len(both.detect(crowd))
         print(
             f"{model}, 300 faces, 2048x1536: {before:.0f} ms alone, {after:.0f} ms with the second stage "

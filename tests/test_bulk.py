@@ -15,9 +15,9 @@ from typer.testing import CliRunner
 from conftest import paint
 from test_images import bad_files
 from tinyfaces.cli import app
-from tinyfaces.jobs.bulk import Outcome, Pool, overlapped, process
+from tinyfaces.jobs.bulk import overlapped, process
 from tinyfaces.jobs.inputs import InputFile
-from tinyfaces.jobs.journal import Entry, Journal, JournalError
+from tinyfaces.jobs.journal import Journal, JournalError, Outcome
 
 KILL_RUNS = str(Path(__file__).with_name("kill_runs.py"))
 
@@ -61,33 +61,19 @@ def test_overlapped_takes_only_so_many_ahead():
     results.close()
 
 
-def test_a_tool_is_never_shared():
-    pool = Pool([[], []])
-    busy = []
-
-    def use(tool):
-        busy.append(id(tool))
-        assert busy.count(id(tool)) == 1
-        time.sleep(0.001)
-        busy.remove(id(tool))
-
-    for _ in overlapped(range(60), lambda _: pool.call(use), 4):
-        pass
-
-
 def test_problems_are_the_files_own_and_the_rest_goes_on(tmp_path):
     def work(file):
         if file.name.stem == "2":
             raise ValueError("2.txt: is odd")
         if file.name.stem == "3":
             raise OSError(28, "No space left on device", "out/3")
-        return Outcome({"n": int(file.name.stem)}, (), "half of it" if file.name.stem == "4" else None)
+        return Outcome({"n": int(file.name.stem)}, "half of it" if file.name.stem == "4" else None)
 
     journal = Journal(None, {})
-    steps = list(process(_files(tmp_path, 6), work, journal, 2))
-    assert [step.entry.record for step in steps] == [{"n": 0}, {"n": 1}, None, None, {"n": 4}, {"n": 5}]
-    assert steps[2].entry.problem == "2.txt: is odd" and "no space left" in steps[3].entry.problem
-    assert steps[4].entry.problem == "half of it"
+    outcomes = [outcome for _, outcome in process(_files(tmp_path, 6), work, journal, 2)]
+    assert [outcome.record for outcome in outcomes] == [{"n": 0}, {"n": 1}, None, None, {"n": 4}, {"n": 5}]
+    assert outcomes[2].problem == "2.txt: is odd" and "no space left" in outcomes[3].problem
+    assert outcomes[4].problem == "half of it"
 
 
 def test_the_journal_knows_what_is_done_and_what_has_changed_since(tmp_path):
@@ -95,17 +81,17 @@ def test_the_journal_knows_what_is_done_and_what_has_changed_since(tmp_path):
     output = tmp_path / "out.bin"
     output.write_bytes(b"12345")
     first = Journal(tmp_path / "j", {"threshold": 0.5})
-    first.write(files[0], Entry({"x": 1.25}, None))
-    first.write(files[1], Entry(None, "is bad"))
-    first.write(files[2], Entry({}, None), [output])
+    first.write(files[0], Outcome({"x": 1.25}))
+    first.write(files[1], Outcome(problem="is bad"))
+    first.write(files[2], Outcome({}, written=[output]))
     first.close(keep=True)
     again = Journal(tmp_path / "j", {"threshold": 0.5}, resume=True)
     assert [again.done(file) for file in files] == [True, False, True, False]
-    assert [entry for _, entry in again.read(files)] == [Entry({"x": 1.25}, None), Entry(None, "is bad"), Entry({}, None)]
+    assert list(again.read(files)) == [(files[0], {"x": 1.25}), (files[2], {})]
     files[0].path.write_text("changed")
     output.write_bytes(b"123")
     assert [again.done(file) for file in files] == [False, False, False, False]
-    with pytest.raises(JournalError, match="another run is at work"):
+    with pytest.raises(JournalError, match="another run is using"):
         Journal(tmp_path / "j", {"threshold": 0.5}, resume=True)
     again.close(keep=True)
     with pytest.raises(JournalError, match=r"threshold: 0\.5, now 0\.6"):
@@ -169,13 +155,13 @@ def run(toy_model, tmp_path, monkeypatch):
     return call
 
 
-@pytest.mark.parametrize("command,out", [("detect", "res/a.csv"), ("anonymise", "res")])
+@pytest.mark.parametrize("command,out", [("detect", "res/a.csv"), ("anonymise", "res"), ("count", "res/a.json")])
 def test_resume_skips_what_is_done(run, photos, tmp_path, command, out):
     first = run(command, str(photos), "--out", out, code=1)
     assert "images/s" in first.stdout and "megapixels/s" in first.stdout
     before = _contents(tmp_path / "res")
     second = run(command, str(photos), "--out", out, "--resume", code=1)
-    assert "24 files were done before" in second.stdout
+    assert "24 files done in an earlier run" in second.stdout
     after = _contents(tmp_path / "res")
     assert {n: c for n, c in before.items() if "journal" not in n} == {n: c for n, c in after.items() if "journal" not in n}
     other = run(command, str(photos), "--out", out, "--resume", "--threshold", "0.9", code=2)

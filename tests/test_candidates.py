@@ -146,4 +146,4 @@ def test_photos_without_labels_are_not_searched(toy_model, tmp_path):
     result = CliRunner().invoke(app, command)
     assert result.exit_code == 0, result.output
     read = read_candidates(tmp_path / "set")
-    assert "1/1" in result.output and read.face.sum() >= 3
+    assert "candidates of 1 photo" in result.output and read.face.sum() >= 3

@@ -117,11 +117,11 @@ def test_wrong_usage(run, photos, toy_model):
 def test_sources_and_each_other_are_never_overwritten(run, photos, tmp_path):
     Image.fromarray(paint(32, 32)).save(photos / "a.bmp")
     result = run("detect", "photos", "--format", "yolo", "--out", "res", code=1)
-    assert "another image of that name" in result.stderr
+    assert "another file of that name" in result.stderr
     Image.fromarray(paint(32, 32)).save(photos / "none_faces.png")
     before = (photos / "none_faces.png").read_bytes()
     result = run("detect", "photos/none.png", "photos/none_faces.png", "--save-images", "--out", "photos", code=1)
-    assert "not overwritten" in result.stderr and (photos / "none_faces.png").read_bytes() == before
+    assert "never overwritten" in result.stderr and (photos / "none_faces.png").read_bytes() == before
 
 
 def test_a_folder_that_cannot_be_written(run, photos, tmp_path):

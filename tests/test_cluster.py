@@ -54,7 +54,7 @@ def test_a_worker_killed_in_the_middle_leaves_each_image_in_one_row(toy_model, t
         if busy and list((tmp_path / "res").glob("*.parquet")):
             killed = busy[0]
             os.kill(killed, signal.SIGKILL)
-        time.sleep(0.002)
+        time.sleep(0.02)
     output, errors = running.communicate(timeout=120)
     assert killed is not None and running.returncode == 1, errors
     assert "40 images" in output and "bad.jpg: not an image" in errors
@@ -83,7 +83,7 @@ def test_any_filesystem_and_what_is_wrong_in_one_line(tmp_path):
     assert cluster._find(["memory://shots/*.png", "memory://shots/a.png"], False, problems) == ["memory:///shots/a.png"]
     assert problems == []
     assert cluster._find([str(tmp_path), "nonsense://x"], False, problems) == []
-    assert len(problems) == 2 and "no images here" in problems[0] and "nonsense" in problems[1]
+    assert len(problems) == 2 and "no images found" in problems[0] and "nonsense" in problems[1]
     cluster._write("memory://out", "a.bin", b"123")
     assert memory.cat_file("/out/a.bin") == b"123" and cluster._exists("memory://out", "a.bin")
 

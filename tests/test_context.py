@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from tinyfaces.detection.context import in_scene, lowest_needed
+from tinyfaces.detection.context import min_score_needed, rescore_by_neighbours
 from tinyfaces.detection.faces import Faces
 
 
@@ -35,7 +35,7 @@ def _by_hand(faces):
 def test_scores_are_those_of_the_loop(count, monkeypatch):
     monkeypatch.setattr("tinyfaces.detection.context._DISTANCES_AT_ONCE", 100)  # so that some faces come in several lots
     faces = _photo(count, count)
-    expected, found = _by_hand(faces), in_scene(faces)
+    expected, found = _by_hand(faces), rescore_by_neighbours(faces)
     order = np.argsort(-expected, kind="stable")
     np.testing.assert_allclose(found.scores, expected[order], atol=1e-5)
     np.testing.assert_array_equal(found.boxes, faces.boxes[order])
@@ -43,10 +43,10 @@ def test_scores_are_those_of_the_loop(count, monkeypatch):
 
 def test_a_face_alone_and_none_stay_as_they_are():
     alone = Faces(np.array([[3, 4, 12, 15]], np.float32), np.array([0.42], np.float32))
-    assert in_scene(alone).scores == pytest.approx([0.42]) and len(in_scene(Faces.empty())) == 0
+    assert rescore_by_neighbours(alone).scores == pytest.approx([0.42]) and len(rescore_by_neighbours(Faces.empty())) == 0
     unsure = _photo(2, 20)
     unsure = unsure[unsure.scores < 0.3]
-    np.testing.assert_array_equal(in_scene(unsure).scores, unsure.scores)
+    np.testing.assert_array_equal(rescore_by_neighbours(unsure).scores, unsure.scores)
 
 
 @pytest.mark.parametrize("threshold", [0.02, 0.2, 0.3, 0.5, 0.9])
@@ -54,7 +54,8 @@ def test_what_is_needed_for_a_threshold_is_enough(threshold):
     kept = 0
     for seed in range(20):
         faces = _photo(seed, 40, low=0.001)
-        every, needed = in_scene(faces).above(threshold), in_scene(faces.above(lowest_needed(threshold))).above(threshold)
+        every = rescore_by_neighbours(faces).above(threshold)
+        needed = rescore_by_neighbours(faces.above(min_score_needed(threshold))).above(threshold)
         np.testing.assert_array_equal(needed.boxes, every.boxes)
         np.testing.assert_array_equal(needed.scores, every.scores)
         kept += len(every)

@@ -59,7 +59,7 @@ def test_absurd_sizes_stay_finite():
     assert len(faces) == 1 and faces.boxes[0].tolist() == [0, 0, 64, 64]
 
 
-@pytest.mark.parametrize("side,voted", [(20.0, True), (48.0, False)])
+@pytest.mark.parametrize("side,voted", [(20.0, True), (31.5, True), (32.5, False), (48.0, False)])
 def test_boxes_of_small_faces_are_means_of_their_candidates(side, voted):
     outputs = [np.zeros((5, 64 // stride, 64 // stride), np.float32) for stride in (4, 8, 16, 32)]
     for output in outputs:
@@ -71,6 +71,20 @@ def test_boxes_of_small_faces_are_means_of_their_candidates(side, voted):
     high, low = (1 / (1 + math.exp(-1))) ** 2, 0.25
     shift = 2 * low / (high + low) if voted else 0.0
     assert faces.boxes[:, 0] == pytest.approx([34 + shift - side / 2], abs=1e-4) and len(faces) == 1
+
+
+@pytest.mark.parametrize("score,votes", [(0.09, False), (0.11, True)])
+@pytest.mark.parametrize("threshold", [0.02, 0.3])
+def test_candidates_vote_from_a_score_of_a_tenth_whatever_the_threshold(score, votes, threshold):
+    outputs = [np.zeros((5, 64 // stride, 64 // stride), np.float32) for stride in (4, 8, 16, 32)]
+    for output in outputs:
+        output[0] = -20
+    log_side = math.log(12 / 4)
+    outputs[0][:, 8, 8] = 1.0, 0, 0, log_side, log_side
+    outputs[0][:, 8, 9] = math.log(score / (1 - score)), -0.5, 0, log_side, log_side
+    faces = find_faces(outputs, threshold, (64, 64))
+    high = (1 / (1 + math.exp(-1))) ** 2
+    assert faces.boxes[0, 0] == pytest.approx(34 - 6 + (2 * score**2 / (high + score**2) if votes else 0), abs=1e-4)
 
 
 def test_a_threshold_leaves_out_and_changes_nothing_else():

@@ -11,9 +11,9 @@ from PIL import Image
 from conftest import corners, found, paint
 from tinyfaces import Detector, Faces, ImageError, ModelError
 from tinyfaces.detection.boxes import longer_sides
-from tinyfaces.detection.context import in_scene
+from tinyfaces.detection.context import rescore_by_neighbours
 from tinyfaces.detection.decoding import supported
-from tinyfaces.detection.detector import FRAME_PIXELS, TILED_ABOVE_PIXELS
+from tinyfaces.detection.first_stage import FRAME_PIXELS, TILED_ABOVE_PIXELS, FirstStage
 from tinyfaces.detection.views import View
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "solvay_1927.jpg"
@@ -30,7 +30,7 @@ def test_boxes_of_one_image(detector):
     assert found(faces) == corners(small, large)
     network = np.full(len(faces), 1 / (1 + np.exp(-5.0)), np.float32)
     alone = supported(network, np.zeros(len(faces)), longer_sides(faces.boxes))
-    np.testing.assert_allclose(faces.scores, in_scene(Faces(faces.boxes, alone)).scores, atol=1e-4)
+    np.testing.assert_allclose(faces.scores, rescore_by_neighbours(Faces(faces.boxes, alone)).scores, atol=1e-4)
 
 
 def test_a_side_that_is_no_multiple_of_32(detector):
@@ -91,7 +91,7 @@ def detector_of_large_faces(toy_model, tmp_path_factory):
 
 
 @pytest.mark.parametrize("width,height", [(1024, 1536), (1536, 2048), (3072, 4096)])
-def test_faces_that_fill_much_of_an_image_come_from_a_glance(detector_of_large_faces, width, height):
+def test_faces_that_fill_much_of_an_image_come_from_the_thumbnail_pass(detector_of_large_faces, width, height):
     tiled = width * height > TILED_ABOVE_PIXELS
     factor = ((FRAME_PIXELS / (width * height)) ** 0.5 if tiled else 1) / 4
     left, top, side = round(96 / factor), round(128 / factor), round(32 / factor)
@@ -99,18 +99,19 @@ def test_faces_that_fill_much_of_an_image_come_from_a_glance(detector_of_large_f
     image[top : top + side, left : left + side, 1] = 255
     boxes = detector_of_large_faces.detect(image).boxes
     middle, half = np.array([left, top] * 2) + side / 2, np.array([-1, -1, 1, 1]) * 64 / factor
-    glanced = np.abs(boxes - (middle + half)).max(1) < 8
-    assert glanced.sum() == 1
+    found_large = np.abs(boxes - (middle + half)).max(1) < 8
+    assert found_large.sum() == 1
 
 
 @pytest.mark.parametrize("order", [1, -1])
-def test_a_face_seen_at_a_glance_too_is_one_and_small_ones_beside_it_stay(detector, monkeypatch, order):
+def test_a_face_of_the_thumbnail_pass_too_is_one_and_small_ones_beside_it_stay(monkeypatch, order):
     small = np.array([[100, 100, 120, 120], [106, 100, 126, 120]], np.float32)  # IoU of 0.54, as boxes drawn closer by voting
     scores = {1: (0.6, 0.9), -1: (0.9, 0.6)}[order]
     whole = Faces(np.concatenate([small, [[0, 0, 400, 400]]]), np.array([0.8, 0.7, scores[0]], np.float32))
-    glanced = Faces(np.array([[5, 5, 101, 101], [10, 10, 40, 40]], np.float32), np.array([scores[1], 0.95], np.float32))
-    monkeypatch.setattr(detector, "_detect_views", lambda views, _: [whole if max(v.size) == 1024 else glanced for v in views])
-    faces = detector._detect_wholes([View.of(paint(1024, 1024), (1024, 1024), (0, 0, 1024, 1024))], 0.1)[0]
+    reduced = Faces(np.array([[5, 5, 101, 101], [10, 10, 40, 40]], np.float32), np.array([scores[1], 0.95], np.float32))
+    stage = FirstStage(None)
+    monkeypatch.setattr(stage, "_find_in_views", lambda views, _: [whole if max(v.size) == 1024 else reduced for v in views])
+    faces = stage._find_in_wholes([View.of(paint(1024, 1024), (1024, 1024), (0, 0, 1024, 1024))], 0.1)[0]
     assert (np.diff(faces.scores) <= 0).all() and len(faces) == 3
     boxes = faces.boxes.round().tolist()
     assert all(box in boxes for box in small.tolist()) and ([0, 0, 400, 400] in boxes) == (order < 0)
@@ -163,7 +164,7 @@ def test_an_unreadable_image_names_itself_and_a_stream_goes_on(detector, tmp_pat
 @pytest.mark.parametrize(
     "arguments,word",
     [
-        ({"model": "huge"}, "no model 'huge'"),
+        ({"model": "huge"}, "unknown model 'huge'"),
         ({"model": "gone.onnx"}, "gone.onnx: no such model file"),
         ({"backend": "abacus"}, "abacus"),
         ({"device": "tpu"}, "tpu"),

@@ -257,7 +257,7 @@ def test_the_site_builds_and_asks_nobody_else(tmp_path):
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert result.returncode == 0, result.stdout + result.stderr
     api = (tmp_path / "site/api/index.html").read_text()
-    for text in ("Finds faces in images.", "The faces in an image, or in each of a list of images", "The web application."):
+    for text in ("Finds faces in images.", "Find the faces in an image, or in each of a list of images", "The web application."):
         assert text in api
     for page in (tmp_path / "site").rglob("*.html"):
         for tag in re.findall(r"<(?:script|link|img|iframe)[^>]*>", page.read_text()):

@@ -1,5 +1,8 @@
 """The result type."""
 
+import copy
+import pickle
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -24,6 +27,16 @@ def test_selection():
     assert len(faces[[]]) == 0 and Faces.empty().boxes.shape == (0, 4)
     with pytest.raises(IndexError):
         faces[3]
+
+
+def test_it_is_a_plain_value():
+    faces = _faces()
+    assert faces == _faces() and faces == copy.deepcopy(faces) == copy.copy(faces) == pickle.loads(pickle.dumps(faces))
+    assert faces != faces[:2] and faces != faces[[1, 0, 2]] and faces != Faces(faces.boxes + 1, faces.scores)
+    assert faces != Faces(faces.boxes, faces.scores / 2) and faces != faces.boxes.tolist()
+    assert Faces.empty() == faces[[]]
+    with pytest.raises(TypeError, match="unhashable"):
+        hash(faces)
 
 
 def test_shapes_are_checked():

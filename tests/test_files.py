@@ -1,10 +1,11 @@
 """Files are written whole or not at all."""
 
+import os
 from pathlib import Path
 
 import pytest
 
-from tinyfaces.files import write_atomically
+from tinyfaces.files import write_atomically, write_parts
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
@@ -14,3 +15,16 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypat
     with pytest.raises(OSError, match="disk full"):
         write_atomically(target, b"new")
     assert [(file.name, file.read_bytes()) for file in target.parent.iterdir()] == [("a.json", b"old")]
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o077, 0o002])
+def test_others_may_read_what_is_written_as_the_umask_says(tmp_path, mask):
+    before = os.umask(mask)
+    try:
+        write_atomically(tmp_path / "a.json", b"{}")
+        write_parts(tmp_path / "b.json", ["{", "}"])
+        assert os.umask(mask) == mask, "writing leaves the umask as it was"
+    finally:
+        os.umask(before)
+    for name in ("a.json", "b.json"):
+        assert (tmp_path / name).stat().st_mode & 0o777 == 0o666 & ~mask

@@ -63,24 +63,36 @@ def test_a_second_stage_that_knows_nothing_changes_little():
     assert np.abs(rule.fuse(scores, noise, sides) - scores)[inside].max() < 0.1
 
 
+@pytest.mark.parametrize("slope,slope_by_size", [(0.05, 0.0), (-1.0, 0.0), (0.5, 2.0), (0.5, -2.0)])
+def test_a_proposal_score_that_says_less_than_nothing_does_not_turn_the_order_round(slope, slope_by_size):
+    """The rule divides by how much a proposal's logit says, which is taken for 0.2 where it is less."""
+    rule = FusionRule(BOUNDS, (0, slope, 0, slope_by_size), (0, 0.5, 1, 0, 0, 0))
+    face_logits = np.linspace(-2, 2, 13).astype(np.float32)
+    for side in (3, 6, 12, 24):
+        gain = max(slope + slope_by_size * np.log(side / 12), 0.2)
+        fused = rule.fuse(np.full(13, 0.5, np.float32), face_logits, np.full(13, side, np.float32))
+        assert (np.diff(fused) > 0).all()
+        np.testing.assert_allclose(logits(fused), face_logits / gain, atol=0.01, rtol=0.01)
+
+
 def test_bounds():
     rule = FusionRule(Bounds(20.0, (0.1, 0.8)), (0, 1, 0, 0), (0, 1, 0.5, 0, 0, 0))
     boxes = np.array([[0, 0, 10, 20], [0, 0, 10, 21], [0, 0, 5, 5], [0, 0, 5, 5], [0, 0, 5, 5]], np.float32)
-    assert rule.wants(boxes, np.array([0.5, 0.5, 0.09, 0.1, 0.81], np.float32)).tolist() == [True, False, False, True, False]
+    assert rule.selects(boxes, np.array([0.5, 0.5, 0.09, 0.1, 0.81], np.float32)).tolist() == [True, False, False, True, False]
     assert longer_sides(boxes).tolist() == [20, 21, 5, 5, 5]
-    assert rule.wants(np.zeros((0, 4), np.float32), np.zeros(0, np.float32)).shape == (0,)
+    assert rule.selects(np.zeros((0, 4), np.float32), np.zeros(0, np.float32)).shape == (0,)
 
 
 def test_nothing_below_the_lowest_useful_score_reaches_the_threshold():
     rule = FusionRule(BOUNDS, (0.1, 1.1, 0.0, 0.1), (0.0, 0.9, 0.3, 0.1, 0.05, -0.1))
     for threshold in (0.5, 0.7, 0.9):
-        lowest = rule.lowest_useful(threshold)
+        lowest = rule.min_proposal_score(threshold)
         assert 0.1 < lowest < threshold
         below = np.linspace(0.05, lowest - 0.02, 50, dtype=np.float32)
         for side in (4, 8, 16, 24):
             best = rule.fuse(below, np.full(50, 3, np.float32), np.full(50, side, np.float32))
             assert (best < threshold).all()
-    assert rule.lowest_useful(0.01) == 0.01
+    assert rule.min_proposal_score(0.01) == 0.01
 
 
 def test_corrections_are_the_share_asked_for():

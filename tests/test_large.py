@@ -13,6 +13,7 @@ pyvips = pytest.importorskip("pyvips", reason="pyvips is not installed (the extr
 
 from tinyfaces import Detector, ImageError  # noqa: E402
 from tinyfaces.detection import images  # noqa: E402
+from tinyfaces.detection.crops import cut_crops  # noqa: E402
 from tinyfaces.detection.large import LargeImage  # noqa: E402
 
 
@@ -58,6 +59,12 @@ def test_regions_are_those_of_the_image_in_any_order(tmp_path, crowd):
         (2590, 2600, 0, 3000),
     ):
         assert (image[top:bottom, left:right] == pixels[top:bottom, left:right]).all()
+
+
+def test_crops_are_those_of_the_image(tmp_path, crowd):
+    pixels, _ = crowd
+    squares = np.array([[2900, 2500, 3020, 2620], [-4, -4, 12, 12], [1000, 30, 1016, 46], [7.5, 1800.5, 40, 1833]])
+    assert (cut_crops(LargeImage(_save(pixels, tmp_path / "a.tif")), squares, 16) == cut_crops(pixels, squares, 16)).all()
 
 
 def test_orientation_alpha_and_depth(tmp_path):

@@ -11,18 +11,18 @@ from typer.testing import CliRunner
 
 from tinyfaces import Faces, ImageError
 from tinyfaces.cli import app
-from tinyfaces.jobs.masking import Covering, Plane, cover
+from tinyfaces.jobs.masking import MaskStyle, Plane, mask_faces
 from tinyfaces.jobs.photos import anonymised, open_photo, removed
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 NOISE = np.random.default_rng(0).integers(0, 255, (400, 500, 3), np.uint8)
 
 
-def _cover(values, boxes, covering, step=1, blank=0.0):
+def _mask(values, boxes, style, step=1, blank=0.0):
     covered = values.copy()
     channels = covered[..., None] if covered.ndim == 2 else covered
     planes = [Plane(channels[..., n], step, step, blank) for n in range(channels.shape[2])]
-    cover(planes, np.array(boxes, np.float32), covering)
+    mask_faces(planes, np.array(boxes, np.float32), style)
     return covered
 
 
@@ -31,7 +31,7 @@ def _cover(values, boxes, covering, step=1, blank=0.0):
 def test_the_larger_the_face_the_stronger(method, side):
     """Whatever its size, no more than 5x5 values of the face remain, and none where 4 pixels or less would make one."""
     box = [100, 50, 100 + side, 50 + side]
-    covered = _cover(NOISE, [box], Covering(method, "box"))[box[1] : box[3], box[0] : box[2], 0].astype(float)
+    covered = _mask(NOISE, [box], MaskStyle(method, "box"))[box[1] : box[3], box[0] : box[2], 0].astype(float)
     rank = np.linalg.matrix_rank(covered, tol=0.6 * side)
     assert rank <= min(5, -(-side * 1.45 // 4))
     # what is left of noise of standard deviation 73 is that of its averages
@@ -42,7 +42,7 @@ def test_the_larger_the_face_the_stronger(method, side):
 
 def test_an_ellipse_holds_the_whole_box_and_leaves_the_corners_of_its_own():
     box = [200, 150, 260, 230]
-    covered = _cover(NOISE, [box], Covering("solid"))
+    covered = _mask(NOISE, [box], MaskStyle("solid"))
     assert covered[150:230, 200:260].max() == 0
     changed = (covered != NOISE).any(axis=2)
     rows, columns = np.flatnonzero(changed.any(axis=1)), np.flatnonzero(changed.any(axis=0))
@@ -53,14 +53,14 @@ def test_an_ellipse_holds_the_whole_box_and_leaves_the_corners_of_its_own():
 
 
 def test_faces_at_and_beyond_the_border():
-    covered = _cover(NOISE, [[-30, -20, 10, 10], [480, 380, 540, 460], [900, 900, 950, 950]], Covering("solid", "box"))
+    covered = _mask(NOISE, [[-30, -20, 10, 10], [480, 380, 540, 460], [900, 900, 950, 950]], MaskStyle("solid", "box"))
     assert covered[:10, :10].max() == 0 and covered[380:, 480:].max() == 0
     assert (covered[100:300, 100:400] == NOISE[100:300, 100:400]).all()
 
 
 def test_halved_colour_and_deep_values():
     plane = np.random.default_rng(1).integers(0, 1023, (50, 60), np.uint16)
-    covered = _cover(plane, [[40, 40, 60, 60]], Covering("solid", "box"), step=2, blank=512)
+    covered = _mask(plane, [[40, 40, 60, 60]], MaskStyle("solid", "box"), step=2, blank=512)
     assert (covered[20:30, 20:30] == 512).all() and covered.dtype == np.uint16
     assert (covered[:10] == plane[:10]).all()
 
@@ -68,7 +68,7 @@ def test_halved_colour_and_deep_values():
 @pytest.mark.parametrize("wrong", [{"method": "smear"}, {"shape": "star"}, {"enlarge": 0.5}])
 def test_wrong_settings(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
-        Covering(**wrong)
+        MaskStyle(**wrong)
 
 
 FACES = Faces(np.array([[10, 10, 40, 50]], np.float32), np.array([0.9], np.float32))
@@ -93,7 +93,10 @@ def _with_everything(tmp_path):
     exif = Image.Exif()
     exif[ExifTags.Base.Make] = "Camera"
     exif[ExifTags.Base.Orientation] = 6
-    exif[ExifTags.Base.ImageDescription] = SECRET.decode()
+    exif[ExifTags.Base.ImageDescription] = "a garden"
+    # What programs for photos put there too: copies of XMP and IPTC, and Photoshop's preview.
+    for tag in (ExifTags.Base.XMLPacket, ExifTags.Base.IPTCNAA, ExifTags.Base.ImageResources):
+        exif[tag] = SECRET
     exif.get_ifd(ExifTags.IFD.GPSInfo).update({1: "N", 2: (48.0, 51.0, 30.0), 3: "E", 4: (2.0, 17.0, 40.0)})
     exif.get_ifd(ExifTags.IFD.Exif).update(
         {ExifTags.Base.MakerNote: SECRET, ExifTags.Base.DateTimeOriginal: "2020:01:01 10:00:00"}
@@ -121,7 +124,7 @@ def test_metadata_goes(tmp_path):
     assert SECRET in path.read_bytes() and thumbnail in path.read_bytes()
     photo = open_photo(path)
     assert photo.pixels.shape == (96, 80, 3)  # turned upright
-    content = anonymised(photo, FACES, Covering())
+    content = anonymised(photo, FACES, MaskStyle())
     assert SECRET not in content and thumbnail not in content and b"Exif" not in content
     again = Image.open(io.BytesIO(content))
     assert not len(again.getexif()) and again.size == (80, 96)
@@ -131,9 +134,11 @@ def test_metadata_goes(tmp_path):
 def test_metadata_kept_on_request_but_never_another_picture_of_the_face(tmp_path):
     path, thumbnail = _with_everything(tmp_path)
     photo = open_photo(path)
-    content = anonymised(photo, FACES, Covering(), keep_metadata=True)
+    content = anonymised(photo, FACES, MaskStyle(), keep_metadata=True)
     exif = Image.open(io.BytesIO(content)).getexif()
-    assert exif[ExifTags.Base.Make] == "Camera"
+    assert exif[ExifTags.Base.Make] == "Camera" and exif[ExifTags.Base.ImageDescription] == "a garden"
+    assert not {ExifTags.Base.XMLPacket, ExifTags.Base.IPTCNAA, ExifTags.Base.ImageResources} & set(exif)
+    assert SECRET not in content
     assert exif.get_ifd(ExifTags.IFD.GPSInfo)[2] == (48.0, 51.0, 30.0)
     details = exif.get_ifd(ExifTags.IFD.Exif)
     assert details[ExifTags.Base.DateTimeOriginal] == "2020:01:01 10:00:00" and ExifTags.Base.MakerNote not in details
@@ -151,7 +156,7 @@ def test_metadata_kept_on_request_but_never_another_picture_of_the_face(tmp_path
 )  # fmt: skip
 def test_kinds_and_modes_stay_and_so_does_what_is_not_covered(tmp_path, name, mode, options):
     path = _photo(tmp_path, name, mode, **options)
-    content = anonymised(open_photo(path), FACES, Covering("solid", "box"))
+    content = anonymised(open_photo(path), FACES, MaskStyle("solid", "box"))
     before, after = Image.open(path), Image.open(io.BytesIO(content))
     assert after.format == before.format and after.size == before.size
     if mode == "P":

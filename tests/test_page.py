@@ -194,7 +194,7 @@ def test_the_anonymised_view_covers_the_faces_shown(open_page):
     assert faces_shown(page) == 2
     page.check("input[value=anonymised]")
     page.select_option("#method", "solid")
-    page.wait_for_selector("#status:has-text('2 faces covered')")
+    page.wait_for_selector("#status:has-text('2 faces masked')")
     page.wait_for_timeout(400)
     with page.expect_download() as saved:
         page.click("#save-picture")

@@ -10,7 +10,7 @@ pytest.importorskip("onnx")
 
 from tinyfaces.cli import app  # noqa: E402
 from tinyfaces.detection import runtime  # noqa: E402
-from tinyfaces.detection.runtime import PROPOSALS, ModelError, int8_file, load_session  # noqa: E402
+from tinyfaces.detection.runtime import PROPOSALS, ModelError, RuntimeOptions, int8_file, load_session  # noqa: E402
 from tinyfaces.training.export import export  # noqa: E402
 from tinyfaces.training.networks.proposal_network import VARIANTS, ProposalNetwork  # noqa: E402
 from tinyfaces.training.quantise import photo_batches, quantise  # noqa: E402
@@ -38,7 +38,9 @@ def made(tmp_path_factory):
 
 
 def test_outputs_are_near_those_of_float32(made):
-    exact, whole = (load_session(made / "m.onnx", precision=precision) for precision in ("float32", "int8"))
+    exact, whole = (
+        load_session(made / "m.onnx", options=RuntimeOptions(precision=precision)) for precision in ("float32", "int8")
+    )
     for batch in photo_batches(sorted((made / "photos").iterdir())):
         cut = np.ascontiguousarray(batch[:, :, :224, :320])
         for a, b in zip(exact.run(cut), whole.run(cut), strict=True):
@@ -54,7 +56,7 @@ def test_auto_takes_it_where_the_processor_is_made_for_it(made, monkeypatch):
     batch = next(photo_batches([made / "photos/0.png"]))
 
     def first(precision):
-        return load_session(made / "m.onnx", precision=precision).run(batch)[0]
+        return load_session(made / "m.onnx", options=RuntimeOptions(precision=precision)).run(batch)[0]
 
     for able, expected in ((True, "int8"), (False, "float32")):
         monkeypatch.setattr(runtime, "multiplies_int8", lambda able=able: able)
@@ -69,7 +71,7 @@ def test_what_cannot_be_had_is_said(made, tmp_path):
         ({"precision": "int8", "device": "cuda"}, "cuda"), ({"precision": "bfloat16"}, "openvino"),
     ]:  # fmt: skip
         with pytest.raises(ModelError, match=words):
-            load_session(tmp_path / "n.onnx", PROPOSALS, **settings)
+            load_session(tmp_path / "n.onnx", PROPOSALS, RuntimeOptions(**settings))
 
 
 def test_exporting_anew_drops_the_copy_of_the_network_before(made, tmp_path):

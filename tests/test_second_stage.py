@@ -1,4 +1,7 @@
-"""The cascade with networks whose answers are known: what goes through, what comes back, and from whom proposals may come."""
+"""The second stage with networks whose answers are known: what goes through, what comes back, whose proposals it takes."""
+
+import gc
+import weakref
 
 import numpy as np
 import onnx
@@ -12,6 +15,7 @@ from conftest import found, paint
 from tinyfaces import Detector, Faces, ModelError
 from tinyfaces.cli import app
 from tinyfaces.detection.fusion import Bounds, FusionRule
+from tinyfaces.detection.runtime import RuntimeOptions
 from tinyfaces.detection.second_stage import SecondStage
 from tinyfaces.weights import SecondStageRecord
 
@@ -58,7 +62,7 @@ def record(tmp_path, monkeypatch):
 
 
 def _second(record, rule=RULE):
-    return SecondStage(record, rule, backend="onnxruntime", device="cpu", threads=1)
+    return SecondStage(record, rule, RuntimeOptions(threads=1))
 
 
 def _proposals():
@@ -98,6 +102,13 @@ def test_many_images_at_once_are_as_one_by_one(record):
         assert (result.boxes[:, 2:] <= [image.shape[1], image.shape[0]]).all()
 
 
+def test_corrected_boxes_end_at_the_image(record):
+    image = np.full((60, 80, 3), 255, np.uint8)
+    boxes = np.array([[70, 20, 80, 30], [40, 20, 50, 30]], np.float32)
+    (result,) = _second(record).apply([image], [Faces(boxes, np.array([0.6, 0.5], np.float32))])
+    assert sorted(result.boxes.round(3).tolist()) == [[41, 20, 51, 30], [71, 20, 80, 30]]
+
+
 def test_boxes_that_come_together_leave_one(record):
     boxes = np.array([[10, 10, 20, 20], [11, 10, 21, 20]], np.float32)
     moved = Faces(np.concatenate([boxes[:1], boxes[1:] + 5]), np.array([0.6, 0.5], np.float32))
@@ -107,30 +118,38 @@ def test_boxes_that_come_together_leave_one(record):
 
 
 def test_restored_crops(record, toy_model):
-    detector = Detector(toy_model, threshold=0.3, stages="proposals+gan")
+    detector = Detector(toy_model, threshold=0.3, stages="both")
     image = paint(64, 96, [(24, 24), (64, 40)])
     image[..., 1] = 255 * (image[..., 0] > 0)
     faces = detector.detect(image)
-    assert len(faces) == 2 and faces.restored.shape == (2, 64, 64, 3) and faces.restored.dtype == np.uint8
-    assert (faces[1:].restored == faces.restored[1:]).all()
-    crop = faces.restored[0]
+    restored = detector.restore(image, faces)
+    assert len(faces) == 2 and restored.shape == (2, 64, 64, 3) and restored.dtype == np.uint8
+    assert (detector.restore(image, faces[1:]) == restored[1:]).all()
+    crop = restored[0]
     assert (crop == crop[::4, ::4].repeat(4, 0).repeat(4, 1)).all(), "this generator repeats pixels"
     assert crop[32, 32, 0] > 200 and crop[2, 2, 0] < 50
-    with pytest.raises(ValueError, match="cannot be restored"):
-        _ = faces.without_image().restored
-    with pytest.raises(ValueError, match=r"proposals\+gan"):
-        Detector(toy_model).restore(image, faces.boxes)
+    with pytest.raises(ValueError, match=r"both"):
+        Detector(toy_model).restore(image, faces)
 
 
-def test_images_given_as_paths_are_read_again(record, toy_model, tmp_path):
-    Image.fromarray(paint(64, 64, [(24, 24)]) // 2 + 127).save(tmp_path / "a.png")
-    image = paint(64, 64, [(24, 24)])
+def test_faces_are_restored_from_a_file_an_image_and_an_array_alike(record, toy_model, tmp_path):
+    image = paint(64, 96, [(0, 0), (64, 40)])
     image[..., 1] = image[..., 0]
-    Image.fromarray(image).save(tmp_path / "b.png")
-    faces = Detector(toy_model, threshold=0.3, stages="proposals+gan").detect(tmp_path / "b.png")
-    before = faces.restored
-    (tmp_path / "b.png").write_bytes((tmp_path / "a.png").read_bytes())
-    assert (faces.restored != before).any()
+    Image.fromarray(image).save(tmp_path / "a.png")
+    detector = Detector(toy_model, threshold=0.3, stages="both")
+    faces = detector.detect(image)
+    restored = detector.restore(image, faces)
+    for source in (tmp_path / "a.png", str(tmp_path / "a.png"), Image.open(tmp_path / "a.png")):
+        assert (detector.restore(source, faces) == restored).all()
+
+
+def test_faces_do_not_keep_the_photo_alive(record, toy_model):
+    image = paint(64, 96, [(24, 24)])
+    watched = weakref.ref(image)
+    faces = Detector(toy_model, threshold=0.1, stages="both").detect(image)
+    del image
+    gc.collect()
+    assert len(faces) and watched() is None
 
 
 def test_stages(record, toy_model):
@@ -138,8 +157,8 @@ def test_stages(record, toy_model):
     image[:, :, 1] = 60
     alone = Detector(toy_model, threshold=0.5)
     assert alone.stages == "proposals" and found(alone.detect(image)) == {(24, 24, 32, 32)}
-    both = Detector(toy_model, threshold=0.5, stages="proposals+gan", rule=RULE)
-    assert both.stages == "proposals+gan"
+    both = Detector(toy_model, threshold=0.5, stages="both", rule=RULE)
+    assert both.stages == "both"
     faces = both.detect(image, threshold=0.5)
     assert len(faces) == 1 and faces.scores[0] < alone.detect(image).scores[0]
     assert len(both.detect(image, threshold=0.99)) == 0
@@ -180,11 +199,11 @@ def test_restore_command(record, toy_model, tmp_path, monkeypatch):
     image[..., 1] = image.max(2)
     Image.fromarray(image).save("photos/a.png")
     (tmp_path / "photos/broken.jpg").write_bytes(b"nonsense")
-    command = ["restore", "photos", "--model", str(toy_model), "--threshold", "0.3", "--largest", "20"]
+    command = ["restore", "photos", "--model", str(toy_model), "--threshold", "0.3", "--max-height", "20"]
     result = CliRunner().invoke(app, command)
     assert result.exit_code == 1 and "Traceback" not in result.output
     assert "broken.jpg" in result.stderr and len(result.stderr.splitlines()) == 1
-    assert "2 faces restored, 1 larger than 20 px" in result.stdout
+    assert "2 faces restored, 1 higher than 20 px skipped" in result.stdout
     files = sorted(str(p.relative_to(tmp_path)) for p in (tmp_path / "restored").rglob("*.png"))
     assert files == ["restored/a/000.png", "restored/a/001.png", "restored/a_restored.png"]
     pair = np.asarray(Image.open(files[0]))

@@ -93,7 +93,7 @@ def _command(tmp_path: Path, name: str, **settings) -> list[str]:
     (tmp_path / "gan.toml").write_text(f'candidates = "{folder}"\nbatch = 8\nthreads = 1\nevaluate_every = 1000\n')
     chosen = {"out": tmp_path / name, "pretrain_steps": 4, **settings}
     options = [text for key, value in chosen.items() for text in ("--set", f"{key}={value}")]
-    return [sys.executable, "-m", "tinyfaces", "train", "gan", "--config", str(tmp_path / "gan.toml"), *options]
+    return [sys.executable, "-m", "tinyfaces", "train", "second-stage", "--config", str(tmp_path / "gan.toml"), *options]
 
 
 def test_a_killed_run_loses_only_what_came_after_the_last_checkpoint(tmp_path):

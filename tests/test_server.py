@@ -118,7 +118,7 @@ def test_a_head_that_never_ends_is_cut_off(sent):
         writer.write(sent)
         assert await reader.read() == b""
 
-    assert 0.2 < connections_to(server._impatient(0.3), lambda scope: None, talk) < 3
+    assert 0.2 < connections_to(server._deadline_protocol(0.3), lambda scope: None, talk) < 3
 
 
 def test_a_client_that_never_reads_is_cut_off(monkeypatch):
@@ -135,7 +135,7 @@ def test_a_client_that_never_reads_is_cut_off(monkeypatch):
         writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
         await over.wait()
 
-    assert 0.2 < connections_to(server._impatient(5), app, talk) < 3
+    assert 0.2 < connections_to(server._deadline_protocol(5), app, talk) < 3
 
 
 def test_too_large_is_told_before_it_is_sent(service):
@@ -192,6 +192,7 @@ def test_64_clients_each_get_their_own_faces(service):
                 statuses.append(answer.status_code)
                 boxes = answer.json().get("boxes")
                 assert answer.status_code in (200, 429)
+                time.sleep(0.05 if boxes is None else 0)
         return {tuple(round(side) for side in box) for box in boxes} == corners(squares)
 
     with ThreadPoolExecutor(64) as threads:
@@ -223,7 +224,7 @@ def test_requests_under_way_are_answered_before_the_end():
 def test_a_taken_port_is_told_in_a_line(service):
     result = CliRunner().invoke(app, ["serve", "--port", str(service.port), "--model", "fast"])
     assert result.exit_code == 2
-    assert result.stderr == f"tinyfaces: 127.0.0.1:{service.port}: cannot be listened on (address already in use)\n"
+    assert result.stderr == f"tinyfaces: port {service.port} is already in use\n"
 
 
 @pytest.mark.parametrize("absent", ["fastapi", "fastapi_offline", "uvicorn", "prometheus_client", "python_multipart"])
@@ -238,7 +239,7 @@ def test_an_absent_extra_is_told_in_a_line(monkeypatch, absent):
 
 def test_wrong_models(tmp_path):
     result = CliRunner().invoke(app, ["serve", "--model", "fast", "--model", "fast"])
-    assert (result.exit_code, result.stderr) == (2, "tinyfaces: model 'fast': given twice\n")
+    assert (result.exit_code, result.stderr) == (2, "tinyfaces: model 'fast' is given twice\n")
     (tmp_path / "x.onnx").write_text(json.dumps("no model"))
     result = CliRunner().invoke(app, ["serve", "--model", str(tmp_path / "x.onnx")])
     assert result.exit_code == 2 and len(result.stderr.splitlines()) == 1

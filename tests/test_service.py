@@ -7,6 +7,7 @@ import re
 import struct
 import tempfile
 import threading
+import time
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -22,12 +23,14 @@ from fastapi.testclient import TestClient
 from conftest import corners, paint
 from tinyfaces import Detector, Faces
 from tinyfaces.detection.boxes import iou_matrix
+from tinyfaces.detection.runtime import RuntimeOptions
 from tinyfaces.jobs.masking import METHODS
-from tinyfaces.service.app import PAGE, create_app
+from tinyfaces.service.app import create_app
 from tinyfaces.service.limits import Limits
-from tinyfaces.service.memory import Allowance
+from tinyfaces.service.memory import Budget
 from tinyfaces.service.queue import BATCH_IMAGES, DetectionQueue, Engine, QueueFull
 from tinyfaces.service.restoring import restorer
+from tinyfaces.service.routes import PAGE
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "solvay_1927.jpg"
 SMALL, LARGE = [(8, 8), (40, 40)], [(64, 0)]
@@ -217,8 +220,9 @@ def test_restored_faces_come_one_below_the_other(toy):
 
 def test_restored_faces_are_those_of_the_library(toy):
     photo = np.asarray(Image.open(EXAMPLE).convert("RGB").resize((560, 405)))
-    faces = Detector().detect(photo)[:5]
-    with TestClient(create_app({"toy": Engine(toy, toy)}, restore=restorer("cpu", "onnxruntime"))) as client:
+    detector = Detector()
+    faces = detector.detect(photo)[:5]
+    with TestClient(create_app({"toy": Engine(toy, toy)}, restore=restorer(RuntimeOptions(threads=1)))) as client:
         boxes = json.dumps(faces.boxes.tolist())
         answer = client.post("/v1/restore", files=form(png(photo)), data={"boxes": boxes})
         x1, y1, x2, y2 = faces.boxes[0].tolist()
@@ -227,7 +231,7 @@ def test_restored_faces_are_those_of_the_library(toy):
         box = json.dumps([[x1 - left, y1 - top, x2 - left, y2 - top]])
         alone = client.post("/v1/restore", files=form(png(part)), data={"boxes": box})
     strip = np.asarray(Image.open(io.BytesIO(answer.content))).reshape(5, 64, 64, 3)
-    assert (strip == faces.restored).all()
+    assert (strip == detector.restore(photo, faces)).all()
     assert np.abs(np.asarray(Image.open(io.BytesIO(alone.content))).astype(int) - strip[0]).max() <= 2
 
 
@@ -269,7 +273,7 @@ HOSTILE = {
     "4 GP": (lambda: png_of_zeros(2**16, 2**16, rows=1), 413, "megapixels"),
     "text bomb": (text_bomb, 422, "damaged"),
     "empty": (lambda: b"", 400, "empty"),
-    "large": (lambda: PHOTO + bytes(4_000_000), 413, "more than 4 MB"),
+    "large": (lambda: PHOTO + bytes(4_000_000), 413, "larger than 4 MB"),
 }
 
 
@@ -377,8 +381,10 @@ def test_a_full_queue_refuses_and_recovers():
     detector = Blocked()
     with serving(detector, queue=3) as client, ThreadPoolExecutor(3) as threads:
         waiting = [threads.submit(client.post, "/v1/detect", files=form(PHOTO)) for _ in range(3)]
-        while client.app and b"queue_taken 3.0" not in client.get("/metrics").content:
-            pass
+        deadline = time.monotonic() + 10
+        while b"queue_taken 3.0" not in client.get("/metrics").content:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
         refused = client.post("/v1/detect", files=form(PHOTO))
         assert refused.status_code == 429 and refused.headers["retry-after"] == "1" and "full" in refused.json()["detail"]
         assert client.get("/healthz").json() == {"status": "ok"}
@@ -478,12 +484,12 @@ def test_places_are_given_back():
     assert queue.taken == 0
 
 
-def test_an_allowance_is_never_exceeded_and_comes_in_turn():
+def test_a_budget_is_never_exceeded_and_comes_in_turn():
     order, held, most = [], 0, 0
 
-    async def take(allowance, name, amount):
+    async def take(budget, name, amount):
         nonlocal held, most
-        async with allowance.held(amount):
+        async with budget.held(amount):
             order.append(name)
             held += min(amount, 10)
             most = max(most, held)
@@ -491,12 +497,12 @@ def test_an_allowance_is_never_exceeded_and_comes_in_turn():
             held -= min(amount, 10)
 
     async def run():
-        allowance = Allowance(10)
-        tasks = [asyncio.create_task(take(allowance, name, amount)) for name, amount in [("a", 6), ("b", 99), ("c", 3), ("d", 4)]]
+        budget = Budget(10)
+        tasks = [asyncio.create_task(take(budget, name, amount)) for name, amount in [("a", 6), ("b", 99), ("c", 3), ("d", 4)]]
         await asyncio.sleep(0)
         tasks[1].cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        await take(allowance, "e", 99)
+        await take(budget, "e", 99)
 
     asyncio.run(run())
     assert order == ["a", "c", "d", "e"] and most == 10

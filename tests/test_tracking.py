@@ -27,8 +27,8 @@ def _at(x, y, side=20.0):
 
 def _covered(frame, box) -> bool:
     """Whether one cover holds all of the box."""
-    covers = frame.covers
-    return bool(((covers[:, :2] <= np.array(box[:2]) + 0.01) & (covers[:, 2:] >= np.array(box[2:]) - 0.01)).all(axis=1).any())
+    masks = frame.masks
+    return bool(((masks[:, :2] <= np.array(box[:2]) + 0.01) & (masks[:, 2:] >= np.array(box[2:]) - 0.01)).all(axis=1).any())
 
 
 def test_ids_stay_and_frames_come_back_in_order():
@@ -62,7 +62,7 @@ def test_a_longer_gap_is_none():
     assert [len(frame.faces) for frame in out] == [len(boxes) for boxes in frames]
     # but some frames after and before it are covered
     assert all(_covered(out[n], _at(50, 50)) for n in (*range(20, 20 + HELD), *range(35 - HELD, 35)))
-    assert not len(out[26].covers)
+    assert not len(out[26].masks)
 
 
 @pytest.mark.parametrize("speed", [5, 15, 28])

@@ -11,11 +11,12 @@ from PIL import Image
 from tinyfaces import Detector, read_image
 from tinyfaces.detection.boxes import iou_matrix
 from tinyfaces.detection.fusion import FusionRule
-from tinyfaces.detection.runtime import DISCRIMINATOR, GENERATOR, STRIDES, int8_file, load_session
+from tinyfaces.detection.runtime import DISCRIMINATOR, GENERATOR, STRIDES, RuntimeOptions, int8_file, load_session
 from tinyfaces.jobs.contact_sheets import low_crops
 from tinyfaces.weights import models, second_stage
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
+EXACT = RuntimeOptions(precision="float32")
 
 
 @pytest.fixture(scope="module", params=["accurate", "fast"])
@@ -43,7 +44,7 @@ def test_parameters_and_cost_are_those_of_the_networks(name):
     assert models()[name].parameters == sum(parameter.numel() for parameter in network.parameters())
     images = np.random.default_rng(0).uniform(0, 255, (2, 3, 96, 128)).astype(np.float32)
     with torch.no_grad():
-        session = load_session(models()[name].path, precision="float32")
+        session = load_session(models()[name].path, options=EXACT)
         for ours, theirs in zip(session.run(images), network(torch.from_numpy(images)), strict=True):
             assert np.abs(ours - theirs.numpy()).max() < 1e-3
 
@@ -97,7 +98,7 @@ def test_the_second_stage_is_what_was_trained():
     from tinyfaces.training.networks.cost import count_macs
 
     record = second_stage()
-    generator, discriminator, settings = load_second_stage(record.generator_path.with_name("gan.safetensors"))
+    generator, discriminator, settings = load_second_stage(record.generator_path.with_name("second_stage.safetensors"))
     assert settings["variant"] == record.variant
     assert record.parameters == sum(p.numel() for network in (generator, discriminator) for p in network.parameters())
     low = np.random.default_rng(0).random((7, 3, 16, 16), np.float32)
@@ -106,25 +107,27 @@ def test_the_second_stage_is_what_was_trained():
         judged = discriminator(restored)
         cost = count_macs(generator, torch.from_numpy(low[:1])) + count_macs(discriminator, restored[:1])
     assert record.gmac == pytest.approx(cost / 1e9, rel=0.01) and record.gmac < 0.1
-    pictures = load_session(record.generator_path, GENERATOR, precision="float32").run(low)
-    judgements = load_session(record.discriminator_path, DISCRIMINATOR, precision="float32").run(restored.numpy())
+    pictures = load_session(record.generator_path, GENERATOR, EXACT).run(low)
+    judgements = load_session(record.discriminator_path, DISCRIMINATOR, EXACT).run(restored.numpy())
     for ours, theirs in zip([*pictures, *judgements], [enlarged, restored, judged.real, judged.face, judged.box], strict=True):
         assert np.abs(ours - theirs.numpy()).max() < 1e-3
 
 
 def test_restored_faces_are_sharper_and_show_the_same():
     photo, _ = _example(320)
-    faces = Detector(threshold=0.5).detect(photo)[:12]
-    low = np.stack([np.asarray(Image.fromarray(crop).resize((16, 16), Image.Resampling.BOX)) for crop in faces.restored])
+    detector = Detector(threshold=0.5)
+    faces = detector.detect(photo)[:12]
+    restored = detector.restore(photo, faces)
+    low = np.stack([np.asarray(Image.fromarray(crop).resize((16, 16), Image.Resampling.BOX)) for crop in restored])
     seen = low_crops(read_image(photo), faces.boxes)
     assert np.corrcoef(low.ravel(), seen.ravel())[0, 1] > 0.95
     bicubic = np.stack([np.asarray(Image.fromarray(crop).resize((64, 64), Image.Resampling.BICUBIC)) for crop in seen])
-    edges = [np.abs(np.diff(pictures.astype(float).mean(-1), axis=2)).mean() for pictures in (faces.restored, bicubic)]
+    edges = [np.abs(np.diff(pictures.astype(float).mean(-1), axis=2)).mean() for pictures in (restored, bicubic)]
     assert edges[0] > edges[1]
 
 
 def test_both_stages_find_the_faces_of_the_example_photo(name):
     photo, known = _example(320)
-    for stages, least in (("proposals", 18), ("proposals+gan", 18)):
+    for stages, least in (("proposals", 18), ("both", 18)):
         overlap = iou_matrix(Detector(name, stages=stages).detect(photo).boxes, known) >= 0.3
         assert overlap.any(0).sum() >= least - 4 * (name == "fast")

@@ -29,7 +29,7 @@ from tinyfaces.detection.detector import Detector
 from tinyfaces.detection.faces import Faces
 from tinyfaces.detection.fusion import Bounds, FusionRule
 from tinyfaces.detection.images import read_image
-from tinyfaces.detection.runtime import DISCRIMINATOR, GENERATOR, int8_file, load_session
+from tinyfaces.detection.runtime import DISCRIMINATOR, GENERATOR, RuntimeOptions, int8_file, load_session
 from tinyfaces.detection.second_stage import Judgements, SecondStage
 from tinyfaces.evaluation import LOWEST_SCORE, coco
 from tinyfaces.evaluation.dev_split import drawn_by_people
@@ -66,7 +66,7 @@ def proposals_of(known: Sequence[KnownCandidates]) -> Detections:
 
 def sent(known: Sequence[KnownCandidates], bounds: Bounds) -> float:
     """Candidates a photo that go through, in the mean."""
-    return float(np.mean([bounds.admit(longer_sides(one.proposals.boxes), one.proposals.scores).sum() for one in known]))
+    return float(np.mean([bounds.selects(longer_sides(one.proposals.boxes), one.proposals.scores).sum() for one in known]))
 
 
 def show(name: str, values: dict[str, float]) -> None:
@@ -112,7 +112,7 @@ def main() -> None:
     images, _ = read_sources(sources)
     undismissed, _ = read_sources([dataclasses.replace(source, doubt=0.0) for source in sources])
 
-    stem = WEIGHTS / "gan.onnx"
+    stem = WEIGHTS / "second_stage.onnx"
     print(f"largest difference from torch {export_second_stage(arguments.checkpoint, stem):.1e}")
     calibrate(stem, arguments.candidates)
     generator, discriminator, settings = load_second_stage(stem.with_suffix(".safetensors"))
@@ -131,7 +131,7 @@ def main() -> None:
         rules={},
     )
     unused = FusionRule(Bounds(), (0, 1, 0, 0), (0, 1, 0, 0, 0, 0))
-    second = SecondStage(record, unused, backend="onnxruntime", device="cpu", threads=None)
+    second = SecondStage(record, unused)
 
     rules: dict[str, FusionRule] = {}
     thresholds: dict[str, float] = {}
@@ -184,7 +184,7 @@ def calibrate(stem: Path, folder: Path) -> None:
     low = candidates.low[:: max(1, len(candidates) // _CALIBRATING)].transpose(0, 3, 1, 2).astype(np.float32) / 255
     crops = [np.ascontiguousarray(low[start : start + 32]) for start in range(0, len(low), 32)]
     generator = stem.with_suffix(".generator.onnx")
-    restored = [load_session(generator, GENERATOR, precision="float32").run(batch)[1] for batch in crops]
+    restored = [load_session(generator, GENERATOR, RuntimeOptions(precision="float32")).run(batch)[1] for batch in crops]
     quantise(generator, GENERATOR, crops)
     quantise(stem.with_suffix(".discriminator.onnx"), DISCRIMINATOR, restored)
 

@@ -7,15 +7,15 @@ from contextlib import contextmanager
 from pathlib import Path
 
 _PARTIAL = ".partial"
-_PARTIAL_STEM = 60  # letters of the name; file systems allow 255 bytes
-_RANDOM_LETTERS = 8  # that tempfile puts between prefix and suffix
+_PARTIAL_STEM = 60  # letters of the name that are kept, as file systems allow 255 bytes
+_RANDOM_LETTERS = 8  # what tempfile puts between prefix and suffix
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A file to write beside `path`, which becomes `path` when all went well, so that it is never seen half-written.
+    """A temporary file beside `path` that becomes `path` once all went well, so that nobody sees it half-written.
 
-    A killed process leaves it behind; `clear_partials` finds it. Raises OSError.
+    A killed process leaves it behind; `clear_partials` removes it. Raises OSError.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=_partial_prefix(path), suffix=_PARTIAL)
@@ -31,19 +31,19 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file under a temporary name beside it and rename it, so that it is never seen half-written. Raises OSError."""
+    """Write a file so that nobody sees it half-written. Raises OSError."""
     with replacing(path) as partial:
         partial.write_bytes(content)
 
 
 def write_parts(path: Path, parts: Iterable[str]) -> None:
-    """`write_atomically` of a text that comes in parts, none of which need be kept. Raises OSError."""
+    """`write_atomically` for a text that comes in parts, which are not kept in memory. Raises OSError."""
     with replacing(path) as partial, partial.open("w", encoding="utf-8", newline="") as file:
         file.writelines(parts)
 
 
 def clear_partials(targets: Iterable[Path]) -> None:
-    """Remove what processes that were killed while they wrote any of the targets left beside them."""
+    """Remove the temporary files of processes that were killed while they wrote any of the targets."""
     prefixes: dict[Path, set[str]] = {}
     for target in targets:
         prefixes.setdefault(target.parent, set()).add(_partial_prefix(target))

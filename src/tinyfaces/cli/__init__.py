@@ -5,10 +5,10 @@ from typing import Annotated
 
 import typer
 
-from tinyfaces.cli import anonymise, count, detect, evaluate, restore, serve, train
+from tinyfaces.cli import anonymise, count, detect, evaluate, models, restore, serve, train
 from tinyfaces.cli.options import UNUSABLE, app
 
-__all__ = ["anonymise", "app", "count", "detect", "evaluate", "main", "restore", "serve", "train"]
+__all__ = ["anonymise", "app", "count", "detect", "evaluate", "main", "models", "restore", "serve", "train"]
 
 
 def main() -> None:
@@ -30,6 +30,8 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def common(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
 ) -> None:
     """Finds tiny faces in photos of crowds, stands and streets, on a plain CPU."""

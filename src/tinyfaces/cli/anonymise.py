@@ -1,8 +1,9 @@
 """`tinyfaces anonymise`."""
 
 import json
+from collections.abc import Iterator
+from dataclasses import asdict
 from enum import StrEnum
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,22 +11,14 @@ import typer
 from rich.console import Console
 
 from tinyfaces.cli import runs
-from tinyfaces.cli.options import (
-    BackendOption,
-    DeviceOption,
-    ModelOption,
-    PrecisionOption,
-    ScaleOption,
-    ThreadsOption,
-    app,
-    fail,
-    open_detector,
-    reason,
-)
-from tinyfaces.files import clear_partials, write_atomically, write_parts
+from tinyfaces.cli.options import MODEL, OUTPUT, DetectorOptions, InputOptions, ProgressOptions, app, command
+from tinyfaces.files import write_atomically
 from tinyfaces.jobs.inputs import InputFile, Inputs, find_inputs, outside
+from tinyfaces.jobs.journal import Outcome
+from tinyfaces.jobs.masking import MaskStyle
+from tinyfaces.jobs.photos import anonymised, open_photo, removed
 
-_THRESHOLD = 0.2  # lower than the detectors' own: a face that is missed costs more than a hand that is covered
+_THRESHOLD = 0.2  # lower than the models' own: missing a face is worse than masking a hand
 
 
 class Method(StrEnum):
@@ -37,128 +30,107 @@ class Method(StrEnum):
 
 
 class Shape(StrEnum):
-    """Of the covered area."""
+    """The shape of a mask."""
 
     ellipse = "ellipse"
     box = "box"
 
 
-@app.command()
+@command(app)
 def anonymise(
-    paths: runs.PathsArgument,
+    inputs: InputOptions,
+    detector: DetectorOptions,
+    progress: ProgressOptions,
+    threshold: Annotated[
+        float,
+        typer.Option(
+            min=0, max=1, rich_help_panel=MODEL, help="Score from which something is masked; low, as a missed face is worst."
+        ),
+    ] = _THRESHOLD,
     method: Annotated[
-        Method, typer.Option(help="blur and pixelate leave a few averages of each face; solid leaves nothing, and is the safest.")
+        Method,
+        typer.Option(
+            rich_help_panel=OUTPUT,
+            help="blur and pixelate leave a few averages of each face; solid, the safest, leaves nothing.",
+        ),
     ] = Method.blur,
-    shape: Annotated[Shape, typer.Option(help="Of the covered area.")] = Shape.ellipse,
+    shape: Annotated[Shape, typer.Option(rich_help_panel=OUTPUT, help="Shape of the mask.")] = Shape.ellipse,
     enlarge: Annotated[
-        float, typer.Option(min=1, max=4, help="Size of the covered area in each direction, in those of the face's box.")
+        float,
+        typer.Option(min=1, max=4, rich_help_panel=OUTPUT, help="Size of the mask in each direction, relative to the face."),
     ] = 1.45,
-    out: Annotated[str, typer.Option(help="Folder for the anonymised files; sources are never overwritten.")] = "anonymised",
-    report: Annotated[Path | None, typer.Option(help="JSON file to write: what was covered and removed, file by file.")] = None,
+    out: Annotated[
+        Path, typer.Option(rich_help_panel=OUTPUT, help="Folder for the anonymised files; sources are never overwritten.")
+    ] = Path("anonymised"),
+    report: Annotated[
+        Path | None, typer.Option(rich_help_panel=OUTPUT, help="JSON file that lists what was masked and removed in each file.")
+    ] = None,
     keep_metadata: Annotated[
         bool,
         typer.Option(
             "--keep-metadata",
-            help="Keep EXIF (date, camera, place) and videos' tags; thumbnails and other copies of the picture go in any case.",
+            rich_help_panel=OUTPUT,
+            help="Keep EXIF (date, camera, place) and the tags of videos. Thumbnails and other copies of the picture always go.",
         ),
     ] = False,
-    threshold: Annotated[
-        float, typer.Option(min=0, max=1, help="Score from which something is covered; low, as a missed face costs most.")
-    ] = _THRESHOLD,
     quality: Annotated[
-        int, typer.Option(min=0, max=51, help="Of encoded videos (constant rate factor): lower is better and larger.")
+        int,
+        typer.Option(
+            min=0, max=51, rich_help_panel=OUTPUT, help="Quality of videos (constant rate factor): lower is better, and larger."
+        ),
     ] = 18,
-    model: ModelOption = "accurate",
-    scale: ScaleOption = None,
-    device: DeviceOption = "cpu",
-    backend: BackendOption = "onnxruntime",
-    precision: PrecisionOption = "auto",
-    threads: ThreadsOption = None,
-    recursive: runs.RecursiveOption = False,
-    resume: runs.ResumeOption = False,
-    quiet: runs.QuietOption = False,
 ) -> None:
-    """Cover every face in images and videos.
+    """Mask every face in images and videos.
 
-    Exit code: 0 all files were done, 1 some were not, 2 nothing could be done.
+    Exit code: 0 if all files were done, 1 if some could not be, 2 if nothing could be done.
     """
-    from tinyfaces.jobs.masking import Covering
-
-    covering = Covering(method.value, shape.value, enlarge)
-    folder = Path(out)
-    inputs = find_inputs(paths, recursive)
-    run = runs.start(Inputs(outside(inputs.files, folder), inputs.problems), quiet)
-    run.plan(folder, lambda file: [file.written_name])
-    run.leave_if_nothing()
-    if report is not None and report.absolute() in {path.absolute() for path in (*(f.path for f in run.files), *run.all_targets)}:
-        fail(f"{report}: is one of the files given or written")
-    open_one = partial(open_detector, model, threshold, scale, device, backend, precision=precision)
-    detectors = runs.open_detectors(run, threads, open_one)
-    choice = {"method": method.value, "shape": shape.value, "enlarge": enlarge, "threshold": threshold, "scale": scale}
-    settings = {
-        "command": "anonymise", "model": runs.model_identity(model), **choice, "keep_metadata": keep_metadata, "quality": quality,
-        "backend": backend, "precision": precision,
-    }  # fmt: skip
-    journal = runs.open_journal(folder / "anonymised.journal", settings, resume)
-    clear_partials([*run.all_targets, *filter(None, [report])])
-
-    def photo(file: InputFile) -> Any:
-        return detectors.call(lambda detector: _anonymise_photo(file, run.targets[file][0], detector, covering, keep_metadata))
-
-    def video(file: InputFile) -> Any:
-        return _anonymise_video(file, run.targets[file][0], detectors, covering, quality, keep_metadata, quiet)
-
-    for _ in run.process(run.images, photo, journal, detectors.size, "covering faces"):
+    style = MaskStyle(method.value, shape.value, enlarge)
+    found = find_inputs(inputs.paths, inputs.recursive)
+    run = runs.Run(Inputs(outside(found.files, out), found.problems), "masking faces", progress.quiet)
+    run.plan(out, lambda file: [file.written_name], [report])
+    settings = {"command": "anonymise", **asdict(style), "keep_metadata": keep_metadata, "quality": quality}
+    run.open(detector, threshold, out / "anonymised.journal", resume=progress.resume, settings=settings)
+    for _ in run.process(
+        lambda file: _on_image(file, run, style, keep_metadata), lambda file: _on_video(file, run, style, quality, keep_metadata)
+    ):
         pass
-    for _ in run.process(run.videos, video, journal):
-        pass
-    done = [(file, entry.record) for file, entry in journal.read(run.files) if entry.record is not None]
+    done = list(run.records())
     if report is not None:
-        try:
-            write_parts(report, _report(run, done, {**choice, "model": model, "keep_metadata": keep_metadata}))
-        except OSError as error:
-            fail(reason(error, report))
-    if not quiet:
+        chosen = {**asdict(style), "threshold": threshold, "scale": detector.scale}
+        run.write(report, _report(run, done, {**chosen, "model": detector.model, "keep_metadata": keep_metadata}))
+    if not progress.quiet:
         console = Console(highlight=False)
         faces = sum(record.get("tracks", record["faces"]) for _, record in done)
-        console.print(f"{faces} faces covered in {len(done)} files")
-        runs.tell_written([run.targets[file][0] for file, _ in done], console)
-        runs.tell_speed(run, console)
-    run.finish(journal, resume, folder / "problems.csv")
+        console.print(f"{runs.counted(faces, 'face')} masked in {runs.counted(len(done), 'file')}", soft_wrap=True)
+        runs.print_written([run.targets[file][0] for file, _ in done], console)
+        run.print_speed(console)
+    run.finish(progress.resume, out / "problems.csv")
 
 
-def _anonymise_photo(file: InputFile, target: Path, detector: Any, covering: Any, keep_metadata: bool) -> Any:
-    from tinyfaces.jobs.bulk import Outcome
-    from tinyfaces.jobs.photos import anonymised, open_photo, removed
-
+def _on_image(file: InputFile, run: runs.Run, style: MaskStyle, keep_metadata: bool) -> Outcome:
     photo = open_photo(file.path)
-    faces = detector.detect(photo.pixels)
-    write_atomically(target, anonymised(photo, faces, covering, keep_metadata))
+    faces = run.detector.detect(photo.pixels)
+    target = run.targets[file][0]
+    write_atomically(target, anonymised(photo, faces, style, keep_metadata))
     height, width = photo.pixels.shape[:2]
     record = {"width": width, "height": height, "faces": len(faces), **faces.to_dict()}
-    return Outcome({**record, "removed": removed(photo, keep_metadata)}, [target])
+    return Outcome({**record, "removed": removed(photo, keep_metadata)}, written=[target])
 
 
-def _anonymise_video(
-    file: InputFile, target: Path, detectors: Any, covering: Any, quality: int, keep_metadata: bool, quiet: bool
-) -> Any:
-    from tinyfaces.jobs.bulk import Outcome
+def _on_video(file: InputFile, run: runs.Run, style: MaskStyle, quality: int, keep_metadata: bool) -> Outcome:
+    with run.clip(file) as clip:
+        from tinyfaces.jobs.clips import write_masked
 
-    open_clip = runs.clip_opener()
-    with open_clip(file, detectors, quiet, "covering faces") as (video, clip):
-        from tinyfaces.jobs.clips import write_covered
-
-        left_out = write_covered(clip, target, covering, quality=quality, keep_metadata=keep_metadata)
-        return Outcome({**clip.summary(), "removed": left_out}, [target], video.problem)
+        target = run.targets[file][0]
+        left_out = write_masked(clip, target, style, quality=quality, keep_metadata=keep_metadata)
+        return Outcome({**clip.summary(), "removed": left_out}, clip.video.problem, [target])
 
 
-def _report(run: runs.Run, done: list[tuple[InputFile, dict[str, Any]]], settings: dict[str, Any]) -> list[str]:
-    files = [{"file": runs.shown(f.path), "output": runs.shown(run.targets[f][0]), **record} for f, record in done]
+def _report(run: runs.Run, done: list[tuple[InputFile, dict[str, Any]]], settings: dict[str, Any]) -> Iterator[str]:
+    files = [{"file": runs.shown(file.path), "output": runs.shown(run.targets[file][0]), **record} for file, record in done]
     problems = [{"file": file, "problem": line} for file, line in run.problems]
-    return [
-        f'{{"settings": {json.dumps(settings)},\n"files": [\n',
-        ",\n".join(map(json.dumps, files)),
-        '\n],\n"problems": [\n',
-        ",\n".join(map(json.dumps, problems)),
-        "\n]}\n",
-    ]
+    yield f'{{"settings": {json.dumps(settings)},\n"files": [\n'
+    yield ",\n".join(map(json.dumps, files))
+    yield '\n],\n"problems": [\n'
+    yield ",\n".join(map(json.dumps, problems))
+    yield "\n]}\n"

@@ -2,6 +2,8 @@
 
 import json
 import math
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -9,49 +11,61 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from tinyfaces.cli.detect import results_of
 from tinyfaces.cli.options import (
-    BackendOption,
-    DeviceOption,
-    ModelOption,
-    PrecisionOption,
-    ScaleOption,
-    StagesOption,
-    ThreadsOption,
+    INPUT,
+    OUTPUT,
+    SPEED,
+    UNUSABLE,
+    DetectorOptions,
+    ModelName,
+    command,
     errors,
     evaluate_app,
     fail,
     missing_extra,
-    open_detector,
     overrides_of,
     reason,
 )
+from tinyfaces.cli.runs import Run
 from tinyfaces.evaluation import LOWEST_SCORE
 from tinyfaces.files import write_atomically
+from tinyfaces.jobs import formats
+from tinyfaces.jobs.finding import find_faces
+from tinyfaces.jobs.formats import ImageResult
+from tinyfaces.jobs.inputs import InputFile, Inputs
+from tinyfaces.jobs.journal import Outcome
 
 
-@evaluate_app.command("wider")
+@dataclass(frozen=True)
+class ScoreOptions:
+    """Where the numbers go, and whether an earlier run is continued."""
+
+    json: Annotated[Path | None, typer.Option(rich_help_panel=OUTPUT, help="Also write the numbers to this file.")] = None
+    resume: Annotated[
+        bool, typer.Option("--resume", rich_help_panel=SPEED, help="Skip photos that an earlier run has done; needs --json.")
+    ] = False
+
+
+@command(evaluate_app, "wider")
 def evaluate_wider(
-    ground_truth: Annotated[Path, typer.Option(help="Folder of wider_face_val.mat and wider_{easy,medium,hard}_val.mat.")],
-    images: Annotated[Path | None, typer.Option(help="WIDER_val/images; the detector runs over it.")] = None,
+    detector: DetectorOptions,
+    numbers: ScoreOptions,
+    ground_truth: Annotated[
+        Path,
+        typer.Option(rich_help_panel=INPUT, help="Folder of wider_face_val.mat and wider_{easy,medium,hard}_val.mat."),
+    ],
+    images: Annotated[Path | None, typer.Option(rich_help_panel=INPUT, help="The folder WIDER_val/images, to run on.")] = None,
     predictions: Annotated[
-        Path | None, typer.Option(help="Folder or zip of official prediction files, scored instead of running the detector.")
+        Path | None,
+        typer.Option(rich_help_panel=INPUT, help="Folder or zip of official prediction files, scored in place of a detector."),
     ] = None,
-    model: ModelOption = "accurate",
-    stages: StagesOption = None,
-    scale: ScaleOption = None,
-    device: DeviceOption = "cpu",
-    backend: BackendOption = "onnxruntime",
-    precision: PrecisionOption = "auto",
-    threads: ThreadsOption = None,
-    save: Annotated[Path | None, typer.Option(help="Folder for the detector's official prediction files.")] = None,
-    json_out: Annotated[Path | None, typer.Option("--json", help="Also write the numbers to this file.")] = None,
+    save: Annotated[
+        Path | None, typer.Option(rich_help_panel=OUTPUT, help="Folder for the detector's official prediction files.")
+    ] = None,
 ) -> None:
     """WIDER FACE's official average precision: easy, medium, hard; also all, tiny (<= 16 px) and micro (<= 10 px)."""
     from tinyfaces.data.annotations import AnnotationError
     from tinyfaces.evaluation import wider
-    from tinyfaces.jobs import formats
-    from tinyfaces.jobs.inputs import InputFile
 
     if (images is None) == (predictions is None):
         fail("give either --images or --predictions")
@@ -59,71 +73,93 @@ def evaluate_wider(
         fail("--save goes with --images")
     try:
         truth = wider.read_ground_truth(ground_truth)
-        if predictions is not None:
+        if images is None:
+            assert predictions is not None
             found = wider.read_predictions(predictions)
         else:
-            assert images is not None
             paths = wider.image_paths(truth, images)
-            detector = open_detector(model, LOWEST_SCORE, scale, device, backend, threads, stages, precision)
             files = [InputFile(path, Path(f"{key}.jpg")) for key, path in paths.items()]
-            found = {}
-            for result, _, problem in results_of(detector, files, quiet=False):
-                if problem is not None:
-                    fail(problem)
-                found[result.name.with_suffix("").as_posix()] = wider.prediction_rows(result.faces.boxes, result.faces.scores)
-                if save is not None:
-                    write_atomically(save / formats.wider_name(result), formats.as_wider(result).encode())
+            found = {
+                result.name.with_suffix("").as_posix(): wider.prediction_rows(result.faces.boxes, result.faces.scores)
+                for result in _results(files, detector, numbers, save)
+            }
         results = wider.score(found, truth)
     except (AnnotationError, wider.PredictionError) as error:
         fail(str(error))
     except ImportError as error:
         missing_extra(error, "evaluate")
-    _show_ap({name: (result.ap, result.faces) for name, result in results.items()}, json_out)
+    _show_ap({name: (result.ap, result.faces) for name, result in results.items()}, numbers.json)
 
 
-@evaluate_app.command("coco")
+@command(evaluate_app, "coco")
 def evaluate_coco(
-    annotations: Annotated[list[Path], typer.Option(help="COCO detection json or json.gz; may be given several times.")],
-    images: Annotated[Path, typer.Option(help="Folder that the file names in the annotations start from.")],
-    model: ModelOption = "accurate",
-    stages: StagesOption = None,
-    scale: ScaleOption = None,
-    device: DeviceOption = "cpu",
-    backend: BackendOption = "onnxruntime",
-    precision: PrecisionOption = "auto",
-    threads: ThreadsOption = None,
-    json_out: Annotated[Path | None, typer.Option("--json", help="Also write the numbers to this file.")] = None,
+    detector: DetectorOptions,
+    numbers: ScoreOptions,
+    annotations: Annotated[
+        list[Path],
+        typer.Option(rich_help_panel=INPUT, help="COCO detection file, .json or .json.gz; may be given several times."),
+    ],
+    images: Annotated[
+        Path, typer.Option(rich_help_panel=INPUT, help="Folder that the file names in the annotations start from.")
+    ],
 ) -> None:
-    """Average precision at IoU 0.5 by face height, COCO's way, on boxes of one's own."""
+    """Average precision at IoU 0.5 by face height, as COCO computes it, on boxes of your own."""
     from tinyfaces.data.annotations import AnnotationError, read_coco
     from tinyfaces.evaluation import coco
-    from tinyfaces.jobs.inputs import InputFile
 
     try:
         known = [image for file in annotations for image in read_coco(file, images)]
     except AnnotationError as error:
         fail(str(error))
-    detector = open_detector(model, LOWEST_SCORE, scale, device, backend, threads, stages, precision)
-    found = []
-    for result, _, problem in results_of(detector, [InputFile(image.path, image.path) for image in known], quiet=False):
-        if problem is not None:
-            fail(problem)
-        found.append((result.faces.boxes, result.faces.scores))
-    _show_ap({name: (band.ap, band.faces) for name, band in coco.score(found, known).items()}, json_out)
+    files = [InputFile(image.path, image.path) for image in known]
+    found = [(result.faces.boxes, result.faces.scores) for result in _results(files, detector, numbers)]
+    _show_ap({name: (band.ap, band.faces) for name, band in coco.score(found, known).items()}, numbers.json)
 
 
-@evaluate_app.command("ablation")
+def _results(
+    files: list[InputFile], options: DetectorOptions, numbers: ScoreOptions, save: Path | None = None
+) -> Iterator[ImageResult]:
+    """What the detector finds in each photo, however unsure. Ends the command at the first photo that cannot be read, as the
+    numbers would be wrong without it.
+
+    save: where to write prediction files of WIDER FACE.
+    """
+    if numbers.resume and numbers.json is None:
+        fail("--resume needs --json, beside which the earlier run left its journal")
+    run = Run(Inputs(files, []), "finding faces")
+    run.plan(save or Path(), lambda file: [formats.wider_name(file)] if save is not None else [], [numbers.json])
+    journal = numbers.json.with_suffix(".journal") if numbers.json is not None else None
+    run.open(options, LOWEST_SCORE, journal, resume=numbers.resume, settings={"command": "evaluate", "save": str(save)})
+
+    def work(file: InputFile) -> Outcome:
+        result, _ = find_faces(file, run.detector)
+        for target in run.targets[file]:
+            write_atomically(target, formats.as_wider(result).encode())
+        return Outcome(result.to_record(), written=run.targets[file])
+
+    for _, outcome in run.process(work):
+        if outcome.problem is not None:
+            run.journal.close(keep=True)
+            raise typer.Exit(UNUSABLE)
+    for file, record in run.records():
+        yield ImageResult.from_record(file, record)
+    run.finish(numbers.resume)
+
+
+@command(evaluate_app, "ablation")
 def evaluate_ablation(
     config: Annotated[Path, typer.Option(help="TOML file of the second stage, such as configs/gan.toml.")],
     proposals: Annotated[Path, typer.Option(help="TOML file of the proposal network: its [[dev]] photos are measured.")],
     out: Annotated[Path, typer.Option(help="OUT.json and OUT.md are written.")],
-    model: ModelOption = "accurate",
-    photos: Annotated[int | None, typer.Option(min=2, help="Measure on so many of them, evenly drawn; all if left out.")] = None,
-    settings: Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Override a setting.")] = None,
+    model: ModelName = "accurate",
+    photos: Annotated[int | None, typer.Option(min=2, help="Measure on this many of them, evenly drawn; all by default.")] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Override a setting; may be given several times.")
+    ] = None,
 ) -> None:
-    """Train the second stage with and without each of its parts, and measure what each brings (the paper's claims).
+    """Train the second stage with and without each of its parts, and measure what each contributes (the paper's claims).
 
-    A way whose training is finished under the configuration's `out` is not trained again.
+    Variants that are already trained under the configuration's `out` are not trained again.
     """
     import shlex
     import sys
@@ -158,7 +194,6 @@ def evaluate_ablation(
 
 
 def _show_ap(results: dict[str, tuple[float, int]], json_out: Path | None) -> None:
-
     table = Table("subset", "faces", "AP")
     for name, (ap, faces) in results.items():
         table.add_row(name, str(faces), "-" if math.isnan(ap) else f"{ap:.4f}")

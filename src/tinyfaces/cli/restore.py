@@ -2,94 +2,77 @@
 
 import io
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
+from PIL import Image
+from rich.console import Console
 
-from tinyfaces.cli.detect import results_of
-from tinyfaces.cli.options import (
-    SOME_FAILED,
-    UNUSABLE,
-    BackendOption,
-    DeviceOption,
-    ModelOption,
-    PrecisionOption,
-    ScaleOption,
-    ThreadsOption,
-    app,
-    errors,
-    open_detector,
-    reason,
-)
-from tinyfaces.files import write_atomically
+from tinyfaces.cli import runs
+from tinyfaces.cli.options import OUTPUT, DetectorOptions, InputOptions, ProgressOptions, Threshold, app, command, fail
+from tinyfaces.files import clear_partials, write_atomically
+from tinyfaces.jobs.contact_sheets import contact_sheet, low_crops, pair
+from tinyfaces.jobs.finding import find_faces
+from tinyfaces.jobs.inputs import InputFile, Inputs, find_inputs, outside
+from tinyfaces.jobs.journal import Outcome
 
 
-@app.command()
+@command(app)
 def restore(
-    paths: Annotated[list[str], typer.Argument(help="Images, folders of images, or patterns such as 'photos/**/*.jpg'.")],
-    out: Annotated[Path, typer.Option(help="Folder for the pictures.")] = Path("restored"),
-    threshold: Annotated[
-        float | None, typer.Option(min=0, max=1, help="Score from which a detection counts; the model's own if left out.")
-    ] = None,
-    largest: Annotated[
-        float, typer.Option(min=1, help="Restore faces up to this height in pixels; larger ones show more as they are.")
+    inputs: InputOptions,
+    detector: DetectorOptions,
+    progress: ProgressOptions,
+    threshold: Threshold = None,
+    out: Annotated[Path, typer.Option(rich_help_panel=OUTPUT, help="Folder for the pictures.")] = Path("restored"),
+    max_height: Annotated[
+        float,
+        typer.Option(min=1, rich_help_panel=OUTPUT, help="Restore faces up to this height in pixels; larger ones gain nothing."),
     ] = 24.0,
-    model: ModelOption = "accurate",
-    scale: ScaleOption = None,
-    device: DeviceOption = "cpu",
-    backend: BackendOption = "onnxruntime",
-    precision: PrecisionOption = "auto",
-    threads: ThreadsOption = None,
-    recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Look into folders below the given ones.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Errors only.")] = False,
 ) -> None:
     """Write each tiny face beside its restored version, and a contact sheet for each image.
 
-    For IMAGE.jpg: IMAGE/000.png, IMAGE/001.png, ... (highest score first; left what the second stage sees, right what it makes of
-    it) and IMAGE_restored.png. What is restored is likely, not known: it is no evidence of who someone is.
+    IMAGE.jpg gives IMAGE/000.png, IMAGE/001.png and so on, highest score first, with what the second stage sees on the left and
+    what it makes of it on the right, and all of them in IMAGE_restored.png. A restored face shows what is likely, not what was
+    there: it is no evidence of who someone is.
 
-    Exit code: 0 all images were read, 1 some were not, 2 nothing could be done.
+    Exit code: 0 if all images were read, 1 if some could not be, 2 if nothing could be done.
     """
-    from tinyfaces.jobs.contact_sheets import contact_sheet, low_crops, pair
-    from tinyfaces.jobs.inputs import find_inputs
-
-    inputs = find_inputs(paths, recursive)
-    for line in inputs.problems:
-        errors.print(f"tinyfaces: {line}")
-    if not inputs.files:
-        raise typer.Exit(UNUSABLE)
-    detector = open_detector(model, threshold, scale, device, backend, threads, "proposals+gan", precision)
-    failures, done = len(inputs.problems), 0
-    written: set[Path] = set()
-    for result, pixels, problem in results_of(detector, inputs.files, quiet):
-        if problem is None:
-            faces = result.faces[result.faces.heights <= largest]
-            low, restored = low_crops(pixels, faces.boxes), detector.restore(pixels, faces.boxes)
-            stem = out / result.name.with_suffix("")
-            sheet = stem.with_name(f"{stem.name}_restored.png")
-            try:
-                if sheet in written:
-                    raise OSError(f"{sheet}: already holds the faces of another image of that name")
-                for number, (small, large) in enumerate(zip(low, restored, strict=True)):
-                    write_atomically(stem / f"{number:03d}.png", _png(pair(small, large)))
-                write_atomically(sheet, _png(contact_sheet(low, restored)))
-                written.add(sheet)
-            except OSError as error:
-                problem = reason(error, result.path)
-        if problem is not None:
-            failures += 1
-            errors.print(f"tinyfaces: {problem}")
-            continue
-        done += 1
-        if not quiet:
-            larger = len(result.faces) - len(faces)
-            left_out = f", {larger} larger than {largest:g} px left as they are" if larger else ""
-            typer.echo(f"{result.path}: {len(faces)} faces restored{left_out}; {sheet}")
-    if failures:
-        raise typer.Exit(SOME_FAILED if done else UNUSABLE)
+    if detector.stages == "proposals":
+        fail("restoring needs the second stage: --stages both")
+    found = find_inputs(inputs.paths, inputs.recursive)
+    run = runs.Run(Inputs(outside(found.files, out), found.problems), "restoring faces", progress.quiet)
+    run.drop_videos("faces are restored in images only")
+    run.plan(out, lambda file: [file.name.with_name(f"{file.name.stem}_restored.png"), file.name.with_suffix("")])
+    both = DetectorOptions(**{**vars(detector), "stages": "both"})
+    settings = {"command": "restore", "max_height": max_height}
+    run.open(both, threshold, out / "restored.journal", resume=progress.resume, settings=settings)
+    for file, outcome in run.process(lambda file: _on_image(file, run, max_height)):
+        if outcome.record is not None and not progress.quiet:
+            larger = outcome.record["faces"] - outcome.record["restored"]
+            skipped = f", {larger} higher than {max_height:g} px skipped" if larger else ""
+            typer.echo(
+                f"{file.path}: {runs.counted(outcome.record['restored'], 'face')} restored{skipped}; {run.targets[file][0]}"
+            )
+    if not progress.quiet:
+        run.print_speed(Console(highlight=False))
+    run.finish(progress.resume, out / "problems.csv")
 
 
-def _png(picture: Any) -> bytes:
+def _on_image(file: InputFile, run: runs.Run, max_height: float) -> Outcome:
+    result, image = find_faces(file, run.detector)
+    faces = result.faces[result.faces.heights <= max_height]
+    low, restored = low_crops(image, faces.boxes), run.detector.restore(image, faces)
+    sheet, folder = run.targets[file]
+    pairs = [folder / f"{number:03d}.png" for number in range(len(faces))]
+    clear_partials(pairs)
+    for path, small, large in zip(pairs, low, restored, strict=True):
+        write_atomically(path, _png(pair(small, large)))
+    write_atomically(sheet, _png(contact_sheet(low, restored)))
+    record = {"width": result.width, "height": result.height, "faces": len(result.faces), "restored": len(faces)}
+    return Outcome(record, written=[*pairs, sheet])
+
+
+def _png(picture: Image.Image) -> bytes:
     content = io.BytesIO()
     picture.save(content, "PNG")
     return content.getvalue()

@@ -1,252 +1,247 @@
-"""What the commands that work on many files share: inputs, targets, detectors, the bar, the report of what went wrong."""
+"""One run of a command over many files: what all commands that take files share, from finding them to the exit code."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from tinyfaces.cli.options import SOME_FAILED, UNUSABLE, errors, fail
-from tinyfaces.files import write_parts
+from tinyfaces.cli.options import SOME_FAILED, UNUSABLE, DetectorOptions, errors, fail
+from tinyfaces.cli.progress import bar
+from tinyfaces.detection.detector import Detector
+from tinyfaces.detection.runtime import usable_cpus
+from tinyfaces.files import clear_partials, write_parts
 from tinyfaces.jobs import bulk
-from tinyfaces.jobs.bulk import Pool, Stopwatch, reason
+from tinyfaces.jobs.bulk import Stopwatch, reason
+from tinyfaces.jobs.formats import csv_lines
 from tinyfaces.jobs.inputs import InputFile, Inputs
-from tinyfaces.jobs.journal import Journal, JournalError
+from tinyfaces.jobs.journal import Journal, JournalError, Outcome
 
-_LINES_SHOWN = 3
+if TYPE_CHECKING:  # an extra
+    from tinyfaces.jobs.clips import Clip
 
-PathsArgument = Annotated[
-    list[str], typer.Argument(help="Images and videos, folders of them, or patterns such as 'photos/**/*.jpg'.")
-]
-ResumeOption = Annotated[
-    bool, typer.Option("--resume", help="Skip what an earlier run, finished or killed, has done; give it the same options.")
-]
-RecursiveOption = Annotated[bool, typer.Option("--recursive", "-r", help="Look into folders below the given ones.")]
-QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Neither table nor progress; errors only.")]
+_MAX_LINES = 3  # of written files that are named
 
 
-@dataclass
 class Run:
-    """Files on their way through a command. targets: what each will write; problems: what went wrong so far, a line each."""
+    """Files on their way through a command.
 
-    files: list[InputFile]
-    quiet: bool
-    targets: dict[InputFile, list[Path]] = field(default_factory=dict)
-    problems: list[tuple[str, str]] = field(default_factory=list)
-    speeds: list[str] = field(default_factory=list)
-    skipped: int = 0
-    done: int = 0
+    In order: `plan` where everything goes, `open` the detector and the journal, `process` the files, `finish`.
+
+    Args:
+        inputs: What was found. Problems are printed; if there is no file, the command ends.
+        label: What is done, for the progress bar.
+        quiet: Show errors only.
+    """
+
+    def __init__(self, inputs: Inputs, label: str, quiet: bool = False) -> None:
+        self.files = inputs.files
+        self.label = label
+        self.quiet = quiet
+        self.targets: dict[InputFile, list[Path]] = {}
+        self.problems: list[tuple[str, str]] = []
+        self.detector: Detector
+        self.journal: Journal
+        self.workers = 1
+        self._also: list[Path] = []
+        self._speeds: list[str] = []
+        self._skipped = self._done = 0
+        for line in inputs.problems:
+            self.problem(line, Path(line.partition(":")[0]))
+        self._end_if_empty()
 
     @property
     def images(self) -> list[InputFile]:
+        """The files that are no videos."""
         return [file for file in self.files if not file.is_video]
 
     @property
     def videos(self) -> list[InputFile]:
+        """The files that are videos."""
         return [file for file in self.files if file.is_video]
 
     @property
     def all_targets(self) -> list[Path]:
+        """Everything that may be written."""
         return [target for targets in self.targets.values() for target in targets]
 
     def problem(self, line: str, file: Path | None = None) -> None:
-        """Tell what went wrong, and remember it."""
+        """Print what went wrong, and remember it."""
         errors.print(f"tinyfaces: {line}")
         self.problems.append((str(file) if file is not None else "", line))
 
-    def drop(self, file: InputFile, line: str) -> None:
-        """Leave a file out, and tell why."""
-        self.problem(line, file.path)
-        self.files.remove(file)
+    def drop_videos(self, why: str) -> None:
+        """Leave out all videos; why: the rest of the message, after "is a video"."""
+        for video in self.videos:
+            self.problem(f"{video.path}: is a video; {why}", video.path)
+            self.files.remove(video)
 
-    def leave_if_nothing(self) -> None:
-        """Leave where nothing is left to do."""
-        if not self.files:
-            raise typer.Exit(UNUSABLE)
+    def plan(self, folder: Path, names: Callable[[InputFile], Iterable[Path]], also: Iterable[Path | None] = ()) -> None:
+        """Decide where everything goes, so that no two files write the same, and none of the input files is overwritten.
 
-    def plan(self, folder: Path, names: Callable[[InputFile], Iterable[Path]]) -> None:
-        """Decide where everything goes: no two files write the same, and none overwrites one of those given. Files for which
-        that can't be are told and left out."""
-        sources = {_identity(file.path) for file in self.files} - {None}
+        Files for which that cannot be are left out, with a message. If none is left, the command ends.
+
+        Args:
+            folder: For what is written.
+            names: What is written for a file, below the folder. Where a name is that of a folder, all in it may be written.
+            also: Files that are written for all of them together.
+        """
+        sources = {_identity(path) for file in self.files for path in (file.path, file.path.absolute().parent)} - {None}
+        parents = {_identity(file.path.absolute().parent) for file in self.files}
         claimed: set[Path] = set()
         for file in self.files:
             targets = [folder / name for name in names(file)]
-            wrong = next((target for target in targets if target in claimed), None)
-            if wrong is not None:
-                self.problem(f"{wrong}: already holds the result of another image of that name", file.path)
-                continue
-            wrong = next((target for target in targets if _identity(target) in sources), None)
-            if wrong is not None:
-                self.problem(f"{wrong}: is one of the files given, and is not overwritten", file.path)
-                continue
-            claimed.update(targets)
-            self.targets[file] = targets
+            taken = next((target for target in targets if target in claimed), None)
+            source = next((target for target in targets if _identity(target) in sources), None)
+            if taken is not None:
+                self.problem(f"{taken}: already holds the result of another file of that name", file.path)
+            elif source is not None and _identity(source) in parents:
+                self.problem(f"{source}: holds input files, which are never overwritten", file.path)
+            elif source is not None:
+                self.problem(f"{source}: is one of the input files, which are never overwritten", file.path)
+            else:
+                claimed.update(targets)
+                self.targets[file] = targets
         self.files = [file for file in self.files if file in self.targets]
+        self._end_if_empty()
+        self._also = [path for path in also if path is not None]
+        for path in self._also:
+            if path in claimed or _identity(path) in sources:
+                fail(f"{path}: is one of the input files or of the results; choose another file")
+
+    def open(
+        self,
+        options: DetectorOptions,
+        threshold: float | None,
+        journal: Path | None = None,
+        *,
+        resume: bool = False,
+        settings: dict[str, Any] | None = None,
+    ) -> None:
+        """Open the detector, which as many threads share as there are files to work on at once, and the journal.
+
+        Args:
+            options: Which detector.
+            threshold: Its threshold.
+            journal: Where the journal lies; in memory only if None.
+            resume: Skip what the journal knows as done.
+            settings: What the results depend on beside the detector.
+        """
+        total = options.threads or usable_cpus()
+        self.workers = total if self.videos else max(1, min(total, len(self.images)))
+        self.detector = options.open(threshold, self.workers)
+        if resume and journal is None:
+            fail("--resume needs --out, where the results of the earlier run are")
+        try:
+            self.journal = Journal(journal, {**options.identity(), "threshold": threshold, **(settings or {})}, resume=resume)
+        except JournalError as error:
+            fail(str(error))
+        clear_partials([*self.all_targets, *self._also])  # only now: another run with this journal may be writing them
 
     def process(
-        self,
-        files: Sequence[InputFile],
-        work: Callable[[InputFile], bulk.Outcome],
-        journal: Journal,
-        workers: int = 0,
-        label: str | None = None,
-    ) -> Iterator[bulk.Progress]:
-        """`bulk.process`, with problems told as they come, and a bar if there is a label; a video's work has one of its own."""
+        self, on_image: Callable[[InputFile], Outcome], on_video: Callable[[InputFile], Outcome] | None = None
+    ) -> Iterator[tuple[InputFile, Outcome]]:
+        """`bulk.process` of the images, then of the videos, with a progress bar; problems are printed as they come.
+
+        Args:
+            on_image: The work on an image, called from any of the threads.
+            on_video: The work on a video, which uses threads itself and has a bar of its own.
+        """
+        yield from self._process(self.images, on_image, self.workers)
+        if on_video is not None:
+            yield from self._process(self.videos, on_video, 0)
+
+    def _process(
+        self, files: Sequence[InputFile], work: Callable[[InputFile], Outcome], workers: int
+    ) -> Iterator[tuple[InputFile, Outcome]]:
         watch = Stopwatch()
-        hidden = self.quiet or len(files) < 2 or label is None
-        with bar(label or "", "{task.completed}/{task.total}", len(files), hidden) as advance:
-            for step in bulk.process(files, work, journal, workers):
+        with bar(self.label, len(files), hidden=self.quiet or len(files) < 2 or workers == 0) as advance:
+            for file, outcome in bulk.process(files, work, self.journal, workers):
                 advance(1)
-                self.skipped += step.skipped
-                record = step.entry.record
-                self.done += step.skipped or record is not None
-                if record is not None and not step.skipped:
-                    watch.add(record.get("frames", 1), record["width"] * record["height"])
-                if step.entry.problem is not None:
-                    self.problem(step.entry.problem, step.file.path)
-                yield step
+                self._skipped += outcome.skipped
+                self._done += outcome.skipped or outcome.record is not None
+                if outcome.record is not None:
+                    watch.add(outcome.record.get("frames", 1), outcome.record["width"] * outcome.record["height"])
+                if outcome.problem is not None:
+                    self.problem(outcome.problem, file.path)
+                yield file, outcome
         if watch.count:
-            self.speeds.append(watch.line("frames" if files[0].is_video else "images"))
-
-    def finish(self, journal: Journal, keep: bool, report: Path | None) -> None:
-        """Write the report of what went wrong, let go of the journal, and leave with the right code."""
-        from tinyfaces.jobs import formats
-
-        journal.close(keep or bool(self.problems))
-        if report is not None:
-            try:
-                if self.problems:
-                    write_parts(report, [formats.csv_lines([("file", "problem"), *self.problems])])
-                else:
-                    report.unlink(missing_ok=True)
-            except OSError as error:
-                fail(reason(error, report))
-        if self.problems:
-            if report is not None and not self.quiet:
-                typer.echo(f"{len(self.problems)} problems, listed in {shown(report)}")
-            raise typer.Exit(SOME_FAILED if self.done else UNUSABLE)
-
-
-def start(inputs: Inputs, quiet: bool) -> Run:
-    """Begin with what was found; leaves where that is nothing."""
-    run = Run(inputs.files, quiet)
-    for line in inputs.problems:
-        run.problem(line, Path(line.partition(":")[0]))
-    if not run.files:
-        raise typer.Exit(UNUSABLE)
-    return run
-
-
-def open_journal(path: Path | None, settings: dict[str, Any], resume: bool) -> Journal:
-    try:
-        return Journal(path, settings, resume=resume)
-    except JournalError as error:
-        fail(str(error))
-
-
-def open_detectors(run: Run, threads: int | None, open_one: Callable[..., Any]) -> Pool[Any]:
-    """Detectors for as many images, or frames of a video, at once as there are threads: a thread each does more work than all
-    threads for one. open_one: `open_detector`, still without its threads."""
-    from tinyfaces.detection.runtime import usable_cpus
-
-    total = threads or usable_cpus()
-    workers = total if run.videos else max(1, min(total, len(run.images)))
-    return Pool([open_one(threads=total // workers) for _ in range(workers)])
-
-
-def find_in(file: InputFile, detector: Any, preview_side: int | None) -> tuple[Any, Any, int, int]:
-    """The faces in an image of any size, its pixels, width and height. Of an image too large for memory the pixels are a preview
-    of `preview_side`, or None where no side is given. Raises ImageError."""
-    from tinyfaces.detection.images import ImageTooLarge, read_image
-    from tinyfaces.detection.large import LargeImage
-
-    try:
-        pixels = read_image(file.path)
-    except ImageTooLarge:
-        image = LargeImage(file.path)
-        height, width = image.shape[:2]
-        return detector.detect_regions(image), image.preview(preview_side) if preview_side else None, width, height
-    return detector.detect(pixels), pixels, pixels.shape[1], pixels.shape[0]
-
-
-def clip_opener() -> Callable[..., Any]:
-    """What opens a video and its clip: `with open(file, detectors, quiet, label) as (video, clip)`. Raises ValueError where the
-    extra is missing, as a problem of that file."""
-    try:
-        import trackers  # noqa: F401  (which the clip imports when a video is open)
-
-        from tinyfaces.jobs.clips import Clip
-        from tinyfaces.jobs.video import VideoReader
-    except ImportError as error:
-        raise ValueError(f"{error.name} is not installed, which videos need: pip install 'tinyfaces[video]'") from None
+            self._speeds.append(watch.line("frames" if workers == 0 else "images"))
 
     @contextmanager
-    def open_clip(file: InputFile, detectors: Pool[Any], quiet: bool, label: str) -> Iterator[tuple[Any, Any]]:
+    def clip(self, file: InputFile) -> Iterator["Clip"]:
+        """The faces of a video, with a progress bar. Raises ValueError where the extra is missing."""
+        try:
+            import trackers  # noqa: F401  (which the clip imports when a video is open)
+
+            from tinyfaces.jobs.clips import Clip
+            from tinyfaces.jobs.video import VideoReader
+        except ImportError as error:
+            raise ValueError(f"{error.name} is not installed, which videos need: pip install 'tinyfaces[video]'") from None
         with (
             VideoReader(file.path) as video,
-            bar(f"{label}: {shown(file.name)}", _count_of(video.frames_expected), video.frames_expected, quiet) as advance,
+            bar(f"{self.label}: {shown(file.name)}", video.frames_expected, "frames", self.quiet) as advance,
         ):
-            threshold = detectors.call(lambda detector: detector.threshold)
-            yield video, Clip(video, detectors, threshold, advance)
+            yield Clip(video, self.detector, self.workers, advance)
 
-    return open_clip
+    def records(self, files: Sequence[InputFile] | None = None) -> Iterator[tuple[InputFile, dict[str, Any]]]:
+        """What came of the files, those done in an earlier run too, in order."""
+        return self.journal.read(self.files if files is None else files)
 
+    def write(self, path: Path, parts: Iterable[str]) -> None:
+        """Write a text; ends the command where that is impossible."""
+        try:
+            write_parts(path, parts)
+        except OSError as error:
+            fail(reason(error, path))
 
-def model_identity(model: str) -> str:
-    """What tells a model from another of the same name."""
-    import hashlib
+    def print_speed(self, console: Console) -> None:
+        """Print how fast it went."""
+        if self._skipped:
+            console.print(f"{counted(self._skipped, 'file')} done in an earlier run", soft_wrap=True)
+        for line in self._speeds:
+            console.print(line, soft_wrap=True)
 
-    from tinyfaces.weights import models
+    def finish(self, resume: bool = False, report: Path | None = None) -> None:
+        """Close the journal, list all problems in the file `report`, and exit with the right code."""
+        self.journal.close(resume or bool(self.problems))
+        if report is not None:
+            if self.problems:
+                self.write(report, [csv_lines([("file", "problem"), *self.problems])])
+            elif report.exists():
+                report.unlink()
+        if self.problems:
+            if report is not None and not self.quiet:
+                typer.echo(f"{counted(len(self.problems), 'problem')}, listed in {shown(report)}")
+            raise typer.Exit(SOME_FAILED if self._done else UNUSABLE)
 
-    path = models()[model].path if model in models() else Path(model)
-    return f"{model} {hashlib.sha256(path.read_bytes()).hexdigest()[:16]}"
-
-
-@contextmanager
-def bar(label: str, count: str, total: int | None, hidden: bool) -> Iterator[Callable[[int], None]]:
-    """A progress bar on the standard error, where that is a terminal: gives what to call with each step."""
-    columns = (
-        TextColumn("{task.description}"), BarColumn(), TextColumn(count) if count else MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"), TimeElapsedColumn(), TimeRemainingColumn(compact=True),
-    )  # fmt: skip
-    with Progress(*columns, console=errors, transient=True, disable=hidden or not errors.is_terminal) as progress:
-        task = progress.add_task(label, total=total, rate="")
-
-        def advance(steps: int) -> None:
-            progress.advance(task, steps)
-            speed = progress.tasks[0].speed
-            progress.update(task, rate=f"{speed:.1f}/s" if speed else "")
-
-        yield advance
-
-
-def tell_speed(run: Run, console: Console) -> None:
-    if run.skipped:
-        console.print(f"{run.skipped} files were done before")
-    for line in run.speeds:
-        console.print(line)
+    def _end_if_empty(self) -> None:
+        if not self.files:
+            raise typer.Exit(UNUSABLE)
 
 
-def tell_written(written: Sequence[Path], console: Console) -> None:
-    for file in written[:_LINES_SHOWN]:
+def print_written(written: Sequence[Path], console: Console) -> None:
+    """Name the first few files that were written."""
+    for file in written[:_MAX_LINES]:
         console.print(f"wrote {shown(file)}", soft_wrap=True, markup=False)
-    if len(written) > _LINES_SHOWN:
-        console.print(f"and {len(written) - _LINES_SHOWN} more files")
+    if len(written) > _MAX_LINES:
+        console.print(f"and {counted(len(written) - _MAX_LINES, 'more file')}")
+
+
+def counted(number: int, what: str) -> str:
+    """Such as "1 face" and "2 faces"."""
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def shown(path: Path) -> str:
+    """A path as text, also where its bytes are no UTF-8."""
     return str(path).encode("utf-8", "replace").decode("utf-8")
 
 
-def _count_of(frames: int | None) -> str:
-    return "{task.completed} frames" if frames is None else "{task.completed}/{task.total} frames"
-
-
 def _identity(path: Path) -> tuple[int, int] | None:
+    """What two paths of the same file share."""
     try:
         status = path.stat()
     except OSError:

@@ -1,48 +1,67 @@
 """`tinyfaces serve`."""
 
+import errno
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from tinyfaces.cli.options import (
-    BackendOption,
-    DeviceOption,
-    PrecisionOption,
-    ThreadsOption,
+    INPUT,
+    MODEL,
+    SPEED,
+    DetectorOptions,
+    RuntimeChoice,
     app,
+    command,
     errors,
     fail,
     missing_extra,
-    open_detector,
 )
 from tinyfaces.detection.runtime import usable_cpus
 from tinyfaces.weights import models as shipped
 
+_SERVER = "Server"
+"""A group of options in the help text."""
 
-@app.command()
+
+@command(app)
 def serve(
-    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 lets other machines in.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")] = 8000,
+    runtime: RuntimeChoice,
+    host: Annotated[
+        str, typer.Option(rich_help_panel=_SERVER, help="Address to listen on; 0.0.0.0 lets other machines connect.")
+    ] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, rich_help_panel=_SERVER, help="Port to listen on; 0 takes a free one.")
+    ] = 8000,
     model: Annotated[
         list[str] | None,
         typer.Option(
-            help="A shipped model or the path of an ONNX file; repeatable, the first is the default. Without it all shipped."
+            rich_help_panel=MODEL,
+            help="A shipped model or the path of an ONNX file. May be given several times, the default first; all shipped "
+            "models if not given.",
         ),
     ] = None,
-    device: DeviceOption = "cpu",
-    backend: BackendOption = "onnxruntime",
-    precision: PrecisionOption = "auto",
-    threads: ThreadsOption = None,
-    max_megabytes: Annotated[float, typer.Option(min=0.001, max=1000, help="Of an upload.")] = 32,
-    max_megapixels: Annotated[float, typer.Option(min=0.001, max=175, help="Of a picture.")] = 50,
-    queue: Annotated[int, typer.Option(min=1, help="Requests that may wait for an answer; further ones get 429.")] = 64,
-    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds within which a request is answered, or gets 503.")] = 60,
-    receive_timeout: Annotated[float, typer.Option(min=0.1, help="Seconds within which an upload must arrive.")] = 30,
+    max_megabytes: Annotated[
+        float, typer.Option(min=0.001, max=1000, rich_help_panel=INPUT, help="Largest upload, in megabytes.")
+    ] = 32,
+    max_megapixels: Annotated[
+        float, typer.Option(min=0.001, max=175, rich_help_panel=INPUT, help="Largest picture, in megapixels.")
+    ] = 50,
+    queue: Annotated[
+        int, typer.Option(min=1, rich_help_panel=SPEED, help="How many requests may wait; further ones are answered with 429.")
+    ] = 64,
+    timeout: Annotated[
+        float, typer.Option(min=0.1, rich_help_panel=SPEED, help="Seconds after which a request is answered with 503.")
+    ] = 60,
+    receive_timeout: Annotated[
+        float, typer.Option(min=0.1, rich_help_panel=SPEED, help="Seconds in which an upload must arrive.")
+    ] = 30,
 ) -> None:
     """Serve detection over HTTP, with a web page (needs the extra: pip install 'tinyfaces[serve]').
 
-    Ctrl-C or SIGTERM stop it, after requests under way are answered.
+    Ctrl-C or SIGTERM stops it, once the requests under way are answered.
     """
     try:
         from tinyfaces.service.app import create_app
@@ -53,26 +72,32 @@ def serve(
     except ImportError as error:
         missing_extra(error, "serve")
 
+    lanes = runtime.threads or usable_cpus()
     engines = {}
     for name in model or list(shipped()):
         key = name if name in shipped() else Path(name).stem
         if key in engines:
-            fail(f"model '{key}': given twice")
-        alone = open_detector(name, None, None, device, backend, threads, precision=precision)
-        shared = open_detector(name, None, None, device, backend, 1, precision=precision) if device == "cpu" else alone
-        engines[key] = Engine(alone, shared)
+            fail(f"model '{key}' is given twice")
+        options = DetectorOptions(**vars(runtime), model=name)
+        alone = options.open(None)
+        engines[key] = Engine(alone, options.open(None, lanes) if runtime.device == "cpu" and lanes > 1 else alone)
     limits = Limits(
         megabytes=max_megabytes, megapixels=max_megapixels, queue=queue, receive_seconds=receive_timeout, answer_seconds=timeout
     )
     try:
         listening = listen(host, port)
     except OSError as error:
-        fail(f"{host}:{port}: cannot be listened on ({(error.strerror or str(error)).lower()})")
+        taken = error.errno == errno.EADDRINUSE
+        fail(f"port {port} is already in use" if taken else f"cannot listen on {host}:{port} ({_reason(error)})")
     shown = f"[{host}]" if ":" in host else host
     address = f"http://{shown}:{listening.getsockname()[1]}"
     try:
         errors.print(f"tinyfaces: serving {', '.join(engines)} on {address} (Ctrl-C stops it)")
-        restore = restorer(device, backend, precision)
-        run(create_app(engines, limits, lanes=threads or usable_cpus(), restore=restore), listening, limits)
+        restore = restorer(replace(runtime.options(), threads=1))
+        run(create_app(engines, limits, lanes=lanes, restore=restore), listening, limits)
     except KeyboardInterrupt:
         errors.print("tinyfaces: stopped")
+
+
+def _reason(error: OSError) -> str:
+    return (error.strerror or str(error)).lower()

@@ -4,41 +4,42 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
 from tinyfaces.cli.options import (
-    ModelOption,
-    ThreadsOption,
+    DetectorOptions,
+    ModelName,
+    Threads,
     app,
-    errors,
+    command,
     fail,
     missing_extra,
-    open_detector,
     overrides_of,
     train_app,
 )
+from tinyfaces.cli.progress import bar
+from tinyfaces.cli.runs import counted
 
 _CALIBRATION_PHOTOS = 30
 
-ConfigOption = Annotated[Path, typer.Option(help="TOML file, such as those in configs/.")]
+ConfigOption = Annotated[Path, typer.Option(help="Settings, a TOML file such as those in configs/.")]
 SetOption = Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Override a setting; repeatable.")]
-FreshOption = Annotated[bool, typer.Option("--fresh", help="Begin anew, where a run of this name could be gone on with.")]
+FreshOption = Annotated[bool, typer.Option("--fresh", help="Start over, even if a run of this name could be continued.")]
 
 
-@train_app.command("proposals")
+@command(train_app, "proposals")
 def train_proposals(
     config: ConfigOption,
     annotations: Annotated[
         list[Path] | None,
-        typer.Option(help="COCO file, or WIDER FACE's folder wider_face_split, in place of the configuration's."),
+        typer.Option(help="COCO file, or the folder wider_face_split of WIDER FACE, in place of the sources in --config."),
     ] = None,
-    images: Annotated[Path | None, typer.Option(help="Folder of the photos of --annotations.")] = None,
+    images: Annotated[Path | None, typer.Option(help="Folder of the photos that --annotations name.")] = None,
     settings: SetOption = None,
     fresh: FreshOption = False,
 ) -> None:
-    """Train the proposal network; says first how long it will take; goes on where a killed run stopped.
+    """Train the proposal network. It first says how long that will take, and continues where a killed run stopped.
 
-    Of the photos of --annotations every 20th is held out to measure on.
+    Every 20th photo of --annotations is held out to measure on.
     """
     try:
         from tinyfaces.training.proposal_loop import train
@@ -54,14 +55,17 @@ def train_proposals(
         fail(str(error))
 
 
-@train_app.command("average")
+@command(train_app, "average")
 def train_average(
     first: Annotated[Path, typer.Argument(help="Checkpoint or .safetensors file of a proposal network.")],
-    second: Annotated[Path, typer.Argument(help="Another, trained on from it.")],
+    second: Annotated[Path, typer.Argument(help="Another one, which was trained further from the first.")],
     out: Annotated[Path, typer.Argument(help="The checkpoint to write.")],
-    share: Annotated[float, typer.Option(min=0.0, max=1.0, help="Of the first.")] = 0.5,
+    share: Annotated[float, typer.Option(min=0.0, max=1.0, help="Weight of the first.")] = 0.5,
 ) -> None:
-    """Average the weights of two trainings: often better than either."""
+    """Average the weights of two trainings.
+
+    The average is often better than either.
+    """
     try:
         from tinyfaces.training.averaging import average_weights
     except ImportError as error:
@@ -73,18 +77,19 @@ def train_average(
     typer.echo(f"wrote {out}")
 
 
-@train_app.command("candidates")
+@command(train_app, "candidates")
 def train_candidates(
     config: ConfigOption,
     out: Annotated[Path, typer.Option(help="Folder for the candidates.")],
-    model: ModelOption = "accurate",
-    photos: Annotated[int | None, typer.Option(min=1, help="Search only so many, drawn at random; all if left out.")] = None,
+    model: ModelName = "accurate",
+    photos: Annotated[int | None, typer.Option(min=1, help="Search only this many, drawn at random; all by default.")] = None,
     settings: SetOption = None,
-    threads: ThreadsOption = None,
+    threads: Threads = None,
 ) -> None:
-    """Gather what the proposal network takes for faces in the training photos: the second stage's training data.
+    """Gather training data for the second stage.
 
-    --config is that of the proposal network: its [[train]] sources (but for photos without labels) and cache are searched.
+    These are all boxes that the proposal network takes for faces in the training photos. --config is that of the proposal
+    network. Its [[train]] sources are searched, except photos without labels, through its cache.
     """
     try:
         import numpy as np
@@ -95,33 +100,34 @@ def train_candidates(
     except ImportError as error:
         missing_extra(error, "train")
     chosen = CandidateSettings()
-    detector = open_detector(model, chosen.threshold, 1.0, "cpu", "onnxruntime", threads, "proposals")
+    detector = DetectorOptions(model=model, stages="proposals", scale=1.0, threads=threads).open(chosen.threshold)
     try:
         proposals = load_config(config, overrides_of(settings))
         images, _ = read_sources([source for source in proposals.train if source.labelled])
         cache = open_cache(images, Path(proposals.cache))
         number = min(photos or len(images), len(images))
         drawn = np.sort(np.random.default_rng(0).permutation(len(images))[:number]).tolist()
-        with _progress() as progress:
-            for _ in progress.track(gather_candidates(images, cache, detector, chosen, out, drawn), total=number):
-                pass
+        with bar("searching photos", number) as advance:
+            for _ in gather_candidates(images, cache, detector, chosen, out, drawn):
+                advance(1)
+        typer.echo(f"{out}: candidates of {counted(number, 'photo')}")
     except ValueError as error:
         fail(str(error))
 
 
-@train_app.command("relabel")
+@command(train_app, "relabel")
 def train_relabel(
     config: ConfigOption,
     out: Annotated[Path, typer.Option(help="Folder for the new annotation files, one for each source.")],
-    model: ModelOption = "accurate",
+    model: ModelName = "accurate",
     settings: SetOption = None,
-    threads: ThreadsOption = None,
+    threads: Threads = None,
 ) -> None:
-    """Let a trained model settle the boxes that the annotations leave ignored: self-training.
+    """Decide about ignored boxes with a trained model.
 
-    Of each [[train]] source of --config (COCO files; photos without labels are left out), a copy of the annotations is written
-    in which ignored boxes became faces or background where the model's views of a photo (as it is, mirrored, enlarged) agree.
-    Train on with `--set relabelled=OUT`.
+    This is self-training. For each [[train]] source of --config (COCO files only; photos without labels are skipped), a copy of
+    the annotations is written. In it, ignored boxes are faces or background wherever the model's views of a photo (as it is,
+    mirrored, enlarged) agree. Continue training with `--set relabelled=OUT`.
     """
     try:
         from tinyfaces.data.annotations import read_coco
@@ -130,7 +136,7 @@ def train_relabel(
     except ImportError as error:
         missing_extra(error, "train")
     chosen = RelabelSettings()
-    detector = open_detector(model, chosen.threshold, 1.0, "cpu", "onnxruntime", threads, "proposals")
+    detector = DetectorOptions(model=model, stages="proposals", scale=1.0, threads=threads).open(chosen.threshold)
     try:
         sources = [source for source in load_config(config, overrides_of(settings)).train if source.labelled]
         if other := [source.annotations for source in sources if source.format != "coco"]:
@@ -140,13 +146,12 @@ def train_relabel(
             fail(f"{doubled[0]}: two sources have annotations of this name, and only one can be written to {out}")
         known = [read_coco(source.annotations, source.images) for source in sources]
         out.mkdir(parents=True, exist_ok=True)
-        with _progress() as progress:
-            bar = progress.add_task("", total=sum(map(len, known)))
+        with bar("searching photos", sum(map(len, known))) as advance:
             for source, name, images in zip(sources, names, known, strict=True):
                 changed = []
                 for image in images:
                     changed.append(settled(image, detector, chosen))
-                    progress.advance(bar)
+                    advance(1)
                 target = out / name
                 write_annotations(changed, Path(source.images), target)
                 ignored = sum(int(image.ignore.sum()) for image in images)
@@ -157,9 +162,9 @@ def train_relabel(
         fail(str(error))
 
 
-@train_app.command("gan")
+@command(train_app, "second-stage")
 def train_second_stage(config: ConfigOption, settings: SetOption = None, fresh: FreshOption = False) -> None:
-    """Train generator and discriminator on gathered candidates; goes on where a killed run stopped."""
+    """Train the second stage on gathered candidates. It continues where a killed run stopped."""
     try:
         from tinyfaces.training.second_stage_loop import load_gan_config, train_gan
     except ImportError as error:
@@ -170,19 +175,19 @@ def train_second_stage(config: ConfigOption, settings: SetOption = None, fresh: 
         fail(str(error))
 
 
-@app.command("export")
+@command(app, "export")
 def export_model(
     checkpoint: Annotated[Path, typer.Argument(help="best.pt of a run, or a .safetensors file that `export` wrote.")],
-    out: Annotated[Path, typer.Argument(help="The ONNX file to write; a .safetensors is put beside it.")],
+    out: Annotated[Path, typer.Argument(help="ONNX file to write; a .safetensors file is written beside it.")],
     photos: Annotated[
-        Path | None, typer.Option(help="Folder of photos: write an int8 copy too, which they calibrate (30 are enough).")
+        Path | None,
+        typer.Option(help="Also write an int8 copy, calibrated on the photos in this folder (30 are enough)."),
     ] = None,
 ) -> None:
-    """Export trained weights to ONNX, and check that both give the same.
+    """Export trained weights to ONNX, and check that both give the same outputs.
 
-    NAME.int8.onnx, beside NAME.onnx, is used on processors that are made for int8.
-
-    Of a second stage NAME.generator.onnx and NAME.discriminator.onnx are written, where OUT is NAME.onnx.
+    NAME.int8.onnx, beside NAME.onnx, is used on processors made for int8. For a second stage, NAME.generator.onnx and
+    NAME.discriminator.onnx are written, where OUT is NAME.onnx.
     """
     try:
         from tinyfaces.training.checkpoints import is_second_stage
@@ -206,7 +211,3 @@ def export_model(
     except (ValueError, OSError) as error:
         fail(str(error))
     typer.echo(f"wrote {out}, largest difference from torch {difference:.1e}")
-
-
-def _progress() -> Progress:
-    return Progress(BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(compact=True), console=errors)

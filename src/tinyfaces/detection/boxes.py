@@ -10,8 +10,8 @@ Boxes = npt.NDArray[np.floating[Any]]
 Floats = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.intp]
 
-_PAIRS_AT_ONCE = 1_000_000
-_WIDEST_SEARCH = 1e6
+_PAIRS_AT_ONCE = 1_000_000  # bounds memory
+_WIDEST_SEARCH = 1e6  # in sides of a box: everywhere
 
 
 def areas(boxes: Boxes) -> Floats:
@@ -47,21 +47,26 @@ def iou_matrix(boxes: Boxes, others: Boxes) -> Floats:
 
 
 def clip(boxes: npt.NDArray[np.float32], width: float, height: float) -> npt.NDArray[np.float32]:
-    """Boxes (N, 4) cut to an image of width x height pixels."""
+    """Boxes (N, 4) clipped to an image of width x height pixels."""
     return np.clip(boxes, 0, np.array([width, height, width, height], np.float32))
 
 
 def mirror(boxes: npt.NDArray[np.float32], width: float) -> npt.NDArray[np.float32]:
-    """Boxes (N, 4) of an image of `width` pixels as they lie once left and right are exchanged."""
+    """Boxes (N, 4) of an image of `width` pixels, mirrored left to right."""
     return boxes[:, [2, 1, 0, 3]] * np.array([-1, 1, -1, 1], np.float32) + np.array([width, 0, width, 0], np.float32)
 
 
 def nms(boxes: Boxes, scores: npt.NDArray[np.floating[Any]], overlap: float, groups: npt.ArrayLike | None = None) -> Indices:
-    """Greedy non-maximum suppression: indices of the boxes to keep, highest score first.
+    """Greedy non-maximum suppression. It gives what the usual loop gives, but compares only boxes near each other, many at once.
 
-    boxes: (N, 4) finite, scores: (N,). A box goes when its IoU with a kept one of higher score (or of the same score
-    and a lower index) is above `overlap`. groups: (N,), where boxes of the same group are not to suppress each other. Gives what
-    the usual loop gives, but compares only boxes near each other and settles many at once.
+    Args:
+        boxes: (N, 4), finite.
+        scores: (N,).
+        overlap: A box goes when its IoU with a kept one of higher score (or the same score and a lower index) is above this.
+        groups: (N,), if boxes of the same group shall not suppress each other.
+
+    Returns:
+        Indices of the boxes to keep, highest score first.
     """
     order, later, earlier = _overlapping(boxes, scores, overlap)
     if groups is not None:
@@ -73,8 +78,13 @@ def nms(boxes: Boxes, scores: npt.NDArray[np.floating[Any]], overlap: float, gro
 
 @dataclass(frozen=True)
 class Voted:
-    """What is kept of boxes that vote. kept: (K,) their indices, highest score first; boxes: (K, 4) float32, each the mean of a
-    kept box and its voters; support: (K,) float64, the sum of the voters' scores."""
+    """What is kept of boxes that vote.
+
+    Args:
+        kept: (K,) indices of the boxes that are kept, highest score first.
+        boxes: (K, 4) float32, each the mean of a kept box and its voters.
+        support: (K,) float64, the sum of the voters' scores.
+    """
 
     kept: Indices
     boxes: npt.NDArray[np.float32]
@@ -82,11 +92,10 @@ class Voted:
 
 
 def nms_with_voting(boxes: Boxes, scores: npt.NDArray[np.floating[Any]], overlap: float, lowest: float = 0.0) -> Voted:
-    """As `nms`, and beside the indices what the other boxes say of those kept.
+    """Non-maximum suppression with box voting (Gidaris and Komodakis 2015).
 
-    All boxes of a score of `lowest` or more whose IoU with a kept one is above `overlap` are its voters. The mean of it and
-    them is weighted by the square of their scores: what several points say of one face is less noisy than what the best of them
-    says (box voting, Gidaris and Komodakis 2015).
+    The boxes whose IoU with a kept one is above `overlap` are its voters, if they score at least `lowest`. The mean of a box and
+    its voters, weighted by the squares of their scores, is less noisy than the best of them.
     """
     order, later, earlier = _overlapping(boxes, scores, overlap)
     kept = _survivors(len(boxes), later, earlier)
@@ -128,7 +137,7 @@ def _survivors(count: int, losers: Indices, winners: Indices) -> npt.NDArray[np.
 def _near_pairs(boxes: Floats, reach: float, overlap: float) -> tuple[Indices, Indices]:
     """Index pairs (later, earlier) of boxes (N, 4) whose IoU is above `overlap`, each pair once.
 
-    reach: how far, in its own sides, the centre of a box's partner can lie from its own.
+    reach: how far the centre of a box's partner can lie from its own, in sides of the box.
     """
     if len(boxes) < 2:
         return np.zeros(0, np.intp), np.zeros(0, np.intp)
@@ -187,14 +196,23 @@ def share_within(boxes: Boxes, hosts: Boxes) -> Floats:
 
 
 def tiles(width: int, height: int, side: int, overlap: int, multiple: int = 32) -> npt.NDArray[np.int64]:
-    """Tiles (T, 4), x1 y1 x2 y2 in whole pixels, that cover an image of width x height pixels row by row.
+    """Cover an image with overlapping tiles.
 
-    None is longer than `side`; neighbours share at least `overlap` pixels, so that whatever is no larger than that is
-    whole in one of them; all but the last of a row or column begin and end on multiples of `multiple`, as the last
-    begins. Raises ValueError where side or overlap leave no room or are no multiples of `multiple`.
+    Args:
+        width: Width of the image, in pixels.
+        height: Height of the image, in pixels.
+        side: Longest side of a tile, in pixels.
+        overlap: Pixels that neighbours share at least, so that one of them shows whatever is no larger as a whole.
+        multiple: Tiles begin and end on multiples of this, except where they end at the image's border.
+
+    Returns:
+        Tiles (T, 4), x1 y1 x2 y2 in whole pixels, row by row.
+
+    Raises:
+        ValueError: `overlap` is not less than `side`, or one of them is no multiple of `multiple`.
     """
     if not 0 <= overlap < side or side % multiple or overlap % multiple:
-        raise ValueError(f"tiles of {side} px with {overlap} px overlap: both must be multiples of {multiple}")
+        raise ValueError(f"side and overlap must be multiples of {multiple}, overlap < side. Received: {side}, {overlap}")
     columns, rows = _intervals(width, side, overlap, multiple), _intervals(height, side, overlap, multiple)
     return np.array([(x1, y1, x2, y2) for y1, y2 in rows for x1, x2 in columns], np.int64)
 

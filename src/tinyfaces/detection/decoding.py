@@ -1,4 +1,4 @@
-"""From the network's outputs to boxes: decoding of the four branches, and selection of one box per face."""
+"""From the network's output maps to boxes and scores, one box per face."""
 
 import math
 from collections.abc import Sequence
@@ -12,23 +12,29 @@ from tinyfaces.detection.faces import Faces
 from tinyfaces.detection.runtime import STRIDES
 
 NMS_OVERLAP = 0.45
-CANDIDATE_LIMIT = 20_000
-"""At most so many points of an image, the best, are decoded; a crowd of 1,000 faces has some 6,000."""
+POINT_LIMIT = 20_000
+"""Only the best points of an image, up to this number, are decoded. A crowd of 1,000 faces has some 6,000."""
 
-_LARGEST_LOG_SIDE = 8.0
-_VOTING_FROM = 0.1  # score; that neither box nor score depends on the threshold
-_LARGEST_VOTED_SIDE = 32.0  # pixels; larger faces' boxes got worse by voting, these better
-_LARGEST_SUPPORT, _SIDE_OF_SUPPORT = 6.0, 14.0  # of faces in training photos: some 2 at 6 px, 4 at 16 px, 6 from 60 px on
+_MAX_LOG_SIDE = 8.0  # keeps absurd outputs finite
+_VOTING_FROM = 0.1  # score; fixed, so that neither boxes nor scores depend on the threshold
+_MAX_VOTED_SIDE = 32.0  # pixels; voting makes boxes better up to this size, and worse beyond
+_MAX_SUPPORT, _SIDE_OF_SUPPORT = 6.0, 14.0  # of faces in training photos: about 2 at 6 px, 4 at 16 px, 6 from 60 px on
 
 
 def decode(
-    outputs: Sequence[npt.NDArray[Any]], threshold: float, size: tuple[int, int], *, limit: int = CANDIDATE_LIMIT
+    outputs: Sequence[npt.NDArray[Any]], threshold: float, size: tuple[int, int], *, limit: int = POINT_LIMIT
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-    """Decode one image's outputs to candidates, several per face: boxes (N, 4) in pixels and scores (N,), unsorted.
+    """Decode one view's output maps to boxes, several per face.
 
-    outputs: 5xH/sxW/s for the strides s of 4, 8, 16, 32: face logit; centre offset x, y in strides from the point
-    ((x + 0.5) * s, (y + 0.5) * s); log(width / s), log(height / s). size: height and width without the padding, to
-    which boxes are cut. Only points with sigmoid(logit) >= threshold are decoded, and of them the best `limit`.
+    Args:
+        outputs: 5xH/sxW/s each, for the strides s of 4, 8, 16 and 32: face logit; offset x, y of the centre, in strides, from the
+            point ((x + 0.5) * s, (y + 0.5) * s); log(width / s), log(height / s).
+        threshold: Points with a lower score, sigmoid(logit), are left out.
+        size: Height and width without the padding, in pixels; boxes are clipped to them.
+        limit: How many points are decoded at most, the best ones.
+
+    Returns:
+        Boxes (N, 4), x1 y1 x2 y2 in pixels, and scores (N,), unsorted.
     """
     lowest = _logit(threshold)
     found = []
@@ -39,13 +45,13 @@ def decode(
         y, x = np.divmod(points, columns)
         place = np.stack([(x + 0.5) * stride, (y + 0.5) * stride, np.full(len(points), stride)])
         found.append(np.concatenate([place, values[:, points]]))
-    candidates = np.concatenate(found, axis=1)
-    if candidates.shape[1] > limit:
-        candidates = candidates[:, np.argpartition(candidates[3], -limit)[-limit:]]
-    x, y, strides, logits, dx, dy, log_width, log_height = candidates
+    points_found = np.concatenate(found, axis=1)
+    if points_found.shape[1] > limit:
+        points_found = points_found[:, np.argpartition(points_found[3], -limit)[-limit:]]
+    x, y, strides, logits, dx, dy, log_width, log_height = points_found
     x, y = x + dx * strides, y + dy * strides
-    half_width = np.exp(np.minimum(log_width, _LARGEST_LOG_SIDE)) * strides / 2
-    half_height = np.exp(np.minimum(log_height, _LARGEST_LOG_SIDE)) * strides / 2
+    half_width = np.exp(np.minimum(log_width, _MAX_LOG_SIDE)) * strides / 2
+    half_height = np.exp(np.minimum(log_height, _MAX_LOG_SIDE)) * strides / 2
     corners = np.stack([x - half_width, y - half_height, x + half_width, y + half_height], axis=1)
     boxes = clip(corners.astype(np.float32), size[1], size[0])
     scores = (1 / (1 + np.exp(-np.clip(logits, -80, 80)))).astype(np.float32)
@@ -56,15 +62,23 @@ def decode(
 def find_faces(
     outputs: Sequence[npt.NDArray[Any]], threshold: float, size: tuple[int, int], *, overlap: float = NMS_OVERLAP
 ) -> Faces:
-    """Decode one image's outputs, keep the best candidate of each face, and score it anew; highest score first, see `decode`.
+    """Decode one view's output maps and keep one box per face.
 
-    A face's other candidates change its score (`supported`) and, up to 32 pixels, its box, which is the mean of them all
-    (`nms_with_voting`). Candidates below the threshold vote too: a higher threshold leaves faces out and changes nothing about
-    the others.
+    The other boxes of a face change its score (`supported`) and, up to 32 pixels, also its box, which becomes the mean of all
+    (`nms_with_voting`). Boxes below the threshold vote too, so a higher threshold leaves out faces and changes no others.
+
+    Args:
+        outputs: See `decode`.
+        threshold: Faces with a lower score are left out.
+        size: See `decode`.
+        overlap: IoU above which two boxes are one face.
+
+    Returns:
+        The faces, highest score first, with boxes in pixels of the view.
     """
     boxes, scores = decode(outputs, min(threshold, _VOTING_FROM), size)
     voted = nms_with_voting(boxes, scores, overlap, _VOTING_FROM)
-    small = longer_sides(voted.boxes) <= _LARGEST_VOTED_SIDE
+    small = longer_sides(voted.boxes) <= _MAX_VOTED_SIDE
     found = np.where(small[:, None], voted.boxes, boxes[voted.kept])
     supported_scores = supported(scores[voted.kept], voted.support, longer_sides(found))
     order = np.argsort(-supported_scores, kind="stable")
@@ -74,13 +88,20 @@ def find_faces(
 def supported(
     scores: npt.NDArray[np.float32], support: npt.NDArray[np.floating[Any]], sides: npt.NDArray[np.float32]
 ) -> npt.NDArray[np.float32]:
-    """Scores (N,) of faces, given the scores (N,) of their best candidates, the sums (N,) of the other candidates' scores and the
-    faces' longer sides (N,) in pixels.
+    """Rescore faces by how many points of the network's output see them.
 
-    The network sees a face at several points, and what looks like one at a single point is rarely one. So a score's odds are
-    multiplied by 1 + support, over the square root of what that usually is for a face of this size.
+    A face is seen at several points; what looks like one at a single point rarely is one. So the odds of a score are multiplied
+    by 1 + support, over the square root of what that usually is for a face of this size.
+
+    Args:
+        scores: (N,), of each face's best box.
+        support: (N,), the sum of the scores of each face's other boxes.
+        sides: (N,), longer sides in pixels.
+
+    Returns:
+        (N,), the new scores.
     """
-    usual = 1 + _LARGEST_SUPPORT * (1 - np.exp(-sides / _SIDE_OF_SUPPORT))
+    usual = 1 + _MAX_SUPPORT * (1 - np.exp(-sides / _SIDE_OF_SUPPORT))
     factor = (1 + support) / np.sqrt(usual)
     return multiply_odds(scores, factor)
 

@@ -1,7 +1,7 @@
-"""The result type: faces of one image, as every part of the package takes and gives them."""
+"""The result type: the faces of one image."""
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,22 +13,29 @@ from tinyfaces.detection.images import ImageSource, read_image
 if TYPE_CHECKING:
     import supervision
 
-_PIXELS_PER_LINE_WIDTH = 2000
+_PIXELS_PER_LINE_WIDTH = 2000  # a line stays visible when the image is shown on a screen
 
 
 @dataclass(frozen=True, eq=False)
 class Faces:
-    """The faces found in one image.
+    """The faces found in one image: a plain value, which can be compared, copied and pickled.
 
-    boxes: (N, 4) float32, x1 y1 x2 y2 in pixels of the upright image. scores: (N,) float32 in 0-1.
-    Detectors give them sorted, highest score first. Raises ValueError where the shapes do not fit.
+    Args:
+        boxes: (N, 4) float32, x1 y1 x2 y2 in pixels of the upright image.
+        scores: (N,) float32, 0-1. Detectors sort them, highest first.
 
-    restorer: restores boxes (N, 4) of the image they were found in; detectors with a second stage put it there (see `restored`).
+    Raises:
+        ValueError: The shapes do not fit.
+
+    Example:
+        ```python
+        faces = tinyfaces.Detector().detect("crowd.jpg")
+        faces.above(0.5).smaller_than(16).boxes
+        ```
     """
 
     boxes: npt.NDArray[np.float32]
     scores: npt.NDArray[np.float32]
-    restorer: Callable[[npt.NDArray[np.float32]], npt.NDArray[np.uint8]] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         boxes = np.asarray(self.boxes, np.float32)
@@ -36,7 +43,7 @@ class Faces:
         if boxes.size == 0:
             boxes = boxes.reshape(0, 4)
         if boxes.ndim != 2 or boxes.shape[1] != 4 or scores.shape != boxes.shape[:1]:
-            raise ValueError(f"boxes must be (N, 4) and scores (N,), not {boxes.shape} and {scores.shape}")
+            raise ValueError(f"boxes must be (N, 4) and scores (N,). Received: {boxes.shape} and {scores.shape}")
         object.__setattr__(self, "boxes", boxes)
         object.__setattr__(self, "scores", scores)
 
@@ -45,17 +52,25 @@ class Faces:
         """No faces."""
         return cls(np.zeros((0, 4), np.float32), np.zeros(0, np.float32))
 
+    def __eq__(self, other: object) -> bool:
+        """Whether all boxes and scores are the same, in the same order."""
+        if not isinstance(other, Faces):
+            return NotImplemented
+        return np.array_equal(self.boxes, other.boxes) and np.array_equal(self.scores, other.scores)
+
+    __hash__ = None  # type: ignore[assignment]  # arrays can change
+
     def __len__(self) -> int:
         return len(self.boxes)
 
     def __getitem__(self, index: "int | slice | npt.ArrayLike") -> "Faces":
-        """Some of the faces, by a slice, a mask (N,) bool, indices (M,) or one index (gives Faces of length one)."""
+        """Select faces by a slice, a mask (N,) bool, indices (M,) or one index, which gives `Faces` of length one."""
         if isinstance(index, int | np.integer):
             index = [int(index)]
         chosen = index if isinstance(index, slice) else np.asarray(index)
         if not isinstance(chosen, slice) and chosen.size == 0 and chosen.dtype != np.bool_:
             chosen = chosen.astype(np.intp)
-        return Faces(self.boxes[chosen], self.scores[chosen], self.restorer)
+        return Faces(self.boxes[chosen], self.scores[chosen])
 
     def __iter__(self) -> "Iterator[Faces]":
         return (self[i] for i in range(len(self)))
@@ -70,21 +85,6 @@ class Faces:
         """(N,) float32, in pixels."""
         return self.boxes[:, 3] - self.boxes[:, 1]
 
-    @property
-    def restored(self) -> npt.NDArray[np.uint8]:
-        """Each face with its context, restored at four times the 16x16 pixels that the generator sees: (N, 64, 64, 3) uint8 RGB.
-
-        Computed at each call; images given as a path are read again for it. What it shows is likely, not known: never take it for
-        evidence of who someone is. Raises ValueError where the faces do not come from a detector with a second stage.
-        """
-        if self.restorer is None:
-            raise ValueError("these faces cannot be restored: they do not come from a detector with stages='proposals+gan'")
-        return self.restorer(self.boxes)
-
-    def without_image(self) -> "Faces":
-        """The same faces, which let go of the image they were found in and can no longer be restored."""
-        return Faces(self.boxes, self.scores)
-
     def above(self, threshold: float) -> "Faces":
         """The faces that score at least `threshold`."""
         return self[self.scores >= threshold]
@@ -98,14 +98,19 @@ class Faces:
         return self[self.heights < height]
 
     def to_dict(self) -> dict[str, list[Any]]:
-        """`{"boxes": [[x1, y1, x2, y2], ...], "scores": [...]}` of plain floats, to 0.001 px and 0.000001."""
+        """Convert to plain numbers: `{"boxes": [[x1, y1, x2, y2], ...], "scores": [...]}`, boxes rounded to 0.001 pixels and
+        scores to 0.000001."""
         return {
             "boxes": [[round(side, 3) for side in box] for box in self.boxes.tolist()],
             "scores": [round(score, 6) for score in self.scores.tolist()],
         }
 
     def to_supervision(self) -> "supervision.Detections":
-        """The same as `supervision.Detections`, of class 0. Raises ImportError without the extra `supervision`."""
+        """Convert to `supervision.Detections`, all of class 0.
+
+        Raises:
+            ImportError: The extra `supervision` is not installed.
+        """
         try:
             import supervision
         except ImportError:
@@ -116,7 +121,7 @@ class Faces:
 
     @classmethod
     def from_supervision(cls, detections: "supervision.Detections") -> "Faces":
-        """The faces of `supervision.Detections`, in their order; those without confidence score 1."""
+        """Convert from `supervision.Detections`, in their order. Without confidence, all score 1."""
         scores = np.ones(len(detections)) if detections.confidence is None else detections.confidence
         return cls(detections.xyxy.astype(np.float32), scores.astype(np.float32))
 
@@ -128,10 +133,24 @@ class Faces:
         colour: str | tuple[int, int, int] = (0, 255, 0),
         line_width: int | None = None,
     ) -> Image.Image:
-        """A new RGB image with a thin frame just outside each face, and above it its score if asked.
+        """Draw a thin frame just outside each face.
 
-        image: what the faces were found in, as `read_image` takes it. line_width: in pixels; chosen by the image's
-        size if None. Raises ImageError where the image cannot be read.
+        Args:
+            image: What the faces were found in: a path, a PIL image or an array HxWx3 uint8 in RGB order.
+            scores: Also write each face's score above it.
+            colour: Colour of frames and scores: a name that Pillow knows, or red, green and blue, 0-255.
+            line_width: In pixels; by default 1, and 1 more for every 2000 pixels of the image's longer side.
+
+        Returns:
+            A new RGB image.
+
+        Raises:
+            ImageError: The image cannot be read.
+
+        Example:
+            ```python
+            faces.draw("crowd.jpg", scores=True).save("framed.png")
+            ```
         """
         drawn = Image.fromarray(read_image(image))
         pen = ImageDraw.Draw(drawn)

@@ -1,8 +1,8 @@
-"""How the second stage's opinion changes a proposal: a calibrated rule, learnt by logistic regression on labelled candidates.
+"""The fusion rule: how the scores of both stages become one. It is learnt by logistic regression on labelled candidates.
 
-Two regressions on the same candidates say how probable a face is, knowing the proposal's score alone and knowing the second
-stage's logit too. The fused score is the one that, alone, would be as probable as both together. So it stays on the proposals'
-scale: thresholds keep their meaning, and candidates that never saw the second stage rank rightly among those that did.
+Two regressions on the same candidates say how probable a face is: one knows only the proposal's score, the other also the second
+stage's logit. The fused score is the proposal score that would, by itself, be as probable as both together. So it stays on the
+proposals' scale: thresholds keep their meaning, and proposals that the second stage never saw rank correctly among the others.
 """
 
 from dataclasses import asdict, dataclass
@@ -15,21 +15,24 @@ from tinyfaces.detection.boxes import longer_sides
 
 Floats = npt.NDArray[np.floating[Any]]
 
-_TYPICAL_SIDE = 12.0
-_LARGEST_LOGIT = 5.0
-_CONVINCING_LOGIT = 3.0
-_RIDGE = 1.0
-_STEPS = 50
-_LEAST_SLOPE = 0.2
+_TYPICAL_SIDE = 12.0  # pixels, the middle of what the second stage judges: only a unit, which the regressions absorb
+_MAX_LOGIT = 5.0  # a probability of 0.993: beyond, logits say no more about how sure a network is
+_CONVINCING_LOGIT = 3.0  # a probability of 0.95
+_RIDGE = 1.0  # next to thousands of candidates it only keeps the solution unique
+_STEPS = 50  # Newton's method needs fewer than ten
+_MIN_SLOPE = 0.2  # so that a fused score does not jump where a proposal's score says next to nothing
 
 
 @dataclass(frozen=True)
 class Bounds:
-    """Which candidates the second stage judges, and how far it moves them.
+    """Which proposals are candidates for the second stage, and how much it changes them.
 
-    largest_side: longer side in pixels up to which a candidate is small enough. undecided: scores from and up to which it is
-    undecided. box: how much of the box head's correction is applied, 0-1. overlap: IoU from which two of the corrected boxes are
-    one face; higher for this project's networks, whose boxes, voted on, stand closer than those of others.
+    Args:
+        largest_side: Candidates have longer sides up to this, in pixels.
+        undecided: Candidates have scores from the first to the second of these.
+        box: How much of the discriminator's correction of the box is applied, 0-1.
+        overlap: IoU above which two corrected boxes are one face. Boxes of the shipped models, which are voted on, may stand
+            closer than those of other detectors.
     """
 
     largest_side: float = 24.0
@@ -37,18 +40,21 @@ class Bounds:
     box: float = 0.8
     overlap: float = 0.45
 
-    def admit(self, sides: npt.NDArray[np.float32], scores: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
-        """Which (N,) of the proposals, by their longer sides (N,) in pixels and scores (N,), the second stage is to judge."""
+    def selects(self, sides: npt.NDArray[np.float32], scores: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
+        """Which (N,) of the proposals, by their longer sides (N,) in pixels and scores (N,), are candidates."""
         low, high = self.undecided
         return (sides <= self.largest_side) & (scores >= low) & (scores <= high)
 
 
 @dataclass(frozen=True)
 class FusionRule:
-    """Which candidates the second stage judges, and what its judgement changes.
+    """Which candidates the second stage judges, and how both scores become one.
 
-    alone: intercept, slope of the proposal's logit, and both times log(side / 12), of a regression on the proposal. both: the
-    same of a regression on both, with the second stage's logit after the proposal's.
+    Args:
+        bounds: Which candidates.
+        alone: The regression on the proposal's score: intercept, slope of its logit, and both once more for log(side / 12).
+        both: The regression on both scores: intercept, slope of the proposal's logit, slope of the second stage's, and all once
+            more for log(side / 12).
     """
 
     bounds: Bounds
@@ -65,13 +71,13 @@ class FusionRule:
         """Plain numbers, for JSON."""
         return asdict(self)
 
-    def wants(self, boxes: npt.NDArray[np.float32], scores: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
-        """Which (N,) of the proposals, boxes (N, 4) in pixels and scores (N,), the second stage is to judge."""
-        return self.bounds.admit(longer_sides(boxes), scores)
+    def selects(self, boxes: npt.NDArray[np.float32], scores: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
+        """Which (N,) of the proposals, boxes (N, 4) in pixels and scores (N,), are candidates."""
+        return self.bounds.selects(longer_sides(boxes), scores)
 
-    def lowest_useful(self, threshold: float) -> float:
-        """The lowest proposal score that a second stage's logit of 3 (a probability of 0.95) lifts to a fused score of
-        `threshold`: what lies below is not worth its time."""
+    def min_proposal_score(self, threshold: float) -> float:
+        """The lowest proposal score from which a convinced second stage (a probability of 0.95) reaches a fused score of
+        `threshold`. Proposals below that are not worth its time."""
         scores = np.linspace(*self.bounds.undecided, 200, dtype=np.float32)
         sides = np.geomspace(3, self.bounds.largest_side, 12, dtype=np.float32)
         grid_scores, grid_sides = np.repeat(scores, len(sides)), np.tile(sides, len(scores))
@@ -85,8 +91,8 @@ class FusionRule:
         size = _relative(sides)
         together = _features(size, logits(scores), face_logits) @ np.array(self.both)
         intercept, slope, intercept_by_size, slope_by_size = self.alone
-        # A proposal's score that says less than nothing would turn the order round.
-        gain = np.maximum(slope + slope_by_size * size, _LEAST_SLOPE)
+        # A negative slope would turn the order round.
+        gain = np.maximum(slope + slope_by_size * size, _MIN_SLOPE)
         fused = (together - intercept - intercept_by_size * size) / gain
         scores_of_both: npt.NDArray[np.float32] = (1 / (1 + np.exp(-np.clip(fused, -30, 30)))).astype(np.float32)
         return scores_of_both
@@ -108,15 +114,23 @@ def fit_rule(
     *,
     bounds: Bounds,
 ) -> FusionRule:
-    """Learn the rule from N candidates: proposals' scores, the second stage's logits, longer sides in pixels, which are faces.
+    """Learn the rule from N candidates.
 
-    weights: (N,) how much each counts, alike if left out. Candidates that the bounds exclude are left out. Raises ValueError
-    where faces or non-faces are missing among the rest.
+    Args:
+        scores: (N,), the proposals' scores.
+        face_logits: (N,), the second stage's logits.
+        sides: (N,), longer sides in pixels.
+        labels: (N,) bool, which of them are faces.
+        weights: (N,), how much each counts; all the same if None.
+        bounds: Candidates that these exclude are left out.
+
+    Raises:
+        ValueError: There are no faces, or no others, among the rest.
     """
-    use = bounds.admit(sides, scores)
+    use = bounds.selects(sides, scores)
     labels = labels[use]
     if not labels.any() or labels.all():
-        raise ValueError(f"a rule needs faces and non-faces, not {int(labels.sum())} faces among {len(labels)} candidates")
+        raise ValueError(f"a rule needs faces and others. Received: {int(labels.sum())} faces among {len(labels)} candidates")
     size, proposal = _relative(sides[use]), logits(scores[use])
     counts = np.ones(len(labels)) if weights is None else weights[use] * (len(labels) / weights[use].sum())
     alone = logistic_regression(_features(size, proposal), labels, counts)
@@ -125,8 +139,8 @@ def fit_rule(
 
 
 def logistic_regression(features: Floats, labels: npt.NDArray[np.bool_], counts: npt.NDArray[np.floating[Any]]) -> Floats:
-    """Weights (F,) that maximise the likelihood of labels (N,) given features (N, F), each counted (N,) so many times, with a
-    ridge of 1; by Newton's method."""
+    """Logistic regression by Newton's method, with a ridge of 1: weights (F,) that make the labels (N,) most likely, given
+    features (N, F) and how much each row counts (N,)."""
     weights = np.zeros(features.shape[1])
     for _ in range(_STEPS):
         probability = 1 / (1 + np.exp(-features @ weights))
@@ -152,5 +166,5 @@ def _relative(sides: npt.NDArray[np.floating[Any]]) -> Floats:
 def _features(size: Floats, proposal: Floats, second: npt.NDArray[np.floating[Any]] | None = None) -> Floats:
     columns = [np.ones_like(proposal), proposal]
     if second is not None:
-        columns.append(np.clip(second.astype(np.float64), -_LARGEST_LOGIT, _LARGEST_LOGIT))
+        columns.append(np.clip(second.astype(np.float64), -_MAX_LOGIT, _MAX_LOGIT))
     return np.stack([*columns, *(column * size for column in columns)], axis=1)

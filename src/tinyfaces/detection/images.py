@@ -1,4 +1,4 @@
-"""From a file, a PIL image or an array to RGB pixels: every format Pillow reads, whatever its mode and orientation."""
+"""From a file, a PIL image or an array to upright RGB pixels: every format and mode that Pillow reads."""
 
 import io
 import os
@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol, TypeAlias
+from typing import Any, BinaryIO, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -16,15 +16,16 @@ from PIL import Image, UnidentifiedImageError
 SUFFIXES = frozenset(
     ".avif .bmp .dib .gif .heic .heif .jfif .jp2 .jpe .jpeg .jpg .pbm .pgm .png .pnm .ppm .tga .tif .tiff .webp".split()
 )
-"""Files of a folder that are taken for images."""
+"""Endings of the files in a folder that count as images."""
 MAX_PIXELS = 250_000_000
-"""Larger files are refused before they are decoded (the largest phone cameras give 200 million pixels)."""
+"""Larger files are refused before they are decoded. The largest phone cameras give 200 million pixels."""
 
 Pixels: TypeAlias = npt.NDArray[np.uint8]
 
 
+@runtime_checkable
 class Regions(Protocol):
-    """An image that is not in memory: slicing it reads a region."""
+    """An image that is not in memory. Slicing it reads a region."""
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -32,7 +33,7 @@ class Regions(Protocol):
         ...
 
     def __getitem__(self, region: tuple[slice, slice]) -> Pixels:
-        """Rows and columns, hxwx3 uint8 RGB."""
+        """The pixels of some rows and columns, hxwx3 uint8 RGB."""
         ...
 
 
@@ -53,24 +54,35 @@ _pillow_limit = threading.Lock()
 
 
 class ImageError(ValueError):
-    """An image cannot be read; the message is one line that names the file."""
+    """An image cannot be read. The message is one line that names the file."""
 
 
 class ImageTooLarge(ImageError):
-    """An image has more than 250 million pixels; `tinyfaces.detection.large` reads it region by region."""
+    """An image has more than 250 million pixels. `tinyfaces.detection.large` reads it region by region."""
 
 
 def read_image(source: ImageSource) -> Pixels:
-    """Read an image as HxWx3 uint8 pixels in RGB order, upright.
+    """Read an image as upright RGB pixels.
 
-    source: a path, a PIL image, or an array (HxWx3 RGB, HxWx4 RGBA or HxW grey, uint8; OpenCV's BGR must be reversed).
+    The EXIF orientation is applied, also to PIL images. An animation gives its first frame. Transparent parts become white.
+    16-bit grey is scaled from its full range. Other grey values beyond 8 bits (integers, floats) count as 0-1, 0-255 or 0-65535,
+    whichever is the first range to hold them all; if none does, they are stretched from lowest to highest.
 
-    The EXIF orientation is applied, to PIL images too. Of an animation the first frame is taken. Transparent parts
-    become white. 16-bit grey is scaled from its full range; other grey levels beyond 8 bit (integers, floats) are taken
-    as 0-1, 0-255 or 0-65535, whichever is the first to hold them all, and stretched from lowest to highest otherwise.
+    Args:
+        source: A path, a PIL image, or an array HxWx3 (RGB), HxWx4 (RGBA) or HxW (grey), uint8. OpenCV's BGR must be reversed.
 
-    Raises ImageError where there is no such file, no permission, no image, a damaged or empty one, one of more than
-    250 million pixels, or an array of another shape or type; TypeError for other kinds of source.
+    Returns:
+        HxWx3 uint8, RGB.
+
+    Raises:
+        ImageError: The file is missing, unreadable, empty, damaged, no image or larger than 250 million pixels; or the array has
+            another shape or type.
+        TypeError: The source is something else.
+
+    Example:
+        ```python
+        pixels = tinyfaces.read_image("crowd.jpg")
+        ```
     """
     if isinstance(source, np.ndarray):
         return _from_array(source)
@@ -78,11 +90,11 @@ def read_image(source: ImageSource) -> Pixels:
         return _from_pillow(source, getattr(source, "filename", "") or "PIL image")
     if isinstance(source, str | os.PathLike):
         return _from_file(Path(source))
-    raise TypeError(f"an image is given as a path, a PIL image or a numpy array, not as {type(source).__name__}")
+    raise TypeError(f"an image must be a path, a PIL image or a NumPy array. Received: {type(source).__name__}")
 
 
 def read_encoded(content: bytes, name: str) -> Pixels:
-    """Read an image from the content of a file, as `read_image` does; name: what messages call it. Raises ImageError."""
+    """Read an image from the content of a file, as `read_image` does. `name` stands in messages. Raises ImageError."""
     if not content:
         raise ImageError(f"{name}: the file is empty")
     with _open(io.BytesIO(content), name) as image:
@@ -91,8 +103,7 @@ def read_encoded(content: bytes, name: str) -> Pixels:
 
 @contextmanager
 def open_image(path: Path) -> Iterator[Image.Image]:
-    """Open an image file as Pillow has it, neither decoded nor turned upright. Raises ImageError, also for what Pillow raises
-    within the `with`."""
+    """Open an image file as a PIL image, not decoded, not upright. Raises ImageError, also for errors within the `with`."""
     name = _one_line(str(path))
     try:
         if path.is_dir():
@@ -107,7 +118,7 @@ def open_image(path: Path) -> Iterator[Image.Image]:
     except FileNotFoundError:
         raise ImageError(f"{name}: no such file") from None
     except PermissionError:
-        raise ImageError(f"{name}: no permission to read it") from None
+        raise ImageError(f"{name}: permission denied") from None
     except ImageError:
         raise
     except (OSError, ValueError) as error:
@@ -129,16 +140,16 @@ def _open(file: BinaryIO, name: str) -> Image.Image:
                 with _lifted_pillow_limit():
                     return Image.open(file)
     except UnidentifiedImageError:
-        raise ImageError(f"{name}: not an image, or of a kind that cannot be read") from None
+        raise ImageError(f"{name}: not an image, or in an unsupported format") from None
     except Image.DecompressionBombError:
-        raise ImageTooLarge(f"{name}: has more than the {MAX_PIXELS // 10**6} megapixels that are read") from None
-    except Exception as error:  # Pillow's plugins let nearly any exception out of a damaged header
+        raise ImageTooLarge(f"{name}: has more than {MAX_PIXELS // 10**6} megapixels") from None
+    except Exception as error:  # Pillow's plugins raise nearly anything for a damaged header
         raise ImageError(f"{name}: damaged ({_one_line(str(error)) or type(error).__name__})") from None
 
 
 @contextmanager
 def _lifted_pillow_limit() -> Iterator[None]:
-    # Pillow's own limit (179 million pixels) is below what phones give, and is known only as a global.
+    # Pillow's own limit, 179 million pixels, is below what phones give, and can only be changed for all of Pillow.
     with _pillow_limit:
         before = Image.MAX_IMAGE_PIXELS
         Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2  # Pillow raises from twice this number on
@@ -153,7 +164,7 @@ def _from_pillow(image: Image.Image, name: str) -> Pixels:
     if width < 1 or height < 1:
         raise ImageError(f"{name}: has no pixels ({width}x{height})")
     if width * height > MAX_PIXELS:
-        raise ImageTooLarge(f"{name}: {width}x{height} is more than the {MAX_PIXELS // 10**6} megapixels that are read")
+        raise ImageTooLarge(f"{name}: {width}x{height} is more than {MAX_PIXELS // 10**6} megapixels")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -161,13 +172,13 @@ def _from_pillow(image: Image.Image, name: str) -> Pixels:
             return _to_rgb(upright(image))
     except MemoryError:
         raise ImageError(f"{name}: not enough memory for {width}x{height} pixels") from None
-    except Exception as error:  # Pillow's plugins let nearly any exception out of damaged data
+    except Exception as error:  # Pillow's plugins raise nearly anything for damaged data
         detail = _one_line(str(error)) or type(error).__name__
         raise ImageError(f"{name}: damaged or cut short ({detail})") from None
 
 
 def upright(image: Image.Image) -> Image.Image:
-    """The image turned as its EXIF orientation says."""
+    """The image, turned as its EXIF orientation says."""
     turn = _TRANSPOSE.get(_orientation(image))
     return image if turn is None else image.transpose(turn)
 
@@ -192,7 +203,7 @@ def _to_rgb(image: Image.Image) -> Pixels:
 
 
 def _by_strips(image: Image.Image, mode: str) -> Pixels:
-    # A photo of 200 megapixels would otherwise be held three times over while it is converted.
+    # Otherwise, a photo of 200 megapixels would be in memory three times while it is converted.
     width, height = image.size
     pixels = np.empty((height, width, 3), np.uint8)
     rows = max(1, _STRIP_PIXELS // width)

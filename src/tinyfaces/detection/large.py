@@ -14,13 +14,24 @@ _READ_ANYWHERE = "random"
 
 
 class LargeImage:
-    """An image file of any size; slicing it, `image[y1:y2, x1:x2]`, reads these pixels, HxWx3 uint8 RGB, upright.
+    """An image file of any size. Slicing it, `image[y1:y2, x1:x2]`, reads these pixels: hxwx3 uint8 RGB, upright.
 
-    Reads forward: what lies above the last region is forgotten, and going back there begins the file anew. So memory is
-    that of a band of the image as high as the highest region. TIFF, JPEG, PNG and whatever else libvips knows; a progressive
-    JPEG is the exception that needs memory as a whole. Files to be turned upright are unpacked to a temporary file first.
+    It reads forward: what lies above the last region is forgotten, and going back there reads the file from its start. So memory
+    is that of a band as high as the highest region. TIFF, JPEG, PNG and all other formats of libvips can be read; only
+    progressive JPEGs need memory for the whole image. Files that must be turned upright are first unpacked to a temporary file.
 
-    Raises ImageError where the file cannot be read, or the extra `large` is not installed.
+    Args:
+        path: The file.
+
+    Raises:
+        ImageError: The file cannot be read, or the extra `large` is not installed.
+
+    Example:
+        ```python
+        from tinyfaces.detection.large import LargeImage
+
+        faces = detector.detect_regions(LargeImage(Path("panorama.tif")))
+        ```
     """
 
     def __init__(self, path: Path) -> None:
@@ -41,7 +52,7 @@ class LargeImage:
         return self._band[top - self._top : bottom - self._top, left:right]
 
     def preview(self, side: int) -> Pixels:
-        """The image as a whole, reduced so that its longer side is at most `side`. Raises ImageError."""
+        """The whole image, reduced so that its longer side has at most `side` pixels. Raises ImageError."""
         try:
             small = self._vips.Image.thumbnail(str(self.path), side, height=side, size="down")
             return np.ascontiguousarray(_as_rgb(small).numpy())
@@ -63,7 +74,7 @@ class LargeImage:
         self._band: Pixels = np.empty((0, self.shape[1], 3), np.uint8)
 
     def _advance(self, top: int, bottom: int) -> None:
-        """Let the band go from row `top` to row `bottom`, or further."""
+        """Move the band so that it holds the rows from `top` to `bottom`."""
         end = self._top + len(self._band)
         if bottom <= end:
             return
@@ -71,7 +82,7 @@ class LargeImage:
         self._band = np.empty((bottom - top, self.shape[1], 3), np.uint8)
         self._band[: len(kept)] = kept
         self._top = top
-        # Rows that nobody asked for are read over: libvips goes forward only.
+        # Rows that nobody asked for are read too: libvips only goes forward.
         rows = max(1, _STRIP_PIXELS // self.shape[1])
         for start in range(end, bottom, rows):
             stop = min(start + rows, bottom)
@@ -94,10 +105,10 @@ def _pyvips(path: Path) -> Any:
         import pyvips
     except (ImportError, OSError):  # OSError where the library itself is missing
         raise ImageError(
-            f"{path}: has more than 250 megapixels, for which pyvips is needed: pip install 'tinyfaces[large]'"
+            f"{path}: has more than 250 megapixels; reading it needs pyvips: pip install 'tinyfaces[large]'"
         ) from None
-    logging.getLogger("pyvips").setLevel(logging.CRITICAL)  # what libvips warns of, its errors say too
-    # A cache of operations would keep pixels of files that are done.
+    logging.getLogger("pyvips").setLevel(logging.CRITICAL)  # its warnings are followed by errors that say the same
+    # The cache of operations would keep the pixels of files that are done.
     pyvips.cache_set_max(0)
     return pyvips
 

@@ -1,4 +1,4 @@
-"""From the faces of several views of an image to one list in which each face stands once."""
+"""From the faces of several views of an image to one list that holds each face once."""
 
 from collections.abc import Sequence
 
@@ -9,29 +9,40 @@ from tinyfaces.detection.boxes import areas, nms, share_within
 from tinyfaces.detection.decoding import NMS_OVERLAP
 from tinyfaces.detection.faces import Faces
 
-_FRAGMENT_SHARE = 0.7
-_FRAGMENT_SMALLEST = 1 / 16
-_FRAGMENT_HOST_SCORE = 0.5
+# When a face is a fragment of another one, its host. Chosen so that a face in front of a larger one stays.
+_MIN_SHARE = 0.7  # of its area that lies within the host
+_MIN_RATIO = 1 / 16  # of its area to the host's
+_MIN_HOST_SCORE = 0.5  # the host's score in its own
 
 
-def gathered(parts: Sequence[Faces]) -> tuple[Faces, npt.NDArray[np.intp]]:
-    """All faces that several looks at an image, or at parts of it, found, and the number (N,) of the look that found each."""
+def joined(parts: Sequence[Faces]) -> tuple[Faces, npt.NDArray[np.intp]]:
+    """The faces of several views of an image as one list, and for each the number (N,) of the view that it comes from."""
     faces = Faces(np.concatenate([part.boxes for part in parts]), np.concatenate([part.scores for part in parts]))
     return faces, np.repeat(np.arange(len(parts)), [len(part) for part in parts])
 
 
-def one_a_face(faces: Faces, looks: npt.NDArray[np.intp]) -> Faces:
-    """What is left of faces whose look (N,) gave each one box already, highest score first."""
-    return faces[nms(faces.boxes, faces.scores, NMS_OVERLAP, looks)]
+def one_box_per_face(faces: Faces, views: npt.NDArray[np.intp]) -> Faces:
+    """One box for each face, highest score first. Boxes of the same view (N,) do not suppress each other, as each view gives a
+    face one box only."""
+    return faces[nms(faces.boxes, faces.scores, NMS_OVERLAP, views)]
 
 
 def merge(parts: Sequence[Faces], regions: Sequence[npt.NDArray[np.float64]], width: int, height: int) -> Faces:
-    """One list of faces from those found in several regions of an image, all in pixels of the image.
+    """Merge the faces found in several regions of an image.
 
-    Within a region only part of a face may show, and be taken for a smaller face. Such a fragment lies within a face
-    found elsewhere that reaches beyond the region.
+    Where a region shows only a part of a face, that part may be taken for a smaller face. Such a fragment lies within a face that
+    was found in another region and reaches beyond this one; it is left out.
+
+    Args:
+        parts: The faces of each region, with boxes in pixels of the image.
+        regions: (4,) each, x1 y1 x2 y2 in pixels of the image.
+        width: Width of the image, in pixels.
+        height: Height of the image, in pixels.
+
+    Returns:
+        One box for each face, highest score first.
     """
-    faces, source = gathered(parts)
+    faces, source = joined(parts)
     boxes, scores = faces.boxes, faces.scores
     area = areas(boxes)
     fragment = np.zeros(len(boxes), np.bool_)
@@ -42,7 +53,7 @@ def merge(parts: Sequence[Faces], regions: Sequence[npt.NDArray[np.float64]], wi
         hosts = np.flatnonzero(shown & beyond)
         share = share_within(boxes[mine], boxes[hosts])
         ratio = area[mine][:, None] / np.maximum(area[hosts], 1e-9)
-        sure = scores[hosts] >= _FRAGMENT_HOST_SCORE * scores[mine][:, None]
-        within = (share > _FRAGMENT_SHARE) & (ratio < 1) & (ratio > _FRAGMENT_SMALLEST) & sure
+        sure = scores[hosts] >= _MIN_HOST_SCORE * scores[mine][:, None]
+        within = (share > _MIN_SHARE) & (ratio < 1) & (ratio > _MIN_RATIO) & sure
         fragment[mine] = within.any(axis=1)
-    return one_a_face(faces[~fragment], source[~fragment])
+    return one_box_per_face(faces[~fragment], source[~fragment])

@@ -1,7 +1,7 @@
-"""The second stage at work: candidates that are small and undecided are restored, judged, corrected and ranked anew."""
+"""The second stage: candidates are restored by the generator, and judged and corrected by the discriminator."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -10,52 +10,55 @@ from tinyfaces.detection.boxes import clip, longer_sides, nms
 from tinyfaces.detection.crops import FACTOR, LOW_SIDE, crop_squares, cut_crops
 from tinyfaces.detection.faces import Faces
 from tinyfaces.detection.fusion import FusionRule
-from tinyfaces.detection.images import Pixels
-from tinyfaces.detection.runtime import DISCRIMINATOR, GENERATOR, Batch, load_session
+from tinyfaces.detection.images import Pixels, Regions
+from tinyfaces.detection.runtime import DISCRIMINATOR, GENERATOR, Batch, RuntimeOptions, load_session
 from tinyfaces.weights import SecondStageRecord
 
-_CROPS_AT_ONCE = 32
+_CROPS_AT_ONCE = 32  # bounds memory
 
 
 @dataclass(frozen=True)
 class Judgements:
-    """What the discriminator says of N crops: face_logits (N,) float32; offsets (N, 4) float32, the face's centre shift in the
-    candidate's sides and the log of the sides' ratios."""
+    """What the discriminator says about N crops.
+
+    Args:
+        face_logits: (N,) float32.
+        offsets: (N, 4) float32: shift of the centre in x and y, in sides of the candidate; log of the ratio of the sides.
+    """
 
     face_logits: npt.NDArray[np.float32]
     offsets: npt.NDArray[np.float32]
 
 
 class SecondStage:
-    """Generator and discriminator, ready to run, and the rule that fuses their judgement with the proposals' scores.
+    """Generator and discriminator, ready to run. Any number of threads may share one.
 
-    record: the shipped networks. rule: see `tinyfaces.detection.fusion`. Raises ModelError where a network cannot be loaded.
+    Args:
+        record: The shipped networks.
+        rule: Which candidates are judged, and how both scores become one.
+        options: What runs the networks; ONNX Runtime on the CPU if None.
+
+    Raises:
+        ModelError: A network cannot be loaded.
     """
 
-    def __init__(
-        self,
-        record: SecondStageRecord,
-        rule: FusionRule,
-        *,
-        backend: str,
-        device: str,
-        threads: int | None,
-        precision: str = "auto",
-    ) -> None:
+    def __init__(self, record: SecondStageRecord, rule: FusionRule, options: RuntimeOptions | None = None) -> None:
+        options = options or RuntimeOptions()
+        if options.precision == "bfloat16":  # small networks gain little from it
+            options = replace(options, precision="auto")
         self.rule = rule
-        settings = {"backend": backend, "device": device, "threads": threads, "precision": precision}
-        self._generator = load_session(record.generator_path, GENERATOR, **settings)  # type: ignore[arg-type]
-        self._discriminator = load_session(record.discriminator_path, DISCRIMINATOR, **settings)  # type: ignore[arg-type]
+        self._generator = load_session(record.generator_path, GENERATOR, options)
+        self._discriminator = load_session(record.discriminator_path, DISCRIMINATOR, options)
 
     def restore(self, crops: Pixels) -> Pixels:
-        """Crops (N, 16, 16, 3) uint8 RGB at four times their size: (N, 64, 64, 3)."""
+        """Restore crops (N, 16, 16, 3) uint8 RGB to (N, 64, 64, 3)."""
         restored = [self._generator.run(batch)[1] for batch in _batches(crops)]
         side = FACTOR * LOW_SIDE
         pixels = np.concatenate([np.zeros((0, 3, side, side), np.float32), *restored]).transpose(0, 2, 3, 1)
         return np.ascontiguousarray(np.rint(np.clip(pixels, 0, 1) * 255).astype(np.uint8))
 
-    def restore_faces(self, image: Pixels, boxes: npt.NDArray[np.float32]) -> Pixels:
-        """Boxes (N, 4) of an image HxWx3, each with its context, restored: (N, 64, 64, 3) uint8 RGB."""
+    def restore_faces(self, image: Pixels | Regions, boxes: npt.NDArray[np.float32]) -> Pixels:
+        """Restore boxes (N, 4) of an image HxWx3, each with its context, to (N, 64, 64, 3) uint8 RGB."""
         return self.restore(cut_crops(image, crop_squares(boxes), LOW_SIDE))
 
     def judge(self, crops: Pixels) -> Judgements:
@@ -68,11 +71,16 @@ class SecondStage:
         return Judgements(np.concatenate(face_logits), np.concatenate(offsets))
 
     def apply(self, images: Sequence[Pixels], proposals: Sequence[Faces]) -> list[Faces]:
-        """The proposals of each image after the second stage: sorted by fused score, one box a face.
+        """Judge the candidates among the proposals of several images, whose crops run together.
 
-        images: HxWx3 uint8 RGB. proposals: their faces, in pixels. The crops of all images are judged together.
+        Args:
+            images: HxWx3 uint8 RGB each.
+            proposals: What the first stage found in each, in pixels.
+
+        Returns:
+            For each image its faces, one box each, with fused scores, highest first.
         """
-        chosen = [np.flatnonzero(self.rule.wants(faces.boxes, faces.scores)) for faces in proposals]
+        chosen = [np.flatnonzero(self.rule.selects(faces.boxes, faces.scores)) for faces in proposals]
         crops = [
             cut_crops(image, crop_squares(faces.boxes[places]), LOW_SIDE)
             for image, faces, places in zip(images, proposals, chosen, strict=True)
@@ -88,8 +96,19 @@ class SecondStage:
 
 
 def fused(proposals: Faces, places: npt.NDArray[np.intp], judged: Judgements, rule: FusionRule, width: int, height: int) -> Faces:
-    """An image's proposals after fusion: those at `places` (M,) scored anew and corrected by the M judgements, boxes cut to width
-    and height, then one box a face, highest score first."""
+    """Fuse the judgements into an image's proposals.
+
+    Args:
+        proposals: All proposals of the image, in pixels.
+        places: (M,), which of them were judged.
+        judged: The M judgements.
+        rule: How both scores become one.
+        width: Width of the image, in pixels.
+        height: Height of the image, in pixels.
+
+    Returns:
+        One box for each face, within the image, highest score first.
+    """
     boxes, scores = proposals.boxes.copy(), proposals.scores.copy()
     scores[places] = rule.fuse(scores[places], judged.face_logits, longer_sides(boxes[places]))
     boxes[places] = clip(rule.correct(boxes[places], judged.offsets), width, height)

@@ -1,4 +1,4 @@
-"""What the network sees of an image: all of it or a part, scaled to some size, and the way back to the image's pixels."""
+"""Views: what the network sees of an image, all of it or a part, at some scale, and the way back to the image's pixels."""
 
 import math
 from collections.abc import Sequence
@@ -14,24 +14,30 @@ from tinyfaces.detection.images import Pixels, Regions
 
 Scale: TypeAlias = float | Literal["auto"]
 
-GLANCE_SCALE = 1 / 4
-GLANCE_LEAST = 256  # its longer side
+THUMBNAIL_SCALE = 1 / 4
+MIN_THUMBNAIL_SIDE = 256
+"""Pixels that the longer side of a thumbnail has at least, where the photo has as many."""
 MULTIPLE = 32
-"""Of which the sides of what the network sees are multiples."""
+"""The sides of what the network sees are multiples of its largest stride."""
 
-_AUTO = (2_000_000, 2.0)  # pixels, and the largest factor to get there
+# Pixels that small images are enlarged to, and the largest factor for that.
+_AUTO = (2_000_000, 2.0)
 _SMALL = (300_000, 1.5)
 _STRIP_PIXELS = 4_000_000
-_STRIP_ROWS = 8  # fewer would be mostly the slack around them
-_CUT_MARGIN = 0.05
+_STRIP_ROWS = 8  # in fewer, the slack around them would outweigh them
+_CUT_MARGIN = 0.05  # in longer sides of a face: so close to a border, it counts as cut
 
 
 @dataclass(frozen=True)
 class View:
-    """A part of an image as the network is to see it.
+    """A part of an image, as the network sees it.
 
-    pixels: HxWx3. left, top: where it begins in the scaled image, of `working` (width, height) pixels in all.
-    per_pixel: scaled pixels per pixel of the image, in x and y.
+    Args:
+        pixels: HxWx3 uint8 RGB.
+        left: Where it begins in the scaled image, in scaled pixels.
+        top: Where it begins in the scaled image, in scaled pixels.
+        working: Width and height of the whole scaled image.
+        per_pixel: Scaled pixels per pixel of the image, in x and y.
     """
 
     pixels: Pixels
@@ -47,11 +53,11 @@ class View:
         per_pixel = (working[0] / width, working[1] / height)
         return cls(_resample(image, working, rectangle), rectangle[0], rectangle[1], working, per_pixel)
 
-    def reduced(self) -> "View":
-        """The view as an image of its own, at a glance."""
+    def thumbnail(self) -> "View":
+        """The view reduced to a quarter, as an image of its own: what the thumbnail pass sees."""
         width, height = self.size
-        size = scaled_size(width, height, max(GLANCE_SCALE, GLANCE_LEAST / max(width, height)))
-        # A gap of 1 means the mean of squares first: a sixth of the time of exact resampling.
+        size = scaled_size(width, height, max(THUMBNAIL_SCALE, MIN_THUMBNAIL_SIDE / max(width, height)))
+        # A gap of 1 averages whole squares of pixels first, which takes a sixth of the time of exact resampling.
         small = Image.fromarray(self.pixels).resize(size, Image.Resampling.BILINEAR, reducing_gap=1.0)
         return View(np.asarray(small), 0, 0, size, (size[0] / width, size[1] / height))
 
@@ -66,13 +72,13 @@ class View:
         return _padded(self.pixels.shape[0]), _padded(self.pixels.shape[1])
 
     def to_image(self, boxes: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """Boxes (N, 4) from pixels of the view to pixels of the image."""
+        """Boxes (N, 4) in pixels of the image, given in pixels of the view."""
         offset = np.array([self.left, self.top] * 2, np.float64)
         moved: npt.NDArray[np.float32] = ((boxes + offset) / np.array(self.per_pixel * 2)).astype(np.float32)
         return moved
 
     def cuts(self, boxes: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
-        """Which (N,) of the boxes (N, 4), in pixels of the view, touch a border that is not the image's own."""
+        """Which (N,) of the boxes (N, 4), in pixels of the view, touch a border of the view that is not the image's own."""
         width, height = self.size
         margin = np.maximum(2, longer_sides(boxes) * _CUT_MARGIN)
         cut = np.zeros(len(boxes), np.bool_)
@@ -114,7 +120,7 @@ def _resample(image: Pixels | Regions, working: tuple[int, int], rectangle: Sequ
 
 
 def scale_factor(scale: Scale | None, width: int, height: int) -> float:
-    """By how much an image of width x height pixels is enlarged: see the `scale` of `tinyfaces.Detector`."""
+    """The factor by which an image of width x height pixels is enlarged; see `scale` of `tinyfaces.Detector`."""
     if scale is not None and scale != "auto":
         return scale
     pixels, largest = _AUTO if scale == "auto" else _SMALL
@@ -122,7 +128,7 @@ def scale_factor(scale: Scale | None, width: int, height: int) -> float:
 
 
 def factor_to(pixels: int, width: int, height: int) -> float:
-    """By how much an image of width x height pixels is reduced to have, padded, at most about so many pixels; 1 where it has."""
+    """The factor, at most 1, that leaves about this many pixels of an image of width x height, padding included."""
     # The second bound is for images of a few rows, whose padding outweighs them.
     return min(1.0, math.sqrt(pixels / (width * height)), pixels / (MULTIPLE * max(width, height)))
 
@@ -137,5 +143,5 @@ def _padded(side: int) -> int:
 
 
 def padded_pixels(width: int, height: int) -> int:
-    """How many pixels the network sees of width x height: both sides are made multiples of 32."""
+    """How many pixels the network sees of an image of width x height pixels: both sides are padded to multiples of 32."""
     return _padded(width) * _padded(height)

@@ -45,7 +45,7 @@ def gather(
     gathered = []
     for pixels, image in photos:
         found = detect(pixels)
-        places = np.flatnonzero(bounds.admit(longer_sides(found.boxes), found.scores))
+        places = np.flatnonzero(bounds.selects(longer_sides(found.boxes), found.scores))
         boxes = found.boxes[places]
         nearest = iou_matrix(boxes, image.boxes[~image.ignore]).max(axis=1, initial=0)
         excused = share_within(boxes, image.boxes[image.ignore]).max(axis=1, initial=0) > _EXCUSED_SHARE
@@ -67,7 +67,7 @@ def learn_rule(known: Sequence[KnownCandidates], judged: Sequence[Judgements], b
     columns: list[list[npt.NDArray[Any]]] = []
     for one, judgement in zip(known, judged, strict=True):
         scores, sides = one.proposals.scores[one.places], longer_sides(one.proposals.boxes[one.places])
-        use = one.usable & bounds.admit(sides, scores)
+        use = one.usable & bounds.selects(sides, scores)
         # A crowd is one photo, like a portrait: what a photo shows is what its user sees.
         alike = np.full(int(use.sum()), 1 / max(1, int(use.sum())))
         columns.append([scores[use], judgement.face_logits[use], sides[use], one.face[use], alike])
@@ -79,7 +79,7 @@ def fuse(known: Sequence[KnownCandidates], judged: Sequence[Judgements], rule: F
     """Every photo's detections after fusion, correction of the boxes and suppression, as the detector gives them."""
     results = []
     for one, judgement in zip(known, judged, strict=True):
-        mine = rule.wants(one.proposals.boxes[one.places], one.proposals.scores[one.places])
+        mine = rule.selects(one.proposals.boxes[one.places], one.proposals.scores[one.places])
         chosen = Judgements(judgement.face_logits[mine], judgement.offsets[mine])
         faces = fused(one.proposals, one.places[mine], chosen, rule, one.image.width, one.image.height)
         results.append((faces.boxes, faces.scores))

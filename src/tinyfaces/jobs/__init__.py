@@ -1,1 +1,1 @@
-"""From files to files: many photos and videos, their formats, and what is made of the faces in them."""
+"""From files to files: many photos and videos, result formats, masks, counts, tracks."""

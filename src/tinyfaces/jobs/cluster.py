@@ -1,7 +1,7 @@
-"""Detection over a Ray cluster: images in from any fsspec path, Parquet out, each image in exactly one row whatever dies.
+"""Detection on a Ray cluster: images from any fsspec path, results as Parquet, one row for each image even if workers die.
 
-The images are dealt into parts that depend on their list alone. A part is done by one worker, and its file written under the
-part's own name, as a whole; so when a worker dies and Ray does its part again, the same file is written again.
+The images are divided into parts, which depend only on the list of images. One worker does a part and writes its file, under the
+part's own name, in one go. So if a worker dies and Ray repeats its part, the same file is written again.
 """
 
 import hashlib
@@ -25,10 +25,10 @@ from tinyfaces.detection.images import SUFFIXES
 from tinyfaces.weights import models
 
 LOCAL = "local"
-"""The address of a Ray of this machine alone, started for the job."""
+"""The address that starts Ray on this machine only, for the job."""
 
-_JOB = "_job.json"  # readers of Parquet folders pass over names that begin so
-_SMALLEST_PART, _LARGEST_PART, _PARTS = 8, 1000, 1000  # images, images, number aimed at
+_JOB = "_job.json"  # readers of Parquet folders ignore names that begin with _
+_MIN_PART, _MAX_PART, _PARTS = 8, 1000, 1000  # images in a part, and the number of parts aimed at
 _ATTEMPTS = 3
 _SCHEMA = pyarrow.schema(
     [
@@ -40,16 +40,23 @@ _SCHEMA = pyarrow.schema(
         ("problem", pyarrow.string()),
     ]
 )
-"""A row per image: boxes x1 y1 x2 y2 in pixels; problem: why it could not be read, and null where it could."""
+"""A row for each image. boxes: x1 y1 x2 y2 in pixels; problem: why it could not be read, or null."""
 
 
 class RayError(ValueError):
-    """A job cannot be done; the message is one line."""
+    """A job cannot be done. The message is one line."""
 
 
 @dataclass
 class Summary:
-    """What came of a job. images: read well; problems: a line for each file that was not."""
+    """What came of a job.
+
+    Args:
+        images: How many could be read.
+        faces: How many were found.
+        seconds: How long it took.
+        problems: A line for each file that could not be read.
+    """
 
     images: int = 0
     faces: int = 0
@@ -63,7 +70,7 @@ class Summary:
 
 @dataclass(frozen=True)
 class _Job:
-    """What a worker needs. model: a shipped model's name, or the content of an ONNX file; options: of its `Detector`."""
+    """What a worker needs. model: the name of a shipped model or the content of an ONNX file; options: of its `Detector`."""
 
     out: str
     model: str | bytes
@@ -81,14 +88,20 @@ def detect(
     resume: bool = False,
     advance: Callable[[int], None] = lambda images: None,
 ) -> Summary:
-    """Find the faces in all images, and write `part-N-of-M.parquet` files of `_SCHEMA` into the folder `out`.
+    """Find the faces in all images, and write files `part-N-of-M.parquet` of `_SCHEMA` to a folder.
 
-    address: of a cluster ("auto", "ray://host:10001"), whose machines have tinyfaces and see the paths; or "local". paths, out:
-    of any kind that fsspec knows; folders and patterns are searched for images. options: what `Detector` takes beside the model:
-    threshold, scale, stages, device, backend, precision. resume: keep the parts that are there. advance: called with the number
-    of images of each part that is done.
+    Args:
+        address: Address of a cluster ("auto", "ray://host:10001") whose machines have tinyfaces and see the paths; or "local".
+        paths: Files, folders and patterns, of any kind that fsspec knows.
+        out: The folder, of any kind that fsspec knows.
+        model: The name of a shipped model or the path of an ONNX file.
+        options: What `Detector` takes beside the model: threshold, scale, stages, device, backend, precision.
+        recursive: Search folders and the folders in them.
+        resume: Keep the parts that are there.
+        advance: Called with the number of images of each part that is done.
 
-    Raises RayError where the cluster cannot be reached, nothing is found, or `out` holds another job's results.
+    Raises:
+        RayError: The cluster cannot be reached, there are no images, or `out` holds another job's results.
     """
     started = time.monotonic()
     summary = Summary()
@@ -98,9 +111,9 @@ def detect(
         raise RayError(summary.problems[0] if summary.problems else "no images given")
     shipped = model in models()
     if not shipped and not Path(model).is_file():
-        raise RayError(f"{model}: no such model file, nor one of {', '.join(models())}")
+        raise RayError(f"unknown model '{model}': choose from {', '.join(models())}, or give the path of an ONNX file")
     job = _Job(out, model if shipped else Path(model).read_bytes(), dict(options or {}))
-    size = min(max(-(-len(files) // _PARTS), _SMALLEST_PART), _LARGEST_PART)
+    size = min(max(-(-len(files) // _PARTS), _MIN_PART), _MAX_PART)
     parts = {
         f"part-{start // size:05d}-of-{-(-len(files) // size):05d}.parquet": files[start : start + size]
         for start in range(0, len(files), size)
@@ -114,7 +127,7 @@ def detect(
                 break
             _run(job, missing, advance)
         else:
-            raise RayError(f"{out}: {len(missing)} parts could not be done; --resume tries them again")
+            raise RayError(f"{out}: {len(missing)} parts failed; run again with --resume")
     finally:
         if address == LOCAL:
             ray.shutdown()
@@ -125,7 +138,7 @@ def detect(
 
 
 class _Worker:
-    """Does parts; one process of the cluster each."""
+    """Does parts of the job. Each worker is a process of the cluster."""
 
     def __init__(self, job: _Job) -> None:
         from tinyfaces.detection.detector import Detector
@@ -167,7 +180,7 @@ def _run(job: _Job, parts: dict[str, list[str]], advance: Callable[[int], None])
     DataContext.get_current().enable_progress_bars = False
     rows = [{"name": name, "files": files} for name, files in parts.items()]
     workers = max(1, min(len(rows), int(ray.cluster_resources().get("CPU", 1))))
-    # A block per part: a dead worker's is all that is done again.
+    # One block for each part, so that only a dead worker's part is repeated.
     dataset = ray.data.from_items(rows, override_num_blocks=len(rows))
     pool = ActorPoolStrategy(min_size=1, max_size=workers)
     done = dataset.map(cast(Any, _Worker), fn_constructor_args=(job,), compute=pool, num_cpus=1)
@@ -175,7 +188,7 @@ def _run(job: _Job, parts: dict[str, list[str]], advance: Callable[[int], None])
         for row in done.iter_rows():
             advance(row["images"])
     except ray.exceptions.RayError as error:
-        raise RayError(f"the cluster gave up: {_first_line(error)}; --resume goes on") from None
+        raise RayError(f"the cluster failed ({_first_line(error)}); run again with --resume to continue") from None
 
 
 def _connect(address: str) -> None:
@@ -189,7 +202,7 @@ def _connect(address: str) -> None:
 
 
 def _prepare(job: _Job, files: Sequence[str], resume: bool) -> None:
-    """Make the output folder ready: parts there must be of the same job, and go unless they are to be kept."""
+    """Prepare the output folder. Parts in it must be of the same job; they are removed unless the job is resumed."""
     model = job.model if isinstance(job.model, str) else hashlib.sha256(job.model).hexdigest()
     list_hash = hashlib.sha256("\n".join(files).encode("utf-8", "surrogateescape")).hexdigest()
     wanted = {"files": len(files), "list": list_hash, "model": model, **job.options}
@@ -199,7 +212,7 @@ def _prepare(job: _Job, files: Sequence[str], resume: bool) -> None:
         there = [entry for entry in system.ls(folder, detail=False) if entry.endswith(".parquet")]
         known = json.loads(system.cat_file(f"{folder}/{_JOB}")) if system.exists(f"{folder}/{_JOB}") else None
         if there and known != wanted:
-            raise RayError(f"{job.out}: holds the results of another job; give another folder")
+            raise RayError(f"{job.out}: holds the results of another job; choose another folder")
         if not resume:
             for entry in there:
                 system.rm_file(entry)
@@ -226,13 +239,13 @@ def _find(paths: Sequence[str], recursive: bool, problems: list[str]) -> list[st
         lone = entries == [inside]
         images = [entry for entry in entries if lone or Path(entry).suffix.lower() in SUFFIXES]
         if not images:
-            problems.append(f"{path}: no images here")
+            problems.append(f"{path}: no images found")
         found.update((_with_protocol(system, entry), None) for entry in images)
     return list(found)
 
 
 def _everywhere(path: str) -> str:
-    """The path as processes that run in other folders have to name it."""
+    """The path as processes in other folders have to write it."""
     return _with_protocol(*_filesystem(path))
 
 
@@ -252,7 +265,7 @@ def _exists(out: str, name: str) -> bool:
 
 
 def _write(out: str, name: str, content: bytes) -> None:
-    """Write a file so that it is there as a whole or not at all, as object stores do of themselves."""
+    """Write a file whole or not at all, which object stores do anyway."""
     from tinyfaces.files import write_atomically
 
     system, folder = _filesystem(out)
@@ -265,7 +278,7 @@ def _write(out: str, name: str, content: bytes) -> None:
 def _sum_up(out: str, name: str, summary: Summary) -> None:
     system, folder = _filesystem(out)
     content = pyarrow.BufferReader(system.cat_file(f"{folder}/{name}"))
-    # Not read_table: a thread of it may still hold `content` when Python ends, which then aborts.
+    # Not read_table: one of its threads may still hold `content` when Python exits, which then aborts.
     table = pyarrow.parquet.ParquetFile(content).read(columns=["scores", "problem"], use_threads=False)
     problems = [problem for problem in table["problem"].to_pylist() if problem is not None]
     summary.problems += problems

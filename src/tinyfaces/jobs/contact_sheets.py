@@ -1,4 +1,4 @@
-"""Pictures of faces as they are beside what the second stage makes of them."""
+"""Pictures of faces beside what the second stage makes of them."""
 
 import math
 
@@ -7,13 +7,13 @@ import numpy.typing as npt
 from PIL import Image
 
 from tinyfaces.detection.crops import HIGH_SIDE, LOW_SIDE, crop_squares, cut_crops
-from tinyfaces.detection.images import Pixels
+from tinyfaces.detection.images import Pixels, Regions
 
 _GAP = 4
-_WIDEST = 12
+_MAX_COLUMNS = 12
 
 
-def low_crops(image: Pixels, boxes: npt.NDArray[np.float32]) -> Pixels:
+def low_crops(image: Pixels | Regions, boxes: npt.NDArray[np.float32]) -> Pixels:
     """Boxes (N, 4) of an image HxWx3 with their context, as the second stage sees them: (N, 16, 16, 3) uint8 RGB."""
     return cut_crops(image, crop_squares(boxes), LOW_SIDE)
 
@@ -28,7 +28,7 @@ def pair(low: Pixels, restored: Pixels) -> Image.Image:
 
 def contact_sheet(low: Pixels, restored: Pixels) -> Image.Image:
     """All pairs of N crops, low (N, 16, 16, 3) and restored (N, 64, 64, 3), in rows of up to 12 pairs."""
-    columns = min(_WIDEST, max(1, math.ceil(math.sqrt(len(low)))))
+    columns = min(_MAX_COLUMNS, max(1, math.ceil(math.sqrt(len(low)))))
     rows = max(1, math.ceil(len(low) / columns))
     width, height = 2 * HIGH_SIDE + _GAP, HIGH_SIDE
     sheet = Image.new("RGB", (columns * (width + 2 * _GAP), rows * (height + 2 * _GAP)), "white")

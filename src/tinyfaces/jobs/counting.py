@@ -1,4 +1,4 @@
-"""How many faces there are: in all, within polygons, and where, as a map of density."""
+"""How many faces there are: in all, in polygons, and as a density map."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -17,12 +17,12 @@ Polygon = npt.NDArray[np.float64]
 _Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 _MAP_SIDE = 1024  # pixels of the longer side of a density map
 _SPREAD = 1.0  # standard deviation around a face, in its longer side
-_NARROWEST, _WIDEST = 1 / 200, 1 / 25  # standard deviation, in the map's longer side
+_MIN_SPREAD, _MAX_SPREAD = 1 / 200, 1 / 25  # standard deviation, in the map's longer side
 _HEAT = np.array([[0, 0, 60], [60, 20, 140], [170, 40, 120], [240, 110, 40], [255, 240, 120]], np.float64)
 
 
 class RegionError(ValueError):
-    """Regions cannot be read; the message is one line that names the file."""
+    """Regions cannot be read. The message is one line that names the file."""
 
 
 def read_regions(path: Path) -> dict[str, Polygon]:
@@ -32,12 +32,12 @@ def read_regions(path: Path) -> dict[str, Polygon]:
     except (OSError, ValueError) as error:
         raise RegionError(f"{path}: cannot be read ({' '.join(str(error).split())})") from None
     if not isinstance(content, dict) or not content:
-        raise RegionError(f'{path}: must hold an object of polygons, such as {{"stand A": [[0, 0], [100, 0], [100, 80]]}}')
+        raise RegionError(f'{path}: must be a JSON object of polygons, such as {{"stand A": [[0, 0], [100, 0], [100, 80]]}}')
     return {str(name): polygon(corners, f"{path}: region '{name}'") for name, corners in content.items()}
 
 
 def polygon(corners: object, name: str) -> Polygon:
-    """A polygon from a list of [x, y]; name: what messages call it. Raises RegionError."""
+    """A polygon from a list of [x, y]. `name` stands in messages. Raises RegionError."""
     try:
         points = np.asarray(corners, np.float64)
     except (TypeError, ValueError):
@@ -54,7 +54,7 @@ def in_pixels(region: Polygon, width: int, height: int) -> Polygon:
 
 
 def within(faces: Faces, region: Polygon) -> npt.NDArray[np.bool_]:
-    """Which (N,) of the faces have their centre within a polygon in pixels; where it crosses itself, every second part counts."""
+    """Which (N,) of the faces have their centre in a polygon in pixels. Where it crosses itself, the even-odd rule holds."""
     x, y = ((faces.boxes[:, :2] + faces.boxes[:, 2:]).astype(np.float64) / 2).T
     inside = np.zeros(len(faces), np.bool_)
     for (x1, y1), (x2, y2) in zip(region, np.roll(region, -1, axis=0), strict=True):
@@ -64,14 +64,20 @@ def within(faces: Faces, region: Polygon) -> npt.NDArray[np.bool_]:
 
 
 def count_regions(faces: Faces, regions: Mapping[str, Polygon], width: int, height: int) -> dict[str, int]:
-    """The number of faces within each polygon; a face in several counts in each."""
+    """The number of faces in each polygon. A face in several counts in each."""
     return {name: int(within(faces, in_pixels(region, width, height)).sum()) for name, region in regions.items()}
 
 
 def density(faces: Faces, width: int, height: int) -> npt.NDArray[np.float64]:
-    """Faces per pixel of a map hxw with the image's proportions, at most 1024 pixels long; its sum is the number of faces.
+    """A density map, in faces per pixel. Each face is spread around its place, wider the larger it is, but not beyond the image.
 
-    Each face is spread, wider the larger it is, and only within the image.
+    Args:
+        faces: With boxes in pixels of the image.
+        width: Width of the image, in pixels.
+        height: Height of the image, in pixels.
+
+    Returns:
+        hxw, with the image's proportions and at most 1024 pixels long; its sum is the number of faces.
     """
     scale = min(1.0, _MAP_SIDE / max(width, height))
     columns, rows = max(1, round(width * scale)), max(1, round(height * scale))
@@ -79,7 +85,7 @@ def density(faces: Faces, width: int, height: int) -> npt.NDArray[np.float64]:
     total = np.zeros((rows, columns))
     x_places, y_places = np.arange(columns) + 0.5, np.arange(rows) + 0.5
     sides = np.maximum(faces.widths, faces.heights) * scale
-    spreads = np.clip(sides * _SPREAD, max(0.5, longer * _NARROWEST), max(0.5, longer * _WIDEST))
+    spreads = np.clip(sides * _SPREAD, max(0.5, longer * _MIN_SPREAD), max(0.5, longer * _MAX_SPREAD))
     centres = (faces.boxes[:, :2] + faces.boxes[:, 2:]) / 2 * scale
     for (x, y), spread in zip(centres.tolist(), spreads.tolist(), strict=True):
         left, right = _reach(x, spread, columns)
@@ -93,9 +99,14 @@ def density(faces: Faces, width: int, height: int) -> npt.NDArray[np.float64]:
 def draw_density(
     faces: Faces, pixels: Pixels, width: int, height: int, regions: Mapping[str, Polygon] | None = None
 ) -> Image.Image:
-    """A picture of the density over the greyed image, with regions, their counts, and the total.
+    """Draw the density map over the image in grey, with regions, their counts, and the total.
 
-    pixels: the image, or a reduced copy of it. width, height: of the image that the faces' boxes refer to.
+    Args:
+        faces: With boxes in pixels of the image.
+        pixels: The image HxWx3 uint8 RGB, or a reduced copy of it.
+        width: Width of the image, in pixels.
+        height: Height of the image, in pixels.
+        regions: Polygons by name.
     """
     values = density(faces, width, height)
     rows, columns = values.shape

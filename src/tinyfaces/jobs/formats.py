@@ -1,28 +1,50 @@
-"""Writing of results: JSON, JSON lines, CSV and COCO as one document, YOLO, Pascal VOC and WIDER FACE as one file per image."""
+"""Formats of results: JSON, JSON lines, CSV and COCO as one document; YOLO, Pascal VOC and WIDER FACE as one file per image."""
 
 import csv
 import io
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 from xml.etree import ElementTree
 
+import numpy as np
+
 from tinyfaces.detection.faces import Faces
+from tinyfaces.jobs.inputs import InputFile
 from tinyfaces.jobs.tracking import TrackedFaces
 
 
 @dataclass(frozen=True)
 class ImageResult:
-    """What was found in one image. path: as given; name: path below the folder given; width, height: upright, in pixels."""
+    """The faces found in one image file.
+
+    Args:
+        path: The file, as given.
+        name: Its path below the folder given.
+        width: Width of the upright image, in pixels.
+        height: Height of the upright image, in pixels.
+        faces: With boxes in pixels of the upright image.
+    """
 
     path: Path
     name: Path
     width: int
     height: int
     faces: Faces
+
+    @classmethod
+    def from_record(cls, file: InputFile, record: Mapping[str, Any]) -> "ImageResult":
+        """The result that `to_record` wrote."""
+        faces = Faces(np.array(record["boxes"], np.float32), np.array(record["scores"], np.float32))
+        return cls(file.path, file.name, record["width"], record["height"], faces)
+
+    def to_record(self) -> dict[str, Any]:
+        """The result as JSON can hold it, not rounded, so that a resumed run gives the same to the last bit."""
+        faces = {"boxes": self.faces.boxes.tolist(), "scores": self.faces.scores.tolist()}
+        return {"width": self.width, "height": self.height, **faces}
 
 
 def json_parts(results: Iterable[ImageResult]) -> Iterator[str]:
@@ -34,7 +56,7 @@ def json_parts(results: Iterable[ImageResult]) -> Iterator[str]:
 
 
 def as_json(results: Iterable[ImageResult]) -> str:
-    """`json_parts` in one."""
+    """`json_parts` as one text."""
     return "".join(json_parts(results))
 
 
@@ -65,7 +87,7 @@ def csv_lines(rows: Iterable[Sequence[Any]]) -> str:
 
 
 def as_csv(results: Iterable[ImageResult]) -> str:
-    """`csv_parts` in one."""
+    """`csv_parts` as one text."""
     return "".join(csv_parts(results))
 
 
@@ -92,12 +114,12 @@ def coco_parts(results: Iterable[ImageResult]) -> Iterator[str]:
 
 
 def as_coco(results: Iterable[ImageResult]) -> str:
-    """`coco_parts` in one."""
+    """`coco_parts` as one text."""
     return "".join(coco_parts(results))
 
 
 class Named(Protocol):
-    """What the name of an output file depends on: an `ImageResult`, or the `InputFile` it comes from."""
+    """What the name of an output file depends on: an `ImageResult` or the `InputFile` it comes from."""
 
     @property
     def path(self) -> Path: ...
@@ -107,7 +129,7 @@ class Named(Protocol):
 
 
 def as_yolo(result: ImageResult, scores: bool = True) -> str:
-    """A line per face: class 0, centre x, centre y, width, height (relative to the image); score, unless told not to."""
+    """A line per face: class 0, then centre x, centre y, width and height, relative to the image, then the score if wanted."""
     lines = []
     for (x1, y1, x2, y2), score in zip(result.faces.boxes.tolist(), result.faces.scores.tolist(), strict=True):
         x, width = (x1 + x2) / 2 / result.width, (x2 - x1) / result.width
@@ -117,12 +139,12 @@ def as_yolo(result: ImageResult, scores: bool = True) -> str:
 
 
 def as_yolo_labels(result: ImageResult) -> str:
-    """`as_yolo` without the scores, as labelling tools and trainings read it."""
+    """`as_yolo` without scores, as labelling tools and training programs read it."""
     return as_yolo(result, scores=False)
 
 
 def as_voc(result: ImageResult) -> str:
-    """Pascal VOC's XML: an object `face` per face, its box in whole pixels counted from 1, both ends within it."""
+    """Pascal VOC's XML: an object `face` for each face, with its box in whole pixels, counted from 1, both ends included."""
     root = ElementTree.Element("annotation")
     for tag, text in (("folder", _text(result.name.parent)), ("filename", _text(Path(result.name.name)))):
         ElementTree.SubElement(root, tag).text = text
@@ -173,7 +195,7 @@ DOCUMENTS: dict[str, Callable[[Iterable[ImageResult]], Iterator[str]]] = {
     "csv": csv_parts,
     "coco": coco_parts,
 }
-"""Formats that put all images into one document: its text, in parts."""
+"""Formats with one document for all images: its text, in parts."""
 
 PER_IMAGE: dict[str, tuple[Callable[[Named], Path], Callable[[ImageResult], str]]] = {
     "yolo": (yolo_name, as_yolo),
@@ -218,7 +240,7 @@ VIDEO_DOCUMENTS: dict[str, Callable[[Path, int, int, Iterable[TrackedFaces]], It
     "jsonl": video_jsonl_parts,
     "csv": video_csv_parts,
 }
-"""Formats of a video's faces: its text, in parts."""
+"""Formats for the faces of a video: the text, in parts."""
 
 
 def _record(result: ImageResult) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""From what a user names (files, folders, globs) to the images and videos meant."""
+"""From what a user names (files, folders, patterns) to image and video files."""
 
 import glob
 import os
@@ -9,32 +9,37 @@ from pathlib import Path
 from tinyfaces.detection.images import SUFFIXES
 
 VIDEO_SUFFIXES = frozenset(".3gp .avi .flv .m2ts .m4v .mkv .mov .mp4 .mpeg .mpg .mts .ogv .ts .webm .wmv".split())
-"""Files that are taken for videos."""
+"""Endings of files that count as videos."""
 CONTAINERS = {
     ".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska", ".webm": "webm",
     ".ts": "mpegts", ".mts": "mpegts", ".m2ts": "mpegts",
 }  # fmt: skip
-"""Kinds of video that are written, as FFmpeg calls them."""
-_OTHER_CONTAINER = ".mkv"  # takes nearly everything
+"""Containers that videos can be written to, as FFmpeg calls them."""
+_OTHER_CONTAINER = ".mkv"  # holds nearly every kind of stream
 
 _TAKEN = SUFFIXES | VIDEO_SUFFIXES
 
 
 @dataclass(frozen=True)
 class InputFile:
-    """An image or video to read. name: its path below the folder given, or below what all files given share; for output files."""
+    """An image or video to read.
+
+    Args:
+        path: Where it lies.
+        name: Its path below the folder given, or below the folder that all files given share; output files are named after it.
+    """
 
     path: Path
     name: Path
 
     @property
     def is_video(self) -> bool:
-        """By its name's ending."""
+        """Whether its name ends as a video's."""
         return self.path.suffix.lower() in VIDEO_SUFFIXES
 
     @property
     def written_name(self) -> Path:
-        """Its name when it is written again: the same, but .mkv for videos of a kind that can't be written."""
+        """Its name when it is written again: the same, but .mkv for videos in a container that cannot be written."""
         if not self.is_video or self.path.suffix.lower() in CONTAINERS:
             return self.name
         return self.name.with_suffix(_OTHER_CONTAINER)
@@ -42,15 +47,19 @@ class InputFile:
 
 @dataclass(frozen=True)
 class Inputs:
-    """files: what was found, each file once, in the order given, folders sorted. problems: a line for each path given that
-    leads to no file."""
+    """What was found.
+
+    Args:
+        files: Each file once, in the order given, folders sorted.
+        problems: A line for each path given that leads to no file.
+    """
 
     files: list[InputFile]
     problems: list[str]
 
 
 def find_inputs(given: Sequence[str], recursive: bool) -> Inputs:
-    """Resolve files, folders (with `recursive` all below them) and glob patterns (`**` allowed)."""
+    """Find the files meant by files, folders (with `recursive`, also the folders in them) and glob patterns (with `**`)."""
     found: list[InputFile] = []
     problems: list[str] = []
     single: list[Path] = []
@@ -59,7 +68,7 @@ def find_inputs(given: Sequence[str], recursive: bool) -> Inputs:
         if path.is_dir():
             inside = _files_in(path, recursive)
             if not inside:
-                deeper = "" if recursive else " (--recursive looks into the folders below)"
+                deeper = "" if recursive else " (--recursive searches the folders in it too)"
                 problems.append(f"{text}: no images or videos in this folder{deeper}")
             found += [InputFile(file, file.relative_to(path)) for file in inside]
         elif not os.path.lexists(path) and glob.has_magic(text):
@@ -80,7 +89,7 @@ def find_inputs(given: Sequence[str], recursive: bool) -> Inputs:
 
 
 def outside(files: Iterable[InputFile], folder: Path) -> list[InputFile]:
-    """The files but those that lie in `folder`, where that is below a folder given: an earlier run's output."""
+    """The files without those in `folder`, if that is below a folder given: they are an earlier run's output."""
     kept = []
     for file in files:
         path = file.path.absolute()

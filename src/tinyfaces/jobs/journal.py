@@ -1,4 +1,4 @@
-"""A small record, in SQLite, of which files of a run are done, and what came of them. A kill at any instant leaves it whole."""
+"""The journal: a small SQLite file that says which files of a run are done, and what came of them. It survives a kill."""
 
 import json
 import os
@@ -23,20 +23,32 @@ class JournalError(ValueError):
 
 
 @dataclass(frozen=True)
-class Entry:
-    """What came of one file. record: anything JSON holds, or None where it failed; problem: why it failed."""
+class Outcome:
+    """What came of the work on one file.
 
-    record: dict[str, Any] | None
-    problem: str | None
+    Args:
+        record: Anything JSON can hold; None where the work failed or was skipped.
+        problem: What was wrong with the file. There may be a record too, where a part of it could be used.
+        written: The files made of it.
+        skipped: It was done in an earlier run; the journal has its record.
+    """
+
+    record: dict[str, Any] | None = None
+    problem: str | None = None
+    written: Sequence[Path] = ()
+    skipped: bool = False
 
 
 class Journal:
     """Which files are done.
 
-    path: where it lies; in memory only if None. settings: what the results depend on beside the files; a journal of other
-    settings is not gone on with. resume: keep what the journal holds, otherwise begin anew.
+    Args:
+        path: Where the journal lies; in memory only if None.
+        settings: What the results depend on beside the files.
+        resume: Keep what the journal holds; otherwise start over.
 
-    Raises JournalError where another process uses the journal, where it belongs to other settings, or is none.
+    Raises:
+        JournalError: Another process uses the journal, it belongs to a run with other settings, or the file is no journal.
     """
 
     def __init__(self, path: Path | None, settings: Mapping[str, Any], *, resume: bool = False) -> None:
@@ -59,39 +71,40 @@ class Journal:
                 self._database.execute("INSERT INTO run VALUES (?)", (wanted,))
         except sqlite3.OperationalError as error:
             busy = "locked" in str(error)
-            raise JournalError(f"{path}: {'another run is at work here' if busy else error}") from None
+            raise JournalError(f"{path}: {'another run is using this journal' if busy else error}") from None
         except (sqlite3.DatabaseError, OSError) as error:
             raise JournalError(f"{path}: not a journal of tinyfaces ({error})") from None
         if known is not None and known[0] != wanted:
             other = _differences(json.loads(known[0]), json.loads(wanted))
             self._database.close()
-            raise JournalError(f"{path}: is of a run with other settings ({other}): give those, or begin anew without --resume")
+            raise JournalError(f"{path}: belongs to a run with other settings ({other}); use those or leave out --resume")
 
     def done(self, file: InputFile) -> bool:
-        """Whether the file went well, has not changed since, and its outputs are as they were written."""
+        """Whether the file was done without a problem, and neither it nor what was made of it has changed since."""
         row = self._database.execute(
             "SELECT size, changed, outputs FROM files WHERE path = ? AND problem IS NULL", (_key(file),)
         ).fetchone()
         return row is not None and _stamp(file.path) == (row[0], row[1]) and all(map(_as_written, json.loads(row[2])))
 
-    def write(self, file: InputFile, entry: Entry, outputs: Sequence[Path] = ()) -> None:
-        """Record what came of a file. outputs: the files made of it, already in place."""
+    def write(self, file: InputFile, outcome: Outcome) -> None:
+        """Record what came of a file. The files made of it are already in place."""
         size, changed = _stamp(file.path)
-        written = json.dumps([[os.fsdecode(output.absolute()), output.stat().st_size] for output in outputs])
-        record = None if entry.record is None else json.dumps(entry.record)
+        written = json.dumps([[os.fsdecode(output.absolute()), output.stat().st_size] for output in outcome.written])
+        record = None if outcome.record is None else json.dumps(outcome.record)
         self._database.execute(
-            "INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?)", (_key(file), size, changed, written, record, entry.problem)
+            "INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?)",
+            (_key(file), size, changed, written, record, outcome.problem),
         )
 
-    def read(self, files: Sequence[InputFile]) -> Iterator[tuple[InputFile, Entry]]:
-        """The entries of those of the files that have one, in the files' order."""
+    def read(self, files: Sequence[InputFile]) -> Iterator[tuple[InputFile, dict[str, Any]]]:
+        """The records of those of the files that have one, in the files' order."""
         for file in files:
-            row = self._database.execute("SELECT record, problem FROM files WHERE path = ?", (_key(file),)).fetchone()
-            if row is not None:
-                yield file, Entry(None if row[0] is None else json.loads(row[0]), row[1])
+            row = self._database.execute("SELECT record FROM files WHERE path = ?", (_key(file),)).fetchone()
+            if row is not None and row[0] is not None:
+                yield file, json.loads(row[0])
 
     def close(self, keep: bool) -> None:
-        """Let go of the journal, and remove it if it is not to be kept."""
+        """Close the journal, and remove it unless it is to be kept."""
         self._database.close()
         if not keep and self.path is not None:
             for suffix in ("", "-wal", "-shm"):

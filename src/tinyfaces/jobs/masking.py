@@ -1,4 +1,4 @@
-"""Making faces unrecognisable: the pixels under a mask are replaced by a few averages, or by one colour."""
+"""Making faces unrecognisable: the pixels under a mask are replaced by a few averages or by one colour."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,21 +10,25 @@ import numpy.typing as npt
 METHODS = ("blur", "pixelate", "solid")
 SHAPES = ("ellipse", "box")
 
-_CELLS = 5  # across the covered area of a large face, whatever its size: so much of it remains
-_SMALLEST_CELL = 4  # pixels
-_MARGIN = 2.0  # pixels beyond the enlarged box: boxes of tiny faces are as inexact as that
-_BLUR = 0.65  # standard deviation of the blur, in cells
+_CELLS = 5  # across the mask of a large face, whatever its size
+_MIN_CELL = 4  # pixels
+_MARGIN = 2.0  # pixels beyond the enlarged box, as boxes of tiny faces may be off by that
+_BLUR = 0.65  # standard deviation of the blur, in cells: enough for them to melt into each other
 
 
 @dataclass(frozen=True)
-class Covering:
-    """How faces are covered.
+class MaskStyle:
+    """How faces are masked.
 
-    method: "blur" or "pixelate" leave averages over cells, at most 5 across a face, of 4 pixels or more: the larger a
-    face, the larger they are. "solid" leaves nothing. shape: "ellipse" or "box". enlarge: how much larger than the
-    face's box, in each direction, the covered area is; from 1.42 on the ellipse holds all of the box.
+    Args:
+        method: "blur" or "pixelate" leave averages over at most 5x5 cells of 4 pixels or more, which grow with the face. "solid"
+            leaves nothing.
+        shape: "ellipse" or "box".
+        enlarge: Size of the mask in each direction, relative to the face's box, 1-4. From 1.42 on, the ellipse holds the whole
+            box.
 
-    Raises ValueError for others.
+    Raises:
+        ValueError: A value is not one of these.
     """
 
     method: str = "blur"
@@ -33,17 +37,23 @@ class Covering:
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
-            raise ValueError(f"method '{self.method}': choose from {', '.join(METHODS)}")
+            raise ValueError(f"unknown method '{self.method}': choose from {', '.join(METHODS)}")
         if self.shape not in SHAPES:
-            raise ValueError(f"shape '{self.shape}': choose from {', '.join(SHAPES)}")
+            raise ValueError(f"unknown shape '{self.shape}': choose from {', '.join(SHAPES)}")
         if not 1 <= self.enlarge <= 4:
-            raise ValueError(f"enlarge {self.enlarge}: must be within 1-4")
+            raise ValueError(f"enlarge must be within 1-4. Received: {self.enlarge}")
 
 
 @dataclass(frozen=True)
 class Plane:
-    """One channel to cover. values: HxW, of any type, changed in place. step_x, step_y: pixels of the image per value (2 for
-    halved colour). blank: the value that "solid" puts there."""
+    """One channel to mask.
+
+    Args:
+        values: HxW, of any type; changed in place.
+        step_x: Pixels of the image per value, across; 2 for halved colour.
+        step_y: The same, down.
+        blank: The value that "solid" puts there.
+    """
 
     values: npt.NDArray[np.generic]
     step_x: float
@@ -51,36 +61,42 @@ class Plane:
     blank: float
 
 
-def cover(planes: Sequence[Plane], boxes: npt.NDArray[np.float32], covering: Covering) -> None:
-    """Cover faces in an image given as planes, in place. boxes: (N, 4) in pixels of the image; may reach beyond it."""
+def mask_faces(planes: Sequence[Plane], boxes: npt.NDArray[np.float32], style: MaskStyle) -> None:
+    """Mask faces in an image, in place.
+
+    Args:
+        planes: The channels of the image.
+        boxes: (N, 4), x1 y1 x2 y2 in pixels of the image; they may reach beyond it.
+        style: How.
+    """
     for x1, y1, x2, y2 in boxes.astype(np.float64).tolist():
-        half_x = (x2 - x1) / 2 * covering.enlarge + _MARGIN
-        half_y = (y2 - y1) / 2 * covering.enlarge + _MARGIN
+        half_x = (x2 - x1) / 2 * style.enlarge + _MARGIN
+        half_y = (y2 - y1) / 2 * style.enlarge + _MARGIN
         centre = ((x1 + x2) / 2, (y1 + y2) / 2)
-        cells = tuple(int(np.clip(2 * half // _SMALLEST_CELL, 1, _CELLS)) for half in (half_x, half_y))
+        cells = tuple(int(np.clip(2 * half // _MIN_CELL, 1, _CELLS)) for half in (half_x, half_y))
         for plane in planes:
-            _cover_one(plane, centre, (half_x, half_y), cells, covering)
+            _mask_one(plane, centre, (half_x, half_y), cells, style)
 
 
-def _cover_one(
-    plane: Plane, centre: tuple[float, float], half: tuple[float, float], cells: tuple[int, ...], covering: Covering
+def _mask_one(
+    plane: Plane, centre: tuple[float, float], half: tuple[float, float], cells: tuple[int, ...], style: MaskStyle
 ) -> None:
     height, width = plane.values.shape[:2]
     x, y = centre[0] / plane.step_x, centre[1] / plane.step_y
-    # Half a value more, so that those only partly within are covered too.
+    # Half a value more, so that those only partly within are masked too.
     half_x, half_y = half[0] / plane.step_x + 0.5, half[1] / plane.step_y + 0.5
     left, right = max(0, int(np.floor(x - half_x))), min(width, int(np.ceil(x + half_x)))
     top, bottom = max(0, int(np.floor(y - half_y))), min(height, int(np.ceil(y + half_y)))
     if left >= right or top >= bottom:
         return
     area = plane.values[top:bottom, left:right]
-    if covering.method == "solid":
+    if style.method == "solid":
         filled = np.full(area.shape, plane.blank, np.float64)
     else:
-        filled = _averaged(area, cells, smooth=covering.method == "blur")
+        filled = _averaged(area, cells, smooth=style.method == "blur")
     if np.issubdtype(area.dtype, np.integer):
         filled = np.rint(filled)
-    if covering.shape == "box":
+    if style.shape == "box":
         area[:] = filled.astype(area.dtype)
         return
     across = (np.arange(left, right) + 0.5 - x) / half_x

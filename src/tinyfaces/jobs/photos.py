@@ -1,4 +1,4 @@
-"""Photos whose faces are covered, written again in their own format and without their metadata."""
+"""Photos whose faces are masked, written again in their own format and without their metadata."""
 
 import io
 from dataclasses import dataclass
@@ -10,10 +10,10 @@ from PIL import ExifTags, Image, JpegImagePlugin
 
 from tinyfaces.detection.faces import Faces
 from tinyfaces.detection.images import ImageError, Pixels, open_image, read_image, upright
-from tinyfaces.jobs.masking import Covering, Plane, cover
+from tinyfaces.jobs.masking import MaskStyle, Plane, mask_faces
 
 _EDITED_MODES = ("L", "LA", "RGB", "RGBA", "CMYK", "I;16", "I;16L", "I;16B", "I", "F")
-# What may hold a picture of the uncovered face, or speaks of pixels as they were: previews, maker notes, orientation, XMP, IPTC.
+# What may hold a picture without masks, or describes the pixels as they were: previews, maker notes, orientation, XMP, IPTC.
 _NEVER_KEPT = (
     ExifTags.Base.Orientation, ExifTags.Base.SubIFDs, ExifTags.Base.JpegIFOffset, ExifTags.Base.JpegIFByteCount,
     ExifTags.Base.XMLPacket, ExifTags.Base.IPTCNAA, ExifTags.Base.ImageResources,
@@ -26,8 +26,14 @@ _IN_INFO = {"xmp": "XMP", "photoshop": "IPTC", "comment": "comment", "XML:com.ad
 class Photo:
     """A photo to edit.
 
-    image: upright, in its own mode (palettes and rarer modes as RGB or RGBA). pixels: HxWx3 RGB, for the detector. kind: its
-    format, save: how to write it. found: kinds of metadata in the file.
+    Args:
+        path: Its file.
+        image: The upright image in its own mode, but palettes and rare modes as RGB or RGBA.
+        pixels: HxWx3 uint8 RGB, for the detector.
+        kind: Its format, as Pillow calls it.
+        save: Options to write it with.
+        exif: Its EXIF block.
+        found: The kinds of metadata in the file.
     """
 
     path: Path
@@ -40,17 +46,20 @@ class Photo:
 
 
 def open_photo(path: Path) -> Photo:
-    """Read a photo with all that is needed to write it again. Raises ImageError, also for animations and documents of several
-    pages, of which only the first would be covered."""
+    """Read a photo and all that is needed to write it again.
+
+    Raises:
+        ImageError: It cannot be read, or holds several pictures (an animation, a document), of which only one would be masked.
+    """
     with open_image(path) as image:
         frames = getattr(image, "n_frames", 1)
         if frames > 1 and image.format != "MPO":
-            raise ImageError(f"{path}: has {frames} pictures, of which only the first would be covered; give them one by one")
+            raise ImageError(f"{path}: has {frames} pictures, of which only the first would be masked; save them as single files")
         vars(image)["filename"] = str(path)  # which messages name
         pixels = read_image(image)
         kind = "JPEG" if image.format == "MPO" else image.format or ""
         if kind not in Image.SAVE:
-            raise ImageError(f"{path}: is of a kind ({kind}) that cannot be written; give it as PNG or TIFF")
+            raise ImageError(f"{path}: {kind} files cannot be written; convert it to PNG or TIFF")
         save = _save_options(image, kind)
         if kind == "WEBP" and _is_lossless_webp(path):
             save = {**save, "lossless": True}
@@ -63,25 +72,35 @@ def open_photo(path: Path) -> Photo:
     return Photo(path, whole, pixels, kind, save, exif, found)
 
 
-def anonymised(photo: Photo, faces: Faces, covering: Covering, keep_metadata: bool = False) -> bytes:
-    """The content of a file of the photo with its faces covered.
+def anonymised(photo: Photo, faces: Faces, style: MaskStyle, keep_metadata: bool = False) -> bytes:
+    """Mask the faces of a photo. Colour profile and resolution are kept.
 
-    keep_metadata: keep the EXIF block (date, camera, place), but never its thumbnail, maker's notes, XMP or IPTC, which
-    can hold the uncovered picture. Colour profile and resolution stay in any case.
+    Args:
+        photo: What to mask.
+        faces: With boxes in pixels.
+        style: How faces are masked.
+        keep_metadata: Keep the EXIF block (date, camera, place), but never its thumbnail, maker's notes, XMP or IPTC, which can
+            hold the picture without masks.
+
+    Returns:
+        The content of a file in the photo's own format.
+
+    Raises:
+        ImageError: The photo cannot be written in this format.
     """
     values = np.array(photo.image)
     channels = values[..., None] if values.ndim == 2 else values
     alpha = photo.image.mode in ("LA", "RGBA")
     blank = _blank(photo.image.mode)
     planes = [Plane(channels[..., n], 1, 1, blank[n]) for n in range(channels.shape[2] - alpha)]
-    cover(planes, faces.boxes, covering)
-    covered = Image.fromarray(values) if photo.image.mode != "CMYK" else Image.fromarray(values, "CMYK")
+    mask_faces(planes, faces.boxes, style)
+    masked = Image.fromarray(values) if photo.image.mode != "CMYK" else Image.fromarray(values, "CMYK")
     options = dict(photo.save)
     if keep_metadata:
         options["exif"] = _kept_exif(photo.exif)
     content = io.BytesIO()
     try:
-        covered.save(content, photo.kind, **options)
+        masked.save(content, photo.kind, **options)
     except (OSError, ValueError) as error:
         raise ImageError(f"{photo.path}: cannot be written as {photo.kind} ({error})") from None
     return content.getvalue()
@@ -102,7 +121,7 @@ def _save_options(image: Image.Image, kind: str) -> dict[str, Any]:
         if image.info.get(name):
             options[name] = image.info[name]
     if kind == "JPEG":
-        # The source's own tables: what isn't covered loses next to nothing, and the file keeps about its size.
+        # With the source's own tables, what is not masked loses next to nothing, and the file keeps about its size.
         options["qtables"] = getattr(image, "quantization", None)
         sampling = JpegImagePlugin.get_sampling(image)
         if sampling >= 0:

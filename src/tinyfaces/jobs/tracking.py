@@ -1,4 +1,4 @@
-"""Faces followed through the frames of a video: an id for each, and no flashing where a face is missed for some frames."""
+"""Faces followed through the frames of a video, and bridged where a face is missed for some frames."""
 
 from collections import deque
 from collections.abc import Iterator
@@ -11,14 +11,14 @@ import numpy.typing as npt
 from tinyfaces.detection.faces import Faces
 
 LONGEST_GAP = 10
-"""Frames without a face between two with it that are bridged."""
+"""Gaps of up to this many frames, in which a face is missed, are bridged."""
 HELD = 3
-"""Frames before a face's first and after its last in which its place counts as a face's too."""
+"""A face's place is also masked for this many frames before its first one and after its last one."""
 
 _SMOOTHING = 2
 _SMOOTHING_WEIGHTS = np.array([1, 2, 3, 2, 1], np.float64)
 _SAME_FACE = 1.5  # distance, in sides of a face, at which what ends and what begins are one track
-_MAYBE_SAME_FACE = 3.0  # the same, where it is only about covering the frames between
+_MAYBE_SAME_FACE = 3.0  # the same, where it only decides whether to mask the frames between
 _MAYBE_SAME_FACE_ONE_MISSED = 8.0  # the same where that is a single frame
 _SIZE_RATIO = 2.0
 _FORGOTTEN_AFTER = 90  # frames
@@ -30,17 +30,20 @@ Box = npt.NDArray[np.float64]
 class TrackedFaces:
     """The faces of one frame.
 
-    time: of the frame, in seconds. faces: those found, and those bridged between two frames in which they were found.
-    tracks: (N,) int64, the same number for the same face in all frames. found: (N,) bool, false where bridged.
-    covers: (M, 4) float32, what hides all of them: boxes smoothed over time, never smaller than the faces', and those of
-    faces about to come or just gone.
+    Args:
+        time: Time of the frame, in seconds.
+        faces: Those found, and those bridged between two frames in which they were found; boxes in pixels.
+        tracks: (N,) int64, the same number for the same face in all frames.
+        found: (N,) bool, false where bridged.
+        masks: (M, 4) float32, x1 y1 x2 y2 in pixels of what to mask: the faces' boxes, smoothed over time but never smaller,
+            and those of faces about to come or just gone.
     """
 
     time: float
     faces: Faces
     tracks: npt.NDArray[np.int64]
     found: npt.NDArray[np.bool_]
-    covers: npt.NDArray[np.float32]
+    masks: npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -67,14 +70,20 @@ class _Track:
 
 
 class Tracker:
-    """Takes the faces of frame after frame, and gives them back with ids some frames later, when all about them is known.
+    """Takes the faces of one frame after another, and gives them back some frames later, with the number of their track.
 
-    ByteTrack gives the ids; what it loses is linked by distance. rate: frames per second, about. threshold: the
-    detector's. Raises ImportError without the extra `video`.
+    ByteTrack follows them; what it loses is linked by distance.
+
+    Args:
+        rate: About how many frames per second there are.
+        threshold: The detector's.
+
+    Raises:
+        ImportError: The extra `video` is missing.
     """
 
     delay = LONGEST_GAP + 1 + _SMOOTHING
-    """Frames between one given and the one that comes back."""
+    """Frames between the one given and the one that comes back."""
 
     def __init__(self, rate: float, threshold: float) -> None:
         from supervision import Detections
@@ -99,7 +108,7 @@ class Tracker:
         return self._tracks_so_far
 
     def push(self, faces: Faces, time: float) -> TrackedFaces | None:
-        """Add the faces of the next frame; gives the frame `delay` before it, if there is one. time: in seconds, rising."""
+        """Add the faces of the next frame, at a time in seconds. Gives the frame `delay` before it, if there is one."""
         now = self._next
         self._next += 1
         self._frames.append(_Frame(time))
@@ -141,13 +150,13 @@ class Tracker:
             track.speed = (track.speed + (_centre(box) - _centre(track.box)) / gap) / 2
         else:
             track.speed = np.zeros(2)
-        # It may have jumped rather than moved: in the gap it is where it was, where it will be, or between.
+        # It may have jumped: in the gap it is where it was, where it will be, or between.
         self._hold_before(now, box, track.last)
         track.last, track.box, track.score = now, box, score
         self._at(now).seen[track.number] = _Seen(box, score, True)
 
     def _begin(self, starts: list[int], identities: list[int], boxes: Box, scores: npt.NDArray[np.float32], now: int) -> None:
-        """Give the faces at `starts` a track: that of a face lost nearby a moment ago, or one of their own."""
+        """Give the faces at `starts` a track: that of a face lost nearby a moment ago, or a new one."""
         ends = [track for track in self._tracks.values() if 0 < now - track.last <= LONGEST_GAP + 1]
         linked = _nearest(boxes[starts], ends, now, loose=False)
         for place, row in enumerate(starts):
@@ -163,7 +172,7 @@ class Tracker:
                 self._hold_before(now, box)
             if identities[row] >= 0:
                 self._numbers[identities[row]] = track.number
-        # A new face that may be one just lost, too far off to tell: whichever it is, nothing between is left uncovered.
+        # A new face may be one just lost, too far away to be sure; to be safe, what lies between is masked.
         alone = [row for place, row in enumerate(starts) if place not in linked]
         ends = [track for track in ends if track.last < now]
         for place, end in _nearest(boxes[alone], ends, now, loose=True).items():
@@ -195,7 +204,7 @@ class Tracker:
         number = self._given
         frame = self._at(number)
         self._given += 1
-        covers = [self._smoothed(number, track) for track in frame.seen] + frame.held
+        masks = [self._smoothed(number, track) for track in frame.seen] + frame.held
         while self._first < self._given - _SMOOTHING:
             self._frames.popleft()
             self._first += 1
@@ -205,7 +214,7 @@ class Tracker:
             Faces(np.array([face.box for face in seen]), np.array([face.score for face in seen])),
             np.array(list(frame.seen), np.int64),
             np.array([face.found for face in seen], np.bool_),
-            np.array(covers, np.float32).reshape(-1, 4),
+            np.array(masks, np.float32).reshape(-1, 4),
         )
 
     def _smoothed(self, number: int, track: int) -> Box:
@@ -228,7 +237,7 @@ class Tracker:
 
 
 def _nearest(boxes: Box, ends: list[_Track], now: int, *, loose: bool) -> dict[int, _Track]:
-    """Which of the boxes (N, 4) goes on with which of the tracks that ended: nearest first, each once."""
+    """Which of the boxes (N, 4) continues which of the tracks that ended; the nearest pairs first, each box and track once."""
     if not len(boxes) or not ends:
         return {}
     last = np.array([track.box for track in ends])

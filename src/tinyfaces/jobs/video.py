@@ -17,7 +17,7 @@ from av.stream import Disposition
 
 from tinyfaces.detection.images import Pixels
 from tinyfaces.jobs.inputs import CONTAINERS
-from tinyfaces.jobs.masking import Covering, Plane, cover
+from tinyfaces.jobs.masking import MaskStyle, Plane, mask_faces
 
 if TYPE_CHECKING:
     Packet: TypeAlias = av.Packet[Any]
@@ -25,7 +25,7 @@ else:  # not generic at run time
     Packet = av.Packet
 
 DEFAULT_QUALITY = 18
-"""Constant rate factor of the encoder: lower is better and larger; at 18 hardly a difference is seen."""
+"""Constant rate factor of the encoder: lower is better, and larger. At 18, differences are hardly visible."""
 
 _ENCODERS = {"hevc": "libx265", "vp8": "libvpx-vp9", "vp9": "libvpx-vp9", "av1": "libsvtav1"}
 _WEBM_ENCODERS = ("libvpx-vp9", "libsvtav1")
@@ -35,18 +35,18 @@ _OPTIONS = {
     "libvpx-vp9": {"b:v": "0", "deadline": "good", "cpu-used": "4", "row-mt": "1"},
     "libsvtav1": {"preset": "8"},
 }
-_SHORT_BY = 0.5  # seconds that may be missing at the end, next to what the file's header says
+_SHORT_BY = 0.5  # seconds that may be missing at the end, compared with the file's header
 _INDEX_AT_THE_END = (".mp4", ".m4v", ".mov", ".3gp")
 _KEPT_STREAM_TAGS = ("language", "title")
 
 
 class VideoError(ValueError):
-    """A video cannot be read or written; the message is one line that names the file."""
+    """A video cannot be read or written. The message is one line that names the file."""
 
 
 @dataclass(frozen=True)
 class Turn:
-    """How stored frames are turned to stand upright: exchange x and y, then mirror."""
+    """How stored frames are made upright: exchange x and y, then mirror."""
 
     swap: bool = False
     mirror_x: bool = False
@@ -68,7 +68,7 @@ class Turn:
         return np.ascontiguousarray(turned[:: -1 if self.mirror_y else 1, :: -1 if self.mirror_x else 1])
 
     def undo(self, boxes: npt.NDArray[np.float32], width: int, height: int) -> npt.NDArray[np.float32]:
-        """Boxes (N, 4) of the upright frame, of width x height, in pixels of the stored one."""
+        """Boxes (N, 4) in pixels of the stored frame, given in pixels of the upright one of width x height."""
         x1, y1, x2, y2 = boxes.T
         if self.mirror_x:
             x1, x2 = width - x2, width - x1
@@ -78,12 +78,16 @@ class Turn:
 
 
 class VideoReader:
-    """A video file to read once, from its beginning.
+    """A video file to read once, from its start. Use it in a `with`.
 
-    width, height: of the upright picture, in pixels. rate: average frames per second. frames_expected: by the file's header,
-    or None. problem: after reading, what was wrong with it, if anything. Use it in a `with`.
+    It has the attributes `width` and `height` (of the upright picture, in pixels), `rate` (average frames per second) and, after
+    reading, `problem` (what was wrong with it, or None).
 
-    Raises VideoError where there is no such file, or no video in it that can be decoded.
+    Args:
+        path: The file.
+
+    Raises:
+        VideoError: The file is missing or holds no video that can be decoded.
     """
 
     def __init__(self, path: Path) -> None:
@@ -101,7 +105,7 @@ class VideoReader:
         pictures = [s for s in self.container.streams.video if not s.disposition & Disposition.attached_pic]
         if not pictures or pictures[0].codec_context is None:
             self.container.close()
-            raise VideoError(f"{path}: holds no video that can be decoded")
+            raise VideoError(f"{path}: has no video stream that can be decoded")
         self.stream = pictures[0]
         self.stream.thread_type = "AUTO"
         self.rate = float(self.stream.average_rate or self.stream.guessed_rate or 25)
@@ -132,7 +136,7 @@ class VideoReader:
         return self.stream.frames or (round(duration * self.rate) if duration else None)
 
     def frames(self, on_packet: Callable[[Packet], None] = lambda packet: None) -> Iterator[av.VideoFrame]:
-        """The frames, in the order they are shown. on_packet: gets the packets of the other streams as they come along."""
+        """The frames, in the order they are shown. `on_packet` is called with the packets of the other streams as they come."""
         for frame, packet in self._all():
             if packet is not None:
                 on_packet(packet)
@@ -158,7 +162,7 @@ class VideoReader:
         yield from self._frames
 
     def _decoded(self) -> Iterator[tuple[av.VideoFrame | None, Packet | None]]:
-        """Frames and other streams' packets, in the file's order, past what is damaged."""
+        """Frames and other streams' packets, in the file's order; damaged parts are left out."""
         packets = self.container.demux()
         last: int | None = None
         while True:
@@ -167,7 +171,7 @@ class VideoReader:
             except StopIteration:
                 return
             except (FFmpegError, OSError) as error:
-                self.problem = f"{self.path}: damaged after {self._last_time:.1f} s ({_reason(error)}); what comes before is done"
+                self.problem = f"{self.path}: damaged after {self._last_time:.1f} s ({_reason(error)}); the part before is done"
                 packet = None
             if packet is not None and packet.stream is not self.stream:
                 if packet.dts is not None or packet.pts is not None:
@@ -190,7 +194,7 @@ class VideoReader:
                 return
 
     def _duration(self) -> float | None:
-        """Of the video, in seconds, as the file's header has it."""
+        """The duration in seconds, as the file's header says."""
         if self.stream.duration and self.stream.time_base:
             return float(self.stream.duration * self.stream.time_base)
         return self.container.duration / 1e6 if self.container.duration else None
@@ -200,17 +204,24 @@ class VideoReader:
         start = float((self.stream.start_time or 0) * (self.stream.time_base or 0))
         end = self._last_time + 1 / self.rate - start
         if self.problem is None and duration is not None and duration - end > max(_SHORT_BY, 2 / self.rate):
-            self.problem = f"{self.path}: cut short, {end:.1f} s of {duration:.1f} s can be read, and are done"
+            self.problem = f"{self.path}: cut short; the first {end:.1f} s of {duration:.1f} s are done"
         if self.problem is None and self._damaged:
-            self.problem = f"{self.path}: damaged in {self._damaged} places, which are left out; the rest is done"
+            self.problem = f"{self.path}: damaged in {self._damaged} places; the rest is done"
 
 
 class VideoWriter:
-    """A new video after the pattern of one that is read: the same container, timing, rotation, colour, sound and subtitles.
+    """A new video with the container, timing, rotation, colour, sound and subtitles of another one. Use it in a `with`.
 
-    path: the file to write; suffix: one of `inputs.CONTAINERS`. quality: see `DEFAULT_QUALITY`. keep_metadata: keep
-    tags such as place, date and camera, and data streams; other pictures (cover art, further video streams) are left out in any
-    case, as nothing covers them. Use it in a `with`. Raises VideoError where something cannot be written in this container.
+    Args:
+        path: The file to write.
+        suffix: One of `inputs.CONTAINERS`.
+        source: The other video, open for reading.
+        quality: See `DEFAULT_QUALITY`.
+        keep_metadata: Keep data streams and tags such as place, date and camera. Cover art and further video streams are always
+            left out, as nothing masks them.
+
+    Raises:
+        VideoError: Something cannot be written to this container.
     """
 
     def __init__(
@@ -226,13 +237,13 @@ class VideoWriter:
         encoder = _encoder(stream.codec_context.codec.canonical_name, kind)
         rate = stream.average_rate or stream.guessed_rate or Fraction(25)
         options = _OPTIONS[encoder] | {"crf": str(quality)}
-        os.environ.setdefault("SVT_LOG", "1")  # the AV1 encoder's only way to be told to report errors alone
+        os.environ.setdefault("SVT_LOG", "1")  # the only way to make the AV1 encoder report errors only
         self._stream = cast(Any, self._container.add_stream(encoder, rate=rate, options=options))
         context: Any = self._stream.codec_context
         original: Any = stream.codec_context
         context.width, context.height = original.width, original.height
         context.pix_fmt = self._format = _pixel_format(original.pix_fmt, context.codec)
-        context.time_base = self._stream.time_base = stream.time_base  # a variable frame rate's instants stay what they are
+        context.time_base = self._stream.time_base = stream.time_base  # keeps the times of a variable frame rate
         if original.sample_aspect_ratio:
             context.sample_aspect_ratio = original.sample_aspect_ratio
         for name in ("color_range", "colorspace", "color_primaries", "color_trc"):
@@ -255,7 +266,7 @@ class VideoWriter:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is not None:
-            with suppress(Exception):  # the first error tells
+            with suppress(Exception):  # the first error is the one to report
                 self._container.close()
             return
         with _naming(self._source.path):
@@ -264,15 +275,15 @@ class VideoWriter:
             self._container.close()
 
     def copy(self, packet: Packet) -> None:
-        """Write a packet of another stream as it is, if that stream is kept."""
+        """Copy a packet of another stream, if that stream is kept."""
         stream = self._copies.get(packet.stream.index)
         if stream is not None:
             packet.stream = stream
             with _naming(self._source.path):
                 self._container.mux(packet)
 
-    def write(self, frame: av.VideoFrame, boxes: npt.NDArray[np.float32], covering: Covering) -> None:
-        """Write a frame with faces covered. boxes: (N, 4) in pixels of the upright picture."""
+    def write(self, frame: av.VideoFrame, boxes: npt.NDArray[np.float32], style: MaskStyle) -> None:
+        """Write a frame with faces masked. boxes: (N, 4) in pixels of the upright picture."""
         if frame.format.name != self._format:
             pts, base = frame.pts, frame.time_base
             frame = frame.reformat(format=self._format)
@@ -280,8 +291,8 @@ class VideoWriter:
         if len(boxes):
             frame.make_writable()
             stored = self._source.turn.undo(boxes, self._source.width, self._source.height)
-            cover(_planes(frame), stored, covering)
-        frame.pict_type = 0  # the encoder's choice, not what the source's was
+            mask_faces(_planes(frame), stored, style)
+        frame.pict_type = 0  # the encoder chooses, whatever the source had
         with _naming(self._source.path):
             for packet in self._stream.encode(frame):
                 self._container.mux(packet)
@@ -306,7 +317,7 @@ class VideoWriter:
 
 @contextmanager
 def _naming(path: Path) -> Iterator[None]:
-    """Turns FFmpeg's errors into a VideoError that names the video."""
+    """Turn FFmpeg's errors into a VideoError that names the video."""
     try:
         yield
     except FFmpegError as error:
@@ -321,7 +332,7 @@ def _encoder(codec: str, container: str) -> str:
 
 
 def _pixel_format(source: str | None, encoder: av.Codec) -> str:
-    """The source's own format where the encoder takes it and its planes can be edited, otherwise the nearest that is so."""
+    """The source's own format if the encoder takes it and its planes can be edited, otherwise the nearest such format."""
     offered = [pixel.name for pixel in encoder.video_formats or ()]
     if source in offered and _editable(av.VideoFormat(source, 16, 16)):
         return source
@@ -340,7 +351,7 @@ def _editable(pixel: av.VideoFormat) -> bool:
 
 
 def _planes(frame: av.VideoFrame) -> list[Plane]:
-    """The frame's planes as arrays that change it."""
+    """The frame's planes as arrays; changing them changes the frame."""
     planes = []
     full = frame.format.name.startswith("yuvj") or frame.color_range == 2 or frame.format.is_rgb
     for component in frame.format.components:

@@ -1,1 +1,4 @@
-"""Detection over HTTP, and a web page (the extra `serve`). A request goes `uploads` -> `queue` -> `pictures`; `app` leads it."""
+"""Detection over HTTP, and a web page (the extra `serve`).
+
+A request goes `routes` -> `state` -> `uploads` -> `queue` -> `pictures`; `app` puts them together.
+"""

@@ -1,19 +1,24 @@
-"""What the service allows a request."""
+"""What a request may ask of the service."""
 
 from dataclasses import dataclass
 
-MOST_MEGAPIXELS = 175
-"""Pillow itself refuses larger pictures."""
+MAX_MEGAPIXELS = 175
+"""Pillow refuses larger pictures."""
 
 
 @dataclass(frozen=True)
 class Limits:
     """How much a request, and all of them together, may ask of the service.
 
-    megabytes: of an upload. megapixels: of a picture, and of what the network sees of it after scaling.
-    queue: requests accepted and not yet answered; the next ones get 429. receive_seconds: until a request must have
-    arrived. answer_seconds: from then to the answer. held_megabytes: of all uploads in memory. held_megapixels: of
-    all decoded pictures in memory, a single larger one excepted. boxes: in one request.
+    Args:
+        megabytes: Size of an upload.
+        megapixels: Size of a picture, also after scaling.
+        queue: Requests that are accepted but not yet answered; further ones get 429.
+        receive_seconds: Time in which a request must arrive.
+        answer_seconds: Time from then to the answer.
+        held_megabytes: Size of all uploads in memory.
+        held_megapixels: Size of all decoded pictures in memory; a single picture may be larger.
+        boxes: Number of boxes in a request.
     """
 
     megabytes: float = 32
@@ -27,10 +32,10 @@ class Limits:
 
     @property
     def bytes(self) -> int:
-        """Of an upload."""
+        """Bytes of an upload."""
         return int(self.megabytes * 1e6)
 
     @property
     def pixels(self) -> int:
-        """Of a picture."""
+        """Pixels of a picture."""
         return int(self.megapixels * 1e6)

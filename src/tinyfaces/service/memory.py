@@ -1,4 +1,4 @@
-"""Bounds on what all requests together hold in memory: of their uploads, which are refused, and of pictures, which wait."""
+"""Bounds on what all requests together hold in memory: beyond them, uploads are refused, and pictures wait."""
 
 import asyncio
 from collections import deque
@@ -7,19 +7,19 @@ from contextlib import asynccontextmanager, contextmanager
 
 
 class MemoryFull(Exception):
-    """The uploads in memory leave no room for more."""
+    """There is no room for more uploads in memory."""
 
 
 class HeldBytes:
     """Counts the bytes of all uploads in memory."""
 
-    def __init__(self, most: int) -> None:
-        self.most = most
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
         self.held = 0
 
     @contextmanager
     def share(self) -> Iterator["Share"]:
-        """One request's share, given back at the end."""
+        """One request's share, which is given back at the end."""
         share = Share(self)
         try:
             yield share
@@ -28,21 +28,22 @@ class HeldBytes:
 
 
 class Share:
-    """What one request holds of it; `add` raises MemoryFull where no more is left."""
+    """What one request holds of all uploads in memory."""
 
     def __init__(self, whole: HeldBytes) -> None:
         self._whole = whole
         self.bytes = 0
 
     def add(self, number: int) -> None:
-        if self._whole.held + number > self._whole.most:
+        """Hold more bytes. Raises MemoryFull if there is no room for them."""
+        if self._whole.held + number > self._whole.limit:
             raise MemoryFull
         self._whole.held += number
         self.bytes += number
 
 
-class Allowance:
-    """So much of something for all; who asks waits his turn until enough is free, for more than all of it until it is unused."""
+class Budget:
+    """An amount that all share. Who asks for a part waits in line until it is free; who asks for more than all gets all."""
 
     def __init__(self, total: int) -> None:
         self._total = total
@@ -51,7 +52,7 @@ class Allowance:
 
     @asynccontextmanager
     async def held(self, amount: int) -> AsyncIterator[None]:
-        """Holds `amount` of it."""
+        """Hold a part of it."""
         amount = min(amount, self._total)
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append((amount, turn))

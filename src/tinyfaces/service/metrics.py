@@ -10,14 +10,20 @@ _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 
 
 class Metrics:
-    """The counters of one application. taken, waiting, held: tell the present state of its queue and memory."""
+    """The counters of one application.
+
+    Args:
+        taken: Gives the number of requests that are accepted but not yet answered.
+        waiting: Gives the number of pictures that wait for the network.
+        held: Gives the bytes of all uploads in memory.
+    """
 
     def __init__(self, taken: Callable[[], float], waiting: Callable[[], float], held: Callable[[], float]) -> None:
         self._registry = CollectorRegistry()
         ProcessCollector(registry=self._registry)
-        self._requests = Counter("tinyfaces_requests", "Answers.", ["path", "status"], registry=self._registry)
+        self._requests = Counter("tinyfaces_requests", "Requests answered.", ["path", "status"], registry=self._registry)
         self._seconds = Histogram(
-            "tinyfaces_request_seconds", "From a request's first line to its answer.", ["path"],
+            "tinyfaces_request_seconds", "Time from a request's first line to its answer.", ["path"],
             registry=self._registry, buckets=_SECONDS,
         )  # fmt: skip
         self.faces = Counter("tinyfaces_faces", "Faces found.", registry=self._registry)
@@ -33,11 +39,11 @@ class Metrics:
             Gauge(name, text, registry=self._registry).set_function(value)
 
     def as_text(self) -> bytes:
-        """In Prometheus' text format."""
+        """All counters, in Prometheus' text format."""
         return generate_latest(self._registry)
 
     def watching(self, app: ASGIApp) -> ASGIApp:
-        """The application, its answers counted."""
+        """The application, with its answers counted."""
 
         async def watched(scope: Scope, receive: Receive, send: Send) -> None:
             if scope["type"] != "http":
@@ -55,7 +61,7 @@ class Metrics:
             try:
                 await app(scope, receive, noting)
             finally:
-                path = getattr(scope.get("route"), "path", "other")  # whatever strangers ask for is one series
+                path = getattr(scope.get("route"), "path", "other")  # one series for whatever else is asked for
                 self._requests.labels(path, str(status)).inc()
                 self._seconds.labels(path).observe(time.perf_counter() - begun)
 

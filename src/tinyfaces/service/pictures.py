@@ -1,4 +1,4 @@
-"""Pictures made of a detection: faces framed, faces covered, faces restored."""
+"""Pictures made from a detection: faces framed, masked or restored."""
 
 import io
 from typing import Literal
@@ -8,25 +8,25 @@ from PIL import Image
 
 from tinyfaces.detection.faces import Faces
 from tinyfaces.detection.images import Pixels
-from tinyfaces.jobs.masking import Covering, Plane, cover
+from tinyfaces.jobs.masking import MaskStyle, Plane, mask_faces
 
 PictureKind = Literal["annotated", "anonymised"]
 
 Method = Literal["blur", "pixelate", "solid"]
 
 ANONYMISE_THRESHOLD = 0.2
-"""Lower than the models' own, as for `tinyfaces anonymise`: a face that is missed costs more than a hand that is covered."""
+"""Lower than the models' own, as in `tinyfaces anonymise`: missing a face is worse than masking a hand."""
 
 _JPEG_QUALITY = 92
 
 
-def make_picture(kind: PictureKind, pixels: Pixels, faces: Faces, covering: Covering, format: str) -> bytes:
-    """A picture HxWx3 with its faces framed or covered, as a file of the format PNG or JPEG, without metadata."""
+def make_picture(kind: PictureKind, pixels: Pixels, faces: Faces, style: MaskStyle, format: str) -> bytes:
+    """A picture HxWx3 with its faces framed or masked, as a file of the format PNG or JPEG, without metadata."""
     if kind == "annotated":
         return as_file(faces.draw(pixels), format)
-    covered = pixels.copy()
-    cover([Plane(covered[..., channel], 1, 1, 0) for channel in range(3)], faces.boxes, covering)
-    return as_file(Image.fromarray(covered), format)
+    masked = pixels.copy()
+    mask_faces([Plane(masked[..., channel], 1, 1, 0) for channel in range(3)], faces.boxes, style)
+    return as_file(Image.fromarray(masked), format)
 
 
 def stacked(crops: Pixels) -> bytes:

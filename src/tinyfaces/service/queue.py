@@ -1,4 +1,4 @@
-"""Dynamic batching: pictures that arrive while the network is busy run together when it is free."""
+"""Dynamic batching: pictures that arrive while the network is busy run together once it is free."""
 
 import asyncio
 from collections import deque
@@ -15,13 +15,18 @@ from tinyfaces.detection.views import Scale
 
 BATCH_IMAGES = 8
 BATCH_PIXELS = 2_000_000
-"""Larger batches gain nothing on a CPU and make the small pictures in them wait."""
+"""Larger batches are no faster on a CPU, and keep the small pictures in them waiting."""
 
 
 @dataclass(frozen=True)
 class Engine:
-    """A model ready to run. alone: with all threads, for the soonest answer while nothing else runs. shared: with one,
-    for batches that run beside each other, since threads that never wait for one another get more done."""
+    """A model, ready to run.
+
+    Args:
+        alone: Uses all processor threads for one batch, which answers soonest while nothing else runs.
+        shared: Uses one processor thread for each batch. Batches that run side by side get more done that way, as their threads
+            never wait for each other.
+    """
 
     alone: Detector
     shared: Detector
@@ -33,7 +38,7 @@ class Engine:
 
 
 class QueueFull(Exception):
-    """As many requests as allowed are waiting for their answer."""
+    """No more requests may wait for their answer."""
 
 
 @dataclass(eq=False)
@@ -50,10 +55,12 @@ class _Job:
 
 @dataclass
 class DetectionQueue:
-    """Pictures wait here for the network, whose batches run in `lanes` threads.
+    """Pictures wait here for the network. Use it within `async with queue.running()`.
 
-    capacity: how many requests may have a place at once. observe_batch: is told the size of each batch.
-    Use it within `async with queue.running()`.
+    Args:
+        capacity: How many requests may have a place at once.
+        lanes: How many batches run at once, each in a thread.
+        observe_batch: Called with the size of each batch.
     """
 
     capacity: int
@@ -66,11 +73,11 @@ class DetectionQueue:
 
     @property
     def waiting(self) -> int:
-        """Pictures that no thread has taken up yet."""
+        """How many pictures no thread has started with yet."""
         return len(self._waiting)
 
     def check_room(self) -> None:
-        """Raises QueueFull where no place is free."""
+        """Raises QueueFull if no place is free."""
         if self.taken >= self.capacity:
             raise QueueFull
 
@@ -85,7 +92,7 @@ class DetectionQueue:
             self.taken -= 1
 
     async def detect(self, engine: Engine, pixels: Pixels, threshold: float, scale: Scale | None) -> Faces:
-        """The faces in a picture HxWx3; a cancelled call gives up its place in the next batch."""
+        """The faces in a picture HxWx3. A cancelled call gives up its place in the next batch."""
         job = _Job(engine, pixels, threshold, scale, asyncio.get_running_loop().create_future())
         self._waiting.append(job)
         async with self._arrived:
@@ -94,7 +101,7 @@ class DetectionQueue:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Keeps the threads at work until what is under way is done."""
+        """Keep the threads at work; at the end, batches under way are finished."""
         with ThreadPoolExecutor(self.lanes, "network") as threads:
             workers = [asyncio.create_task(self._work(threads)) for _ in range(self.lanes)]
             try:
@@ -116,7 +123,7 @@ class DetectionQueue:
             self._busy += 1
             try:
                 found = await asyncio.get_running_loop().run_in_executor(threads, _detect, batch, alone)
-            except Exception as error:  # of the network; the requests of this batch fail, the service goes on
+            except Exception as error:  # the requests of this batch fail, and the service continues
                 for job in batch:
                     if not job.result.done():
                         job.result.set_exception(error)
@@ -128,16 +135,16 @@ class DetectionQueue:
                     job.result.set_result(faces)
 
     def _next_batch(self) -> list[_Job]:
-        """The job that has waited longest, and others like it as far as a batch has room and leaves enough for the other
-        threads; cancelled ones are dropped."""
+        """The job that has waited longest, and others like it: as many as fit a batch and leave work for the other threads.
+        Cancelled jobs are dropped."""
         batch: list[_Job] = []
         left: deque[_Job] = deque()
         pixels = 0
         waiting = [job for job in self._waiting if not job.result.done()]
-        most = min(BATCH_IMAGES, -(-len(waiting) // self.lanes))
+        limit = min(BATCH_IMAGES, -(-len(waiting) // self.lanes))
         for job in waiting:
             size = job.pixels.shape[0] * job.pixels.shape[1]
-            room = not batch or (len(batch) < most and pixels + size <= BATCH_PIXELS and job.fits(batch[0]))
+            room = not batch or (len(batch) < limit and pixels + size <= BATCH_PIXELS and job.fits(batch[0]))
             (batch if room else left).append(job)
             pixels += size if room else 0
         self._waiting = left

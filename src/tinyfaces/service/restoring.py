@@ -7,12 +7,17 @@ import numpy.typing as npt
 
 from tinyfaces.detection.fusion import FusionRule
 from tinyfaces.detection.images import Pixels
+from tinyfaces.detection.runtime import RuntimeOptions
 from tinyfaces.detection.second_stage import SecondStage
 from tinyfaces.weights import second_stage
 
 
-def restorer(device: str, backend: str, precision: str = "auto") -> Callable[[Pixels, npt.NDArray[np.float32]], Pixels]:
-    """A function of an image HxWx3 and boxes (N, 4) that gives them restored, (N, 64, 64, 3) uint8 RGB."""
+def restorer(options: RuntimeOptions) -> Callable[[Pixels, npt.NDArray[np.float32]], Pixels]:
+    """Load the shipped generator.
+
+    Returns:
+        A function of an image HxWx3 and boxes (N, 4) that restores them: (N, 64, 64, 3) uint8 RGB.
+    """
     record = second_stage()
-    rule = FusionRule.from_dict(record.rules["other"])  # restoring needs none
-    return SecondStage(record, rule, backend=backend, device=device, threads=1, precision=precision).restore_faces
+    rule = FusionRule.from_dict(record.rules["other"])  # restoring uses none
+    return SecondStage(record, rule, options).restore_faces

@@ -1,4 +1,4 @@
-"""The server around the application: it listens, bounds how long connections may dawdle, and stops gracefully."""
+"""The server around the application: it listens, cuts off connections that stall, and stops gracefully."""
 
 import asyncio
 import socket
@@ -12,16 +12,16 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from tinyfaces.service.limits import Limits
 
-MOST_CONNECTIONS = 1000
-"""At once; further ones get 503."""
+MAX_CONNECTIONS = 1000
+"""Connections at once; further ones get 503."""
 
 _BACKLOG = 2048
-_GRACE_SECONDS = 5.0
-_SEND_SECONDS = 120.0
+_GRACE_SECONDS = 5.0  # more than the application itself allows, which answers with the right code
+_SEND_SECONDS = 120.0  # for a client to read its answer
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A listening socket; port 0 takes any free one. Raises OSError."""
+    """A listening socket; port 0 takes a free one. Raises OSError."""
     listening = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
     try:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -34,26 +34,26 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def run(app: FastAPI, listening: socket.socket, limits: Limits) -> None:
-    """Serve until SIGINT or SIGTERM; requests under way are answered first."""
+    """Serve until SIGINT or SIGTERM, then answer the requests under way and stop."""
     config = uvicorn.Config(
         app,
-        http=_impatient(limits.receive_seconds + _GRACE_SECONDS),
+        http=_deadline_protocol(limits.receive_seconds + _GRACE_SECONDS),
         ws="none",
         lifespan="on",
         log_level="error",
         access_log=False,
         server_header=False,
-        limit_concurrency=MOST_CONNECTIONS,
+        limit_concurrency=MAX_CONNECTIONS,
         timeout_keep_alive=15,
         timeout_graceful_shutdown=int(limits.answer_seconds + _GRACE_SECONDS),
     )
     uvicorn.Server(config).run([listening])
 
 
-def _impatient(seconds: float) -> type[asyncio.Protocol]:
-    """uvicorn's protocol, which would wait forever for the rest of a request, or for a client to read an answer."""
+def _deadline_protocol(seconds: float) -> type[asyncio.Protocol]:
+    """uvicorn's protocol with deadlines: by itself, it waits forever for a request's end or for a client to read its answer."""
 
-    class Impatient(H11Protocol):
+    class DeadlineProtocol(H11Protocol):
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
             self._receiving = _Deadline(self.loop, seconds, transport.abort)
@@ -81,11 +81,11 @@ def _impatient(seconds: float) -> type[asyncio.Protocol]:
             self._sending.stop()
             super().connection_lost(exc)
 
-    return Impatient
+    return DeadlineProtocol
 
 
 class _Deadline:
-    """Does something if it isn't stopped in time; starting it again while it runs changes nothing."""
+    """Acts unless it is stopped in time. Starting it again while it runs changes nothing."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, seconds: float, act: Callable[[], None]) -> None:
         self._start: Callable[[], asyncio.TimerHandle] = lambda: loop.call_later(seconds, act)

@@ -1,4 +1,4 @@
-"""From an HTTP request to pixels: everything is refused that is too large, too slow, or no picture; nothing goes to disk."""
+"""From an HTTP request to pixels. What is too large, too slow or no picture is refused; nothing is written to disk."""
 
 import asyncio
 import io
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-import python_multipart  # noqa: F401  (Starlette's parser needs it, and tells so only at the first upload)
+import python_multipart  # noqa: F401  (Starlette's parser needs it, and says so only at the first upload)
 from fastapi import HTTPException, Request
 from PIL import Image, UnidentifiedImageError
 from starlette.datastructures import UploadFile
@@ -23,16 +23,22 @@ from tinyfaces.service.limits import Limits
 from tinyfaces.service.memory import MemoryFull, Share
 
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "BMP", "GIF", "TIFF")
-"""What is decoded; Pillow's many rarer ones are kept from strangers' bytes."""
+"""Formats that are decoded. Pillow's rarer decoders are not exposed to the network."""
 
-_FORM_BYTES = 2_000_000
+_FORM_BYTES = 2_000_000  # of the other fields of a form: enough for 20,000 boxes
 _NAME_LENGTH = 255
-_COVERED_TIMES = 4
+_MAX_COVERAGE = 4  # how many times boxes may cover a picture; those of faces hardly overlap
 
 
 @dataclass(frozen=True)
 class Upload:
-    """A request that has arrived. name: as the client gave it, a plain file name or empty; fields: of its form."""
+    """A request that has arrived.
+
+    Args:
+        name: Name of the file, as the client gave it; a plain name or empty.
+        content: Content of the file.
+        fields: The other fields of the form.
+    """
 
     name: str
     content: bytes
@@ -45,28 +51,29 @@ def busy(reason: str) -> HTTPException:
 
 
 async def receive(request: Request, limits: Limits, share: Share) -> Upload:
-    """Read a request's body: a form with a `file`, or the bytes of a picture alone.
+    """Read a request's body: a form with a `file`, or just the bytes of a picture.
 
-    Raises HTTPException: 400 no file, a broken form or a name that is a path, 408 too slow, 413 too large, 415 another
-    kind of body, 429 more bytes in memory than `share` has room for.
+    Raises:
+        HTTPException: 400 for no file, a broken form or a name that is a path; 408 if it is too slow; 413 if it is too large; 415
+            for another kind of body; 429 if there is no room for it in memory.
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     form = kind == "multipart/form-data"
     if not form and not kind.startswith("image/") and kind != "application/octet-stream":
         raise HTTPException(415, "send a form (multipart/form-data) with a 'file', or the bytes of a picture (image/jpeg ...)")
     length = request.headers.get("content-length", "")
-    most = limits.bytes + (_FORM_BYTES if form else 0)
-    if length.isdecimal() and int(length) > most:
+    limit = limits.bytes + (_FORM_BYTES if form else 0)
+    if length.isdecimal() and int(length) > limit:
         raise _too_large(limits)
     try:
         async with asyncio.timeout(limits.receive_seconds):
-            body = _counted(request, most, limits, share)
+            body = _counted(request, limit, limits, share)
             upload = await _from_form(request, body) if form else Upload("", b"".join([part async for part in body]), {})
     except TimeoutError:
         message = f"the upload took more than {limits.receive_seconds:g} s to arrive"
         raise HTTPException(408, message, {"Connection": "close"}) from None
     except ClientDisconnect:
-        raise HTTPException(400, "the upload was broken off") from None
+        raise HTTPException(400, "the upload was interrupted") from None
     if not upload.content:
         raise HTTPException(400, "the file is empty")
     if len(upload.content) > limits.bytes:
@@ -74,13 +81,13 @@ async def receive(request: Request, limits: Limits, share: Share) -> Upload:
     return upload
 
 
-async def _counted(request: Request, most: int, limits: Limits, share: Share) -> AsyncGenerator[bytes, None]:
+async def _counted(request: Request, limit: int, limits: Limits, share: Share) -> AsyncGenerator[bytes, None]:
     async for part in request.stream():
         try:
             share.add(len(part))
         except MemoryFull:
             raise busy("too many uploads at once") from None
-        if share.bytes > most:
+        if share.bytes > limit:
             raise _too_large(limits)
         yield part
 
@@ -113,11 +120,11 @@ def _is_plain(name: str) -> bool:
 
 
 def _too_large(limits: Limits) -> HTTPException:
-    return HTTPException(413, f"the upload has more than {limits.megabytes:g} MB")
+    return HTTPException(413, f"the upload is larger than {limits.megabytes:g} MB")
 
 
 def open_picture(upload: Upload, limits: Limits, scale: Scale = 1.0) -> Image.Image:
-    """Read a picture's header alone. Raises HTTPException: 413 too many pixels, 415 no picture, 422 a damaged one."""
+    """Read a picture's header only. Raises HTTPException: 413 too many pixels, 415 no picture, 422 a damaged one."""
     Image.init()
     formats = [name for name in FORMATS if name in Image.OPEN]
     try:
@@ -126,10 +133,10 @@ def open_picture(upload: Upload, limits: Limits, scale: Scale = 1.0) -> Image.Im
             image = Image.open(io.BytesIO(upload.content), formats=formats)
     except UnidentifiedImageError:
         kinds = ", ".join(formats[:-1])
-        raise HTTPException(415, f"not a picture, or damaged at its beginning; {kinds} and {formats[-1]} are read") from None
+        raise HTTPException(415, f"not a picture, or damaged at the start; {kinds} and {formats[-1]} are supported") from None
     except Image.DecompressionBombError:
         raise HTTPException(413, _too_many_pixels(limits)) from None
-    except Exception as error:  # Pillow's plugins let nearly any exception out of a damaged header
+    except Exception as error:  # Pillow's plugins raise nearly anything for a damaged header
         raise HTTPException(422, f"damaged ({type(error).__name__})") from None
     width, height = image.size
     if width * height > limits.pixels:
@@ -161,20 +168,20 @@ def read_boxes(text: str | None, limits: Limits) -> npt.NDArray[np.float32]:
     except (ValueError, TypeError, OverflowError, RecursionError):
         raise wrong from None
     if len(boxes) > limits.boxes:
-        raise HTTPException(422, f"{len(boxes)} boxes: at most {limits.boxes} are taken")
+        raise HTTPException(422, f"{len(boxes)} boxes are too many: at most {limits.boxes} are allowed")
     if not np.isfinite(boxes).all() or (boxes[:, 2:] <= boxes[:, :2]).any():
         raise HTTPException(422, "boxes must be finite, with x1 < x2 and y1 < y2")
     return boxes
 
 
 def boxes_within(boxes: npt.NDArray[np.float32], pixels: Pixels) -> npt.NDArray[np.float32]:
-    """Boxes (N, 4) cut to the picture HxWx3, without those beyond it.
+    """Boxes (N, 4) clipped to the picture HxWx3, without those outside it.
 
-    Raises HTTPException 422 where they cover the picture many times over, which faces don't and which takes long.
+    Raises HTTPException 422 if they cover the picture many times over, which faces never do, and which takes long.
     """
     height, width = pixels.shape[:2]
     cut = clip(boxes, width, height)
     cut = cut[(cut[:, 2] > cut[:, 0]) & (cut[:, 3] > cut[:, 1])]
-    if areas(cut).sum() > _COVERED_TIMES * width * height:
-        raise HTTPException(422, f"the boxes cover the picture more than {_COVERED_TIMES} times")
+    if areas(cut).sum() > _MAX_COVERAGE * width * height:
+        raise HTTPException(422, f"the boxes cover the picture more than {_MAX_COVERAGE} times over")
     return cut

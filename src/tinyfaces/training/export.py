@@ -12,7 +12,15 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from tinyfaces.detection.crops import HIGH_SIDE, LOW_SIDE
-from tinyfaces.detection.runtime import DISCRIMINATOR, GENERATOR, PROPOSALS, Ports, int8_file, load_session
+from tinyfaces.detection.runtime import (
+    DISCRIMINATOR,
+    GENERATOR,
+    PROPOSALS,
+    ModelSignature,
+    RuntimeOptions,
+    int8_file,
+    load_session,
+)
 from tinyfaces.files import write_atomically
 from tinyfaces.training.checkpoints import load_network, load_second_stage
 from tinyfaces.training.networks.proposal_network import STRIDES, ProposalNetwork
@@ -64,10 +72,10 @@ def export_second_stage(checkpoint: Path, out: Path) -> float:
     if settings["parts"] == "none":
         raise ValueError(f"{checkpoint}: has no generator, and serves the ablation only")
     largest = 0.0
-    for network, ports, side in ((generator, GENERATOR, LOW_SIDE), (_Heads(discriminator), DISCRIMINATOR, HIGH_SIDE)):
-        axes = {name: {0: "batch"} for name in (ports.input, *ports.outputs)}
+    for network, signature, side in ((generator, GENERATOR, LOW_SIDE), (_Heads(discriminator), DISCRIMINATOR, HIGH_SIDE)):
+        axes = {name: {0: "batch"} for name in (signature.input, *signature.outputs)}
         shapes = ((2, 3, side, side), (5, 3, side, side))
-        largest = max(largest, write_onnx(network, ports, shapes, 1.0, axes, out.with_suffix(f".{ports.kind}.onnx")))
+        largest = max(largest, write_onnx(network, signature, shapes, 1.0, axes, out.with_suffix(f".{signature.kind}.onnx")))
     both = nn.ModuleDict({"generator": generator, "discriminator": discriminator})
     _write_weights(out.with_suffix(".safetensors"), both, settings)
     return largest
@@ -87,23 +95,23 @@ class _Heads(nn.Module):
 
 def write_onnx(
     network: nn.Module,
-    ports: Ports,
+    signature: ModelSignature,
     shapes: Sequence[tuple[int, ...]],
     largest_input: float,
     axes: dict[str, dict[int, str]],
     out: Path,
 ) -> float:
-    """Write the fused network as ONNX with the names of `ports` and the dynamic `axes`, and compare it with torch on noise from 0
-    to `largest_input` of the given shapes. Returns the largest absolute difference; raises ValueError where that is above
+    """Write the fused network as ONNX with the names of `signature` and the dynamic `axes`, and compare it with torch on noise
+    from 0 to `largest_input` of the given shapes. Returns the largest absolute difference; raises ValueError where that is above
     LARGEST_DIFFERENCE, and leaves `out` as it was."""
     partial = out.with_suffix(".partial.onnx")
     out.parent.mkdir(parents=True, exist_ok=True)
     try:
         torch.onnx.export(
-            fused(network), (torch.zeros(shapes[0]),), str(partial), input_names=[ports.input], output_names=list(ports.outputs),
-            dynamic_axes=axes, opset_version=_OPSET, dynamo=False,
+            fused(network), (torch.zeros(shapes[0]),), str(partial), input_names=[signature.input],
+            output_names=list(signature.outputs), dynamic_axes=axes, opset_version=_OPSET, dynamo=False,
         )  # fmt: skip
-        difference = largest_difference(network, partial, ports, shapes, largest_input)
+        difference = largest_difference(network, partial, signature, shapes, largest_input)
         if not difference <= LARGEST_DIFFERENCE:
             raise ValueError(f"{out}: ONNX Runtime's outputs differ from torch's by {difference:.1e}")
         int8_file(out).unlink(missing_ok=True)  # of the network before
@@ -115,10 +123,10 @@ def write_onnx(
 
 @torch.no_grad()
 def largest_difference(
-    network: nn.Module, onnx_file: Path, ports: Ports, shapes: Sequence[tuple[int, ...]], largest_input: float
+    network: nn.Module, onnx_file: Path, signature: ModelSignature, shapes: Sequence[tuple[int, ...]], largest_input: float
 ) -> float:
     """Largest absolute difference between torch's outputs and ONNX Runtime's, on noise of several shapes."""
-    session = load_session(onnx_file, ports, precision="float32")
+    session = load_session(onnx_file, signature, RuntimeOptions(precision="float32"))
     rng = np.random.default_rng(0)
     largest = 0.0
     for shape in shapes:

@@ -22,7 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.tensorboard import SummaryWriter
 
 from tinyfaces.data.annotations import AnnotatedImage
-from tinyfaces.detection.context import in_scene
+from tinyfaces.detection.context import rescore_by_neighbours
 from tinyfaces.detection.decoding import find_faces
 from tinyfaces.evaluation import LOWEST_SCORE, coco
 from tinyfaces.training.batches import as_input, large_batch, lessons_from
@@ -79,7 +79,7 @@ def evaluate(
         batch = torch.from_numpy(padded).to(device).contiguous(memory_format=torch.channels_last)
         with torch.backends.cudnn.flags(benchmark=False):  # nearly every photo has a size of its own
             outputs = [output.float().cpu().numpy()[0] for output in network(batch)]
-        faces = in_scene(find_faces(outputs, LOWEST_SCORE, (height, width)))
+        faces = rescore_by_neighbours(find_faces(outputs, LOWEST_SCORE, (height, width)))
         found.append((faces.boxes, faces.scores))
     return coco.score(found, [images[index] for index in indices])
 

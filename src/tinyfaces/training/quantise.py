@@ -11,12 +11,12 @@ from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, Q
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from tinyfaces.detection.images import read_image
-from tinyfaces.detection.runtime import Batch, Ports, int8_file
+from tinyfaces.detection.runtime import Batch, ModelSignature, int8_file
 
 _SIDE = 480
 
 
-def quantise(model: Path, ports: Ports, batches: Iterable[Batch]) -> Path:
+def quantise(model: Path, signature: ModelSignature, batches: Iterable[Batch]) -> Path:
     """Write NAME.int8.onnx beside NAME.onnx, and give its path: the same network with convolutions in int8.
 
     batches: what the network is used on, in float32 as it takes them; they say which values its activations have. The layers that
@@ -33,7 +33,7 @@ def quantise(model: Path, ports: Ports, batches: Iterable[Batch]) -> Path:
         graph = onnx.load(str(prepared)).graph
         outputs = {value.name for value in graph.output}
         kept = [node.name for node in graph.node if node.op_type == "Gemm" or not outputs.isdisjoint(node.output)]
-        reader = _Reader(ports.input, chain([first], remaining))
+        reader = _Reader(signature.input, chain([first], remaining))
         quantize_static(
             str(prepared), str(written), reader, quant_format=QuantFormat.QDQ, per_channel=True, nodes_to_exclude=kept,
             activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8, calibrate_method=CalibrationMethod.MinMax,

@@ -1,6 +1,6 @@
 """Training of the generator and the discriminator: read from top to bottom, it is all here.
 
-    tinyfaces train gan --config configs/gan.toml
+    tinyfaces train second-stage --config configs/gan.toml
 
 First the generator alone learns to restore (pixel loss), then all play together (paper, section 3.4).
 """

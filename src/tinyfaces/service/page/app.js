@@ -5,7 +5,7 @@ import { Stage } from "./stage.js";
 
 const LOWEST_SCORE = 0.15; // below it, crowds have more false detections than faces
 const LOWEST_HEIGHT = 4;
-const ANONYMISE_SCORE = 0.2; // lower than the models' own: a face that is missed costs more than a hand that is covered
+const ANONYMISE_SCORE = 0.2; // lower than the models' own: missing a face is worse than masking a hand
 const CONTEXT = 1.6; // side of a crop in longer sides of its box
 const RESTORED_SIDE = 32; // pixels; larger faces show more as they are
 const REST = 80; // ms for which the pointer stays on a face before it is restored
@@ -35,7 +35,7 @@ async function open(file, name, credit = false) {
   say("Looking for faces …");
   try {
     const { limits } = await service;
-    if (file.size > limits.megabytes * 1e6) throw new Refusal(`The file has more than ${limits.megabytes} MB.`);
+    if (file.size > limits.megabytes * 1e6) throw new Refusal(`The file is larger than ${limits.megabytes} MB.`);
     const [found, visible] = await Promise.all([ask(opened), show(opened)]);
     if (current !== opened) return;
     opened.found = found;
@@ -107,21 +107,21 @@ function filter() {
   if (!current?.found) return;
   const { boxes, scores } = current.found;
   const threshold = Number(at("threshold").value);
-  const least = at("smallest").value === "0" ? 0 : height(at("smallest"));
-  const most = at("largest").value === "100" ? Infinity : height(at("largest"));
+  const minHeight = at("smallest").value === "0" ? 0 : height(at("smallest"));
+  const maxHeight = at("largest").value === "100" ? Infinity : height(at("largest"));
   const shown = [];
   const heights = [];
   for (let number = 0; number < boxes.length; number++) {
     const tall = boxes[number][3] - boxes[number][1];
-    if (scores[number] >= threshold && tall >= least && tall <= most) {
+    if (scores[number] >= threshold && tall >= minHeight && tall <= maxHeight) {
       shown.push(number);
       heights.push(tall);
     }
   }
   current.shown = shown;
   at("threshold-value").textContent = threshold.toFixed(2);
-  at("smallest-value").textContent = least ? `${least} px` : "any";
-  at("largest-value").textContent = Number.isFinite(most) ? `${most} px` : "any";
+  at("smallest-value").textContent = minHeight ? `${minHeight} px` : "any";
+  at("largest-value").textContent = Number.isFinite(maxHeight) ? `${maxHeight} px` : "any";
   at("count").textContent = shown.length === 1 ? "1 face" : `${shown.length} faces`;
   heights.sort((a, b) => a - b);
   const size = (share) => Math.round(heights[Math.floor(share * (heights.length - 1))]);
@@ -157,11 +157,11 @@ function later(task, pause = PAUSE) {
 function changeView() {
   if (!current?.found) return;
   clearTimeout(timer);
-  const covering = view() === "anonymised";
-  at("method-choice").hidden = !covering;
-  if (covering) lowerScore();
+  const anonymised = view() === "anonymised";
+  at("method-choice").hidden = !anonymised;
+  if (anonymised) lowerScore();
   filter();
-  if (covering) later(anonymise, 0);
+  if (anonymised) later(anonymise, 0);
   else if (at("photo").src !== current.url) at("photo").src = current.url;
 }
 
@@ -178,7 +178,7 @@ async function anonymise() {
       if (current !== opened || at("method").value + JSON.stringify(shownBoxes()) !== asked) return;
       if (opened.anonymised) URL.revokeObjectURL(opened.anonymised.url);
       opened.anonymised = { key: asked, blob, url: URL.createObjectURL(blob) };
-      say(`${boxes.length} faces covered. Lower the score if one is missed.`);
+      say(`${boxes.length === 1 ? "1 face" : `${boxes.length} faces`} masked. Lower the score if one is missed.`);
     }
     if (view() === "anonymised") at("photo").src = opened.anonymised.url;
   } catch (error) {

@@ -14,7 +14,7 @@ export async function detect(file, { model, threshold, waiting, signal }) {
   return (await post(`v1/detect?${query}`, { file }, { waiting, signal })).json();
 }
 
-// The picture with the given faces framed or covered, as { output, method } say, as a blob.
+// The picture with the given faces framed or masked, as { output, method } say, as a blob.
 export async function picture(file, boxes, query, options) {
   return (await post(`v1/picture?${new URLSearchParams(query)}`, { file, boxes: JSON.stringify(boxes) }, options)).blob();
 }

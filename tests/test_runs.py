@@ -1,0 +1,172 @@
+"""All commands that take files share one way through them: threads, journal, huge images, files never overwritten."""
+
+import json
+import re
+import threading
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from conftest import paint
+from tinyfaces.cli import app
+from tinyfaces.detection import images
+from tinyfaces.detection.detector import Detector
+
+COMMANDS = ("detect", "anonymise", "count", "restore", "evaluate coco")
+
+
+@pytest.fixture
+def run(toy_model, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments, code=0):
+        result = CliRunner().invoke(app, [*arguments, "--model", str(toy_model)])
+        assert result.exit_code == code, result.output
+        assert "Traceback" not in result.output
+        return result
+
+    return call
+
+
+@pytest.fixture
+def photos(tmp_path):
+    (tmp_path / "in").mkdir()
+    boxes = []
+    for number in range(6):
+        Image.fromarray(paint(64, 96, [(8 * number, 16), (64, 40)])).save(tmp_path / f"in/{number}.png")
+        boxes += [(number, [8 * number, 16, 8, 8]), (number, [64, 40, 8, 8])]
+    known = {
+        "images": [{"id": number, "file_name": f"{number}.png", "width": 96, "height": 64} for number in range(6)],
+        "annotations": [
+            {"id": place, "image_id": number, "category_id": 1, "bbox": box, "area": 64, "iscrowd": 0}
+            for place, (number, box) in enumerate(boxes)
+        ],
+        "categories": [{"id": 1, "name": "face"}],
+    }
+    (tmp_path / "known.json").write_text(json.dumps(known))
+    return tmp_path / "in"
+
+
+def arguments(command: str) -> list[str]:
+    return {
+        "detect": ["detect", "in", "--out", "out/faces.json"],
+        "anonymise": ["anonymise", "in", "--out", "out"],
+        "count": ["count", "in", "--out", "out/numbers.json"],
+        "restore": ["restore", "in", "--out", "out", "--max-height", "20"],
+        "evaluate coco": ["evaluate", "coco", "--annotations", "known.json", "--images", "in", "--json", "out/ap.json"],
+    }[command]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_threads_share_one_detector(run, photos, monkeypatch, command):
+    meeting, detect, opened, users = threading.Barrier(2, timeout=20), Detector.detect, [], set()
+
+    def counted(self, *given, **options):
+        opened.append(self)
+        return real_init(self, *given, **options)
+
+    def watched(self, *given, **options):
+        if len(users) < 2:
+            users.add(threading.get_ident())
+            meeting.wait()  # passes only where two threads detect at once
+        return detect(self, *given, **options)
+
+    real_init = Detector.__init__
+    monkeypatch.setattr(Detector, "__init__", counted)
+    monkeypatch.setattr(Detector, "detect", watched)
+    run(*arguments(command), "--threads", "2")
+    assert len(users) == 2 and len(opened) == 1
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_resumed_run_detects_only_what_is_new(run, photos, tmp_path, monkeypatch, command):
+    run(*arguments(command), "--resume")
+    before = {path: path.read_bytes() for path in (tmp_path / "out").rglob("*.*") if "journal" not in path.name}
+    changed = paint(64, 96, [(40, 24), (64, 40)])
+    changed[..., 2] = 90
+    Image.fromarray(changed).save(photos / "3.png")
+    seen, detect = [], Detector.detect
+    monkeypatch.setattr(Detector, "detect", lambda self, image, **options: seen.append(1) or detect(self, image, **options))
+    run(*arguments(command), "--resume")
+    assert len(seen) == 1
+    after = {path: path.read_bytes() for path in (tmp_path / "out").rglob("*.*") if "journal" not in path.name}
+    assert set(after) == set(before)
+    assert {path.name for path in after if after[path] != before[path]} == {
+        "detect": {"faces.json"}, "anonymise": {"3.png"}, "count": set(), "evaluate coco": {"ap.json"},
+        "restore": {"000.png", "001.png", "3_restored.png"},
+    }[command]  # fmt: skip
+
+
+@pytest.mark.parametrize("command", ["restore", "count", "evaluate coco", "detect"])
+def test_images_too_large_for_memory_go_through_every_command(run, photos, tmp_path, monkeypatch, command):
+    pytest.importorskip("pyvips", reason="pyvips is not installed (the extra large)")
+    run(*arguments(command))
+    whole = {path.relative_to(tmp_path): path.read_bytes() for path in (tmp_path / "out").rglob("*.*")}
+    monkeypatch.setattr(images, "MAX_PIXELS", 64 * 96 - 1)
+    run(*arguments(command))
+    assert whole == {path.relative_to(tmp_path): path.read_bytes() for path in (tmp_path / "out").rglob("*.*")}
+
+
+def test_restore_overwrites_no_input(run, tmp_path):
+    (tmp_path / "a").mkdir()
+    for name in ("a.png", "a/000.png", "b.png", "b_restored.png"):
+        Image.fromarray(paint(64, 64, [(8, 8)])).save(tmp_path / name)
+    before = {name: (tmp_path / name).read_bytes() for name in ("a/000.png", "b_restored.png")}
+    result = run("restore", "a.png", "a/000.png", "b.png", "b_restored.png", "--out", ".", code=1)
+    assert "a: holds input files, which are never overwritten" in result.stderr
+    assert "b_restored.png: is one of the input files, which are never overwritten" in result.stderr
+    assert before == {name: (tmp_path / name).read_bytes() for name in before}
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        ["detect", "in", "--out", "in/0.json"],
+        ["count", "in", "--out", "in/0.png"],
+        ["anonymise", "in", "--report", "in/0.png"],
+        ["evaluate", "coco", "--annotations", "known.json", "--images", "in", "--json", "in/0.png"],
+    ],
+)
+def test_documents_overwrite_no_input(run, photos, given):
+    before = (photos / "0.png").read_bytes()
+    expected = 0 if given[-1].endswith(".json") else 2
+    result = run(*given, code=expected)
+    assert (photos / "0.png").read_bytes() == before
+    assert expected == 0 or ("is one of the input files" in result.stderr and len(result.stderr.splitlines()) == 1)
+
+
+def test_videos_and_stages_that_restore_cannot_use_are_said(run, tmp_path):
+    (tmp_path / "a.mp4").write_bytes(b"anything")
+    assert "a.mp4: is a video; faces are restored in images only" in run("restore", "a.mp4", code=2).stderr
+    assert "--stages both" in run("restore", "a.mp4", "--stages", "proposals", code=2).stderr
+    assert "--resume needs --json" in run(
+        "evaluate", "coco", "--annotations", str(_one_photo(tmp_path)), "--images", str(tmp_path), "--resume", code=2
+    ).stderr  # fmt: skip
+
+
+def _one_photo(folder):
+    Image.fromarray(np.zeros((32, 32, 3), np.uint8)).save(folder / "black.png")
+    known = {
+        "images": [{"id": 1, "file_name": "black.png", "width": 32, "height": 32}], "annotations": [],
+        "categories": [{"id": 1, "name": "face"}],
+    }  # fmt: skip
+    (folder / "one.json").write_text(json.dumps(known))
+    return folder / "one.json"
+
+
+@pytest.mark.parametrize(
+    "command", [[], *(c.split() for c in COMMANDS), ["serve"], ["train"], ["train", "proposals"], ["export"], ["models"]]
+)
+def test_help(command):
+    short, long = (CliRunner().invoke(app, [*command, option]).stdout for option in ("-h", "--help"))
+    assert short == long and "Usage:" in short
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_is_in_groups(command):
+    text = CliRunner().invoke(app, [*command.split(), "--help"], env={"COLUMNS": "80"}).stdout
+    groups = [line[:-1] for line in text.splitlines() if re.fullmatch(r"[A-Z]\w+:", line)]
+    assert groups == ["Input", "Model", "Output", "Speed", "Options"]
+    assert text.index("Model:") < text.index("--scale") < text.index("Output:") < text.index("--threads")
