@@ -18,7 +18,8 @@ av = pytest.importorskip("av", reason="PyAV is not installed (the extra video)")
 pytest.importorskip("trackers", reason="trackers is not installed (the extra video)")
 
 from tinyfaces.cli import app  # noqa: E402
-from tinyfaces.jobs.video import Turn, VideoError, VideoReader  # noqa: E402
+from tinyfaces.jobs.turns import Turn  # noqa: E402
+from tinyfaces.jobs.video import VideoError, VideoReader  # noqa: E402
 
 WIDTH, HEIGHT = 192, 128
 BASE = Fraction(1, 90000)
@@ -195,7 +196,7 @@ def test_detect_gives_boxes_and_track_ids_per_frame(run, tmp_path):
     write(tmp_path / "a.mp4", images)
     run("detect", "a.mp4", "--out", "res", "--format", "csv")
     rows = [line.split(",") for line in (tmp_path / "res/a.mp4.csv").read_text().splitlines()]
-    assert rows[0] == ["file", "frame", "time", "track", "x1", "y1", "x2", "y2", "score", "found"]
+    assert rows[0] == ["file", "frame", "time", "track", "x1", "y1", "x2", "y2", "score", "found", "width", "height"]
     assert len(rows) - 1 == 30 * 5
     by_track = {}
     for row in rows[1:]:

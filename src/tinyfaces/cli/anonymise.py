@@ -122,8 +122,10 @@ def _on_video(file: InputFile, run: runs.Run, style: MaskStyle, quality: int, ke
         from tinyfaces.jobs.clips import write_masked
 
         target = run.targets[file][0]
-        left_out = write_masked(clip, target, style, quality=quality, keep_metadata=keep_metadata)
-        return Outcome({**clip.summary(), "removed": left_out}, clip.video.problem, [target])
+        written = write_masked(clip, target, style, quality=quality, keep_metadata=keep_metadata)
+        if written.losses:
+            run.note(f"{file.path}: written without {', '.join(written.losses)}")
+        return Outcome({**clip.summary(), "removed": written.left_out, "lost": written.losses}, clip.video.problem, [target])
 
 
 def _report(run: runs.Run, done: list[tuple[InputFile, dict[str, Any]]], settings: dict[str, Any]) -> Iterator[str]:

@@ -120,13 +120,13 @@ def _on_image(file: InputFile, output: Output, run: runs.Run) -> Outcome:
 def _on_video(file: InputFile, output: Output, run: runs.Run) -> Outcome:
     """Find and follow faces, and write them frame by frame."""
     with run.clip(file) as clip:
-        frames = (settled for _, settled in clip.follow())
+        frames = clip.results()
         written = []
         if output.format is None:
             for _ in frames:
                 pass
         else:
-            parts = formats.VIDEO_DOCUMENTS[output.format](file.path, clip.video.width, clip.video.height, frames)
+            parts = formats.VIDEO_DOCUMENTS[output.format](file.path, *clip.video.shape.size, frames)
             if output.document is None:
                 sys.stdout.writelines(parts)
             else:

@@ -21,12 +21,15 @@ def bar(label: str, total: int | None, unit: str = "", hidden: bool = False) -> 
     Returns:
         A function to call with the number of further steps done.
     """
+    if hidden or not errors.is_terminal:  # older versions of rich print an empty line for a bar that is disabled
+        yield lambda steps: None
+        return
     count = "{task.completed}" if total is None else "{task.completed}/{task.total}"
     columns = (
         TextColumn("{task.description}"), BarColumn(), TextColumn(f"{count} {unit}".rstrip()),
         TextColumn("{task.fields[rate]}"), TimeElapsedColumn(), TimeRemainingColumn(compact=True),
     )  # fmt: skip
-    with Progress(*columns, console=errors, transient=True, disable=hidden or not errors.is_terminal) as progress:
+    with Progress(*columns, console=errors, transient=True) as progress:
         task = progress.add_task(label, total=total, rate="")
 
         def advance(steps: int) -> None:

@@ -72,6 +72,11 @@ class Run:
         errors.print(f"tinyfaces: {line}")
         self.problems.append((str(file) if file is not None else "", line))
 
+    def note(self, line: str) -> None:
+        """Print what a user should know that is no problem, unless the run is quiet."""
+        if not self.quiet:
+            errors.print(f"tinyfaces: {line}")
+
     def drop_videos(self, why: str) -> None:
         """Leave out all videos; why: the rest of the message, after "is a video"."""
         for video in self.videos:

@@ -2,6 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,12 @@ from tinyfaces.detection.detector import Detector
 from tinyfaces.detection.faces import Faces
 from tinyfaces.files import replacing
 from tinyfaces.jobs.bulk import overlapped
+from tinyfaces.jobs.clocks import Packet
+from tinyfaces.jobs.fields import one_face_each
 from tinyfaces.jobs.masking import MaskStyle
 from tinyfaces.jobs.tracking import TrackedFaces, Tracker
-from tinyfaces.jobs.video import Packet, VideoReader, VideoWriter
+from tinyfaces.jobs.video import VideoReader
+from tinyfaces.jobs.video_writer import VideoWriter
 
 Advance = Callable[[int], None]
 
@@ -42,7 +46,7 @@ class Clip:
         return self._tracker.tracks_so_far
 
     def follow(self, on_packet: Callable[[Packet], None] = lambda packet: None) -> Iterator[tuple[av.VideoFrame, TrackedFaces]]:
-        """Each frame with its faces, while threads search the next ones."""
+        """Each frame with its faces, in pixels of the first frame, while threads search the next ones."""
         waiting: deque[av.VideoFrame] = deque()
         found = overlapped(self.video.frames(on_packet), self._detect, self._workers)
         for frame, faces in found:
@@ -53,16 +57,27 @@ class Clip:
         for settled in self._tracker.finish():
             yield waiting.popleft(), self._counted(settled)
 
+    def results(self) -> Iterator[TrackedFaces]:
+        """The faces of each frame, in its own pixels."""
+        first = self.video.shape
+        for frame, settled in self.follow():
+            shape = self.video.shape_of(frame)
+            faces = Faces(first.boxes_in(shape, settled.faces.boxes), settled.faces.scores)
+            masks = first.boxes_in(shape, settled.masks)
+            yield replace(settled, faces=faces, masks=masks, size=shape.size)
+
     def summary(self) -> dict[str, Any]:
         """Numbers for a report: width, height, frames, faces (in all frames together), max_faces (in one frame), tracks (faces
         told apart)."""
         return {
-            "width": self.video.width, "height": self.video.height, "frames": self.frames,
+            "width": self.video.shape.width, "height": self.video.shape.height, "frames": self.frames,
             "faces": self.faces, "max_faces": self.max_faces, "tracks": self.tracks,
         }  # fmt: skip
 
     def _detect(self, frame: av.VideoFrame) -> Faces:
-        return self._detector.detect(self.video.upright(frame))
+        faces = [self._detector.detect(picture) for picture in self.video.pictures(frame)]
+        found = one_face_each(faces) if len(faces) > 1 else faces[0]
+        return Faces(self.video.shape_of(frame).boxes_in(self.video.shape, found.boxes), found.scores)
 
     def _counted(self, settled: TrackedFaces) -> TrackedFaces:
         self.frames += 1
@@ -72,11 +87,21 @@ class Clip:
         return settled
 
 
-def write_masked(clip: Clip, target: Path, style: MaskStyle, *, quality: int, keep_metadata: bool) -> list[str]:
-    """Write a video again with its faces masked. Its `problem` says where only a part of it could be read.
+@dataclass(frozen=True)
+class Written:
+    """What a masked video lacks beside the faces.
 
-    Returns:
-        What was left out of the new file, such as "tags".
+    Args:
+        left_out: Kinds of what was not copied, such as "tags".
+        losses: What the encoded picture lacks, such as "transparency".
+    """
+
+    left_out: list[str]
+    losses: list[str]
+
+
+def write_masked(clip: Clip, target: Path, style: MaskStyle, *, quality: int, keep_metadata: bool) -> Written:
+    """Write a video again with its faces masked. Its `problem` says where only a part of it could be read.
 
     Raises:
         VideoError: The video cannot be encoded.
@@ -88,4 +113,4 @@ def write_masked(clip: Clip, target: Path, style: MaskStyle, *, quality: int, ke
     ):
         for frame, settled in clip.follow(writer.copy):
             writer.write(frame, settled.masks, style)
-    return writer.left_out
+    return Written(writer.left_out, writer.losses)

@@ -208,30 +208,31 @@ FORMATS = (*DOCUMENTS, *PER_IMAGE)
 
 
 def video_jsonl_parts(path: Path, width: int, height: int, frames: Iterable[TrackedFaces]) -> Iterator[str]:
-    """A line of JSON per frame: file, width, height, frame (its number), time (seconds), boxes, scores, tracks (the same number
-    for the same face in all frames), found (false where a face was missed in this frame, and put between its neighbours)."""
+    """A line of JSON per frame: file, frame (its number), time (seconds), width and height (of this frame), boxes, scores, tracks
+    (the same number for the same face in all frames), found (false where a face was missed in this frame, and put between its
+    neighbours)."""
     for number, frame in enumerate(frames):
-        size = {"file": _text(path), "width": width, "height": height}
-        yield json.dumps({**size, **_frame_record(number, frame)}) + "\n"
+        yield json.dumps({"file": _text(path), **_frame_record(number, frame, (width, height))}) + "\n"
 
 
 def video_json_parts(path: Path, width: int, height: int, frames: Iterable[TrackedFaces]) -> Iterator[str]:
-    """`{"file", "width", "height", "frames": [...]}`, frames as in `video_jsonl_parts`."""
+    """`{"file", "width", "height", "frames": [...]}` with the size of the first frame, and frames as in `video_jsonl_parts`."""
     head = json.dumps({"file": _text(path), "width": width, "height": height})
     yield head[:-1] + ', "frames": ['
     for number, frame in enumerate(frames):
-        yield (",\n" if number else "\n") + json.dumps(_frame_record(number, frame))
+        yield (",\n" if number else "\n") + json.dumps(_frame_record(number, frame, (width, height)))
     yield "\n]}\n"
 
 
 def video_csv_parts(path: Path, width: int, height: int, frames: Iterable[TrackedFaces]) -> Iterator[str]:
-    """A line per face and frame: file, frame, time, track, x1, y1, x2, y2, score, found (0 or 1)."""
-    yield csv_lines([("file", "frame", "time", "track", "x1", "y1", "x2", "y2", "score", "found")])
+    """A line per face and frame: file, frame, time, track, x1, y1, x2, y2, score, found (0 or 1), width, height of the frame."""
+    yield csv_lines([("file", "frame", "time", "track", "x1", "y1", "x2", "y2", "score", "found", "width", "height")])
     for number, frame in enumerate(frames):
-        record = _frame_record(number, frame)
+        record = _frame_record(number, frame, (width, height))
         faces = zip(record["tracks"], record["boxes"], record["scores"], record["found"], strict=True)
+        size = (record["width"], record["height"])
         yield csv_lines(
-            (_text(path), number, record["time"], track, *box, score, int(found)) for track, box, score, found in faces
+            (_text(path), number, record["time"], track, *box, score, int(found), *size) for track, box, score, found in faces
         )
 
 
@@ -247,9 +248,11 @@ def _record(result: ImageResult) -> dict[str, Any]:
     return {"file": _text(result.path), "width": result.width, "height": result.height, **result.faces.to_dict()}
 
 
-def _frame_record(number: int, frame: TrackedFaces) -> dict[str, Any]:
+def _frame_record(number: int, frame: TrackedFaces, size: tuple[int, int]) -> dict[str, Any]:
+    """size: that of the first frame, for a frame that does not tell its own."""
+    width, height = frame.size or size
     faces = {**frame.faces.to_dict(), "tracks": frame.tracks.tolist(), "found": frame.found.tolist()}
-    return {"frame": number, "time": round(frame.time, 6), **faces}
+    return {"frame": number, "time": round(frame.time, 6), "width": width, "height": height, **faces}
 
 
 def _text(path: Path) -> str:

@@ -37,6 +37,7 @@ class TrackedFaces:
         found: (N,) bool, false where bridged.
         masks: (M, 4) float32, x1 y1 x2 y2 in pixels of what to mask: the faces' boxes, smoothed over time but never smaller,
             and those of faces about to come or just gone.
+        size: Width and height of the frame, upright, in pixels, where known.
     """
 
     time: float
@@ -44,6 +45,7 @@ class TrackedFaces:
     tracks: npt.NDArray[np.int64]
     found: npt.NDArray[np.bool_]
     masks: npt.NDArray[np.float32]
+    size: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)

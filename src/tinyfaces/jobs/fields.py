@@ -1,0 +1,75 @@
+"""Interlaced frames: two pictures of two moments, in the even and in the odd lines. A face that moves is a comb in them."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from tinyfaces.detection.boxes import iou_matrix
+from tinyfaces.detection.faces import Faces
+from tinyfaces.detection.images import Pixels
+from tinyfaces.detection.merging import joined
+
+_BLOCK = 8  # pixels
+_CONTRAST = 30  # levels between neighbouring lines of a comb, in all three channels together, on average over a block
+_RATIO = 1.5  # by how much neighbouring lines differ more than every other line does; below 1 in most photos
+_BLOCKS = 2  # a small face that moves makes no more
+_SAME_FACE = 0.3  # overlap
+
+
+def is_combed(pixels: Pixels) -> bool:
+    """Whether something in a stored frame HxWx3 looks like two pictures in alternate lines."""
+    width = pixels.shape[1] // _BLOCK * _BLOCK
+    combs = 0
+    for top in range(0, len(pixels) - _BLOCK - 1, _BLOCK):
+        lines = pixels[top : top + _BLOCK + 2, :width].reshape(_BLOCK + 2, -1).astype(np.int16)
+        near, far = (_per_block(np.abs(lines[:_BLOCK] - lines[step : _BLOCK + step])) for step in (1, 2))
+        combs += int(((near > _CONTRAST * _BLOCK**2) & (near > _RATIO * far)).sum())
+        if combs >= _BLOCKS:
+            return True
+    return False
+
+
+def pictures(pixels: Pixels) -> list[Pixels]:
+    """The pictures in which to look for the faces of an interlaced frame HxWx3: itself, and both fields in its size."""
+    return [pixels, *(_field(pixels, first) for first in (0, 1))] if len(pixels) >= 4 else [pixels]
+
+
+def one_face_each(parts: Sequence[Faces]) -> Faces:
+    """The faces of the pictures of one frame as one list. A face that moved less than its size has one box around all its places;
+    one that moved further has a box for each."""
+    faces, part_of = joined(parts)
+    if not len(faces):
+        return faces
+    overlaps = iou_matrix(faces.boxes, faces.boxes)
+    boxes, scores = [], []
+    open_faces = np.ones(len(faces), np.bool_)
+    for first in np.argsort(-faces.scores, kind="stable").tolist():
+        if not open_faces[first]:
+            continue
+        same = [first]
+        for part in range(len(parts)):
+            others = np.flatnonzero(open_faces & (part_of == part) & (overlaps[first] > _SAME_FACE))
+            if part != part_of[first] and len(others):
+                same.append(int(others[overlaps[first][others].argmax()]))
+        open_faces[same] = False
+        around = faces.boxes[same]
+        boxes.append(np.concatenate([around[:, :2].min(axis=0), around[:, 2:].max(axis=0)]))
+        scores.append(faces.scores[first])
+    return Faces(np.array(boxes), np.array(scores))
+
+
+def _field(pixels: Pixels, first: int) -> Pixels:
+    """The lines `first`, `first` + 2, ... of a frame, with those between them as their mean."""
+    field = pixels.copy()
+    lines = pixels[first::2].astype(np.uint16)
+    gaps = field[1 - first :: 2]
+    above = np.arange(len(gaps)) - first
+    last = len(lines) - 1
+    gaps[:] = ((lines[np.clip(above, 0, last)] + lines[np.clip(above + 1, 0, last)]) // 2).astype(np.uint8)
+    return field
+
+
+def _per_block(lines: npt.NDArray[np.int16]) -> npt.NDArray[np.int64]:
+    """The sums of _BLOCK lines over every _BLOCK pixels of three channels."""
+    return np.asarray(lines.sum(axis=0, dtype=np.int64).reshape(-1, 3 * _BLOCK).sum(axis=1))

@@ -1,0 +1,189 @@
+"""How the frames of a video are encoded again: the encoder, the pixel format, the colours, and what is lost by it."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import av
+import numpy as np
+from av.video.reformatter import ColorRange, Colorspace
+
+from tinyfaces.jobs.masking import Plane
+
+_ENCODERS = {"hevc": "libx265", "vp8": "libvpx-vp9", "vp9": "libvpx-vp9", "av1": "libsvtav1"}
+_FALLBACKS = {
+    "webm": ("libvpx-vp9", "libsvtav1"),
+    "mpegts": ("libx264", "libx265"),
+}
+"""Encoders for a container, beside that of the original codec; the first ones rather."""
+_OTHER_FALLBACKS = ("libx264", "libx265", "libsvtav1", "libvpx-vp9")
+_ODD_SIDES = ("libvpx-vp9",)  # encoders that take odd sides with halved colour
+_RGB, _BT709, _UNSPECIFIED = 0, 1, 2
+_LIMITED, _FULL = 1, 2
+_LIKE_BT601 = (_UNSPECIFIED, 5, 6)
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """How frames are written.
+
+    Args:
+        encoder: FFmpeg's name.
+        pixel_format: FFmpeg's name.
+        colour: Values of the codec context.
+        from_rgb: Whether RGB becomes YUV.
+        losses: What the encoded frames lack of the original ones.
+    """
+
+    encoder: str
+    pixel_format: str
+    colour: dict[str, int]
+    from_rgb: bool
+    losses: tuple[str, ...]
+
+    def convert(self, frame: av.VideoFrame, width: int, height: int) -> av.VideoFrame:
+        """A frame in the format and size to write, in which nothing of what was transparent shows; with its own time."""
+        pts, base = frame.pts, frame.time_base
+        matrix, limited = (_BT709, True) if self.from_rgb else (frame.colorspace, not is_full(frame))
+        rgb = self.from_rgb
+        if _has_alpha(frame.format):
+            frame, rgb = _over_black(frame), not av.VideoFormat(self.pixel_format, 16, 16).is_rgb
+        if (frame.format.name, frame.width, frame.height) != (self.pixel_format, width, height):
+            options: dict[str, Any] = {}
+            if rgb:
+                frame.colorspace, frame.color_range = _RGB, _FULL
+                options["dst_colorspace"] = Colorspace.ITU601 if matrix in _LIKE_BT601 else matrix
+                options["dst_color_range"] = ColorRange.MPEG if limited else ColorRange.JPEG
+            elif not limited:
+                options = {"src_color_range": ColorRange.JPEG, "dst_color_range": ColorRange.JPEG}
+            frame = frame.reformat(width, height, self.pixel_format, **options)
+            frame.pts, frame.time_base = pts, base
+        for name, value in self.colour.items():
+            if name in ("colorspace", "color_range"):
+                setattr(frame, name, value)
+        return frame
+
+
+def choose(stream: Any, kind: str) -> Encoding:
+    """How to write the frames of a video stream to a container, as FFmpeg calls it, with the least loss."""
+    original = stream.codec_context
+    source = av.VideoFormat(original.pix_fmt or "yuv420p", 16, 16)
+    own = _ENCODERS.get(original.codec.canonical_name, "libx264")
+    fallbacks = _FALLBACKS.get(kind, _OTHER_FALLBACKS)
+    encoders = [own, *fallbacks] if own in fallbacks or kind not in _FALLBACKS else fallbacks
+    choices = []
+    for place, encoder in enumerate(dict.fromkeys(encoders)):
+        for offered in av.Codec(encoder, "w").video_formats or ():
+            pixel = av.VideoFormat(offered.name, 16, 16)
+            if _fits(pixel, source, encoder, original.width, original.height):
+                choices.append((_rank(pixel, source, place), encoder, pixel))
+    _, encoder, pixel = min(choices, key=lambda choice: choice[0])
+    from_rgb = _is_rgb(source) and not pixel.is_rgb
+    return Encoding(encoder, pixel.name, _colour(original, from_rgb, pixel), from_rgb, tuple(_losses(stream, source, pixel)))
+
+
+def _fits(pixel: av.VideoFormat, source: av.VideoFormat, encoder: str, width: int, height: int) -> bool:
+    """Whether frames of a source can be written in this format by this encoder."""
+    if not _editable(pixel) or _has_alpha(pixel) or (pixel.is_rgb and pixel.name != source.name):
+        return False
+    if pixel.name.startswith("yuvj") and not source.name.startswith("yuvj"):  # an old name for the full range
+        return False
+    across, down = subsampling(pixel)
+    return encoder in _ODD_SIDES or not ((across and width % 2) or (down and height % 2))
+
+
+def _rank(pixel: av.VideoFormat, source: av.VideoFormat, place: int) -> tuple[float, ...]:
+    """Lower is better: first what is lost, then the encoder's place, then what is needless."""
+    lost_colour = is_grey(pixel) and not is_grey(source)
+    more_chroma = [more - less for more, less in zip(subsampling(source), subsampling(pixel), strict=True)]
+    more_bits = depth(pixel) - depth(source)
+    lost = (lost_colour, max(0, -more_bits), -sum(min(0, more) for more in more_chroma))
+    unlike = (is_grey(pixel) != is_grey(source), pixel.name[:4] != source.name[:4])
+    return (*lost, place, pixel.name != source.name, more_bits, sum(more_chroma), *unlike)
+
+
+def planes(frame: av.VideoFrame) -> list[Plane]:
+    """The frame's planes as arrays; changing them changes the frame."""
+    found = []
+    full = is_full(frame)
+    for number, component in enumerate(frame.format.components):
+        if component.is_alpha:
+            continue
+        plane = frame.planes[component.plane]
+        kind = np.dtype(np.uint8 if component.bits <= 8 else np.uint16)
+        rows = np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)[: component.height]
+        values = rows.view(kind)[:, : component.width]
+        middle = 1 << (component.bits - 1)
+        blank = middle if _is_chroma(frame.format, number) else 0 if full else middle // 8
+        step_x = 2 ** round(math.log2(frame.width / component.width))
+        step_y = 2 ** round(math.log2(frame.height / component.height))
+        found.append(Plane(values, step_x, step_y, blank))
+    return found
+
+
+def is_full(frame: av.VideoFrame) -> bool:
+    """Whether black is 0 in a frame, and not a sixteenth of the range."""
+    return bool(frame.format.name.startswith("yuvj") or frame.color_range == _FULL or frame.format.is_rgb)
+
+
+def depth(pixel: av.VideoFormat) -> int:
+    """Bits of a channel."""
+    return 8 if pixel.has_palette else max(component.bits for component in pixel.components)
+
+
+def subsampling(pixel: av.VideoFormat) -> tuple[int, int]:
+    """How often the sides of the colour are halved, across and down. `pixel` has 16x16 pixels."""
+    if _is_rgb(pixel) or is_grey(pixel):
+        return 0, 0
+    colour = pixel.components[1]
+    return round(math.log2(16 / colour.width)), round(math.log2(16 / colour.height))
+
+
+def is_grey(pixel: av.VideoFormat) -> bool:
+    """Whether it has no colour."""
+    return len(pixel.components) < 3 and not pixel.has_palette
+
+
+def _is_rgb(pixel: av.VideoFormat) -> bool:
+    return bool(pixel.is_rgb or pixel.has_palette or pixel.is_bayer or pixel.name.startswith("xyz"))
+
+
+def _is_chroma(pixel: av.VideoFormat, number: int) -> bool:
+    return number in (1, 2) and not pixel.is_rgb and not is_grey(pixel)
+
+
+def _has_alpha(pixel: av.VideoFormat) -> bool:
+    return pixel.has_palette or any(component.is_alpha for component in pixel.components)
+
+
+def _editable(pixel: av.VideoFormat) -> bool:
+    own_plane = len({component.plane for component in pixel.components}) == len(pixel.components)
+    return own_plane and not pixel.is_big_endian and not pixel.has_palette and not pixel.is_bit_stream
+
+
+def _over_black(frame: av.VideoFrame) -> av.VideoFrame:
+    values = frame.to_ndarray(format="rgba64le", dst_color_range=ColorRange.JPEG).astype(np.uint32)
+    solid = (values[..., :3] * values[..., 3:] // 65535).astype(np.uint16)
+    return av.VideoFrame.from_ndarray(solid, format="rgb48le")
+
+
+def _colour(original: Any, from_rgb: bool, pixel: av.VideoFormat) -> dict[str, int]:
+    """The colour tags, which fit the pixel format that is written."""
+    colour = {name: getattr(original, name) for name in ("color_range", "colorspace", "color_primaries", "color_trc")}
+    if from_rgb:
+        colour |= {"colorspace": _BT709, "color_range": _LIMITED}
+    elif colour["colorspace"] == _RGB and not pixel.is_rgb:
+        colour["colorspace"] = _UNSPECIFIED
+    return colour
+
+
+def _losses(stream: Any, source: av.VideoFormat, written: av.VideoFormat) -> list[str]:
+    losses = []
+    transparent = any(component.is_alpha for component in source.components) and not source.has_palette
+    if transparent or stream.metadata.get("alpha_mode") == "1" or stream.metadata.get("ALPHA_MODE") == "1":
+        losses.append("transparency")
+    if depth(written) < depth(source):
+        losses.append(f"depth above {depth(written)} bits")
+    if any(more > less for more, less in zip(subsampling(written), subsampling(source), strict=True)):
+        losses.append("full colour resolution")
+    return losses
