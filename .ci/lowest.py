@@ -1,4 +1,4 @@
-"""Prints the lowest version of each package that pyproject.toml allows, as constraints for pip. Tools of the tests are left out."""
+"""Prints the lowest version of each package that pyproject.toml allows, as constraints for pip, without tools of the tests."""
 
 import re
 import tomllib
