@@ -17,4 +17,4 @@ for line in (line for lines in [project["dependencies"], *extras] for line in li
     lowest[name] = max(parts, key=lambda version: [int(part) for part in version.split(".")])
 for name, version in sorted(lowest.items()):
     if name not in PINNED:
-        print(f"{name}=={version}")
+        print(f"{name}=={'.'.join([*version.split('.'), '0', '0'][: max(3, version.count('.') + 1)])}.*")
