@@ -193,6 +193,33 @@ def test_telemetry_in_the_subtitles_of_an_mp4_goes(run, tmp_path):
     assert b"48.8566" not in (tmp_path / "anonymised/a.mp4").read_bytes()
 
 
+@pytest.mark.parametrize("name", ["a.mp4", "a.mov", "a.mkv"])
+def test_chapter_names_go_also_from_the_track_that_repeats_them(run, tmp_path, name):
+    chapters = [
+        {"id": n, "start": 160 * n, "end": 160 * n + 160, "time_base": Fraction(1, 1000), "metadata": {"title": title}}
+        for n, title in enumerate(("Anna arrives", "Ben leaves"))
+    ]
+    _encode(tmp_path / name, crowd(8)[0], between=lambda container: container.set_chapters(chapters))
+    assert "chapter names" in _report(run, name)["removed"]
+    content = (tmp_path / "anonymised" / name).read_bytes()
+    assert b"Anna" not in content and b"Ben leaves" not in content
+    _report(run, name, "--keep-metadata")
+    with av.open(str(tmp_path / "anonymised" / name)) as container:
+        assert [chapter["metadata"]["title"] for chapter in container.chapters()] == ["Anna arrives", "Ben leaves"]
+
+
+def test_a_data_stream_that_the_container_refuses_is_left_out(run, tmp_path):
+    def add(container):
+        container.streams.video[0].metadata["timecode"] = "01:00:00:00"
+
+    _encode(tmp_path / "a.mov", crowd(8)[0], between=add)
+    with av.open(str(tmp_path / "a.mov")) as container:
+        assert [stream.type for stream in container.streams] == ["video", "data"]
+    assert "data stream" in _report(run, "a.mov")["removed"]
+    assert "data stream" in _report(run, "a.mov", "--keep-metadata")["removed"]
+    assert len(frames_of(tmp_path / "anonymised/a.mov")) == 8
+
+
 @pytest.mark.parametrize(
     "codec,pixels,disposition",
     [
@@ -401,11 +428,11 @@ def test_every_format_finds_an_encoder(kind, codec):
     ):
         for width, height in ((64, 64), (65, 64), (64, 65)):
             codec_context = type("Context", (), {
-                "pix_fmt": pixels, "width": width, "height": height, "color_range": 1, "colorspace": 0, "color_primaries": 1,
+                "pix_fmt": pixels, "color_range": 1, "colorspace": 0, "color_primaries": 1,
                 "color_trc": 1, "codec": type("Codec", (), {"canonical_name": codec}),
             })  # fmt: skip
             stream = type("Stream", (), {"codec_context": codec_context, "metadata": {}})
-            choice = pixel_formats.choose(stream, kind)
+            choice = pixel_formats.choose(stream, kind, width, height)
             assert choice.colour["colorspace"] != 0
             if kind == "webm":
                 assert choice.encoder in ("libvpx-vp9", "libsvtav1")

@@ -3,7 +3,7 @@
 import base64
 import binascii
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -57,29 +57,34 @@ class Findings:
     Args:
         telemetry: The indices of subtitle streams that tell where and how the camera moved, as drones write it.
         pictures: The indices of data streams with a picture in them.
+        chapters: The indices of streams that hold the names of the chapters, as MP4 and MOV have them beside the chapters.
     """
 
     telemetry: set[int]
     pictures: set[int]
+    chapters: set[int]
 
 
-def look_through(path: str, streams: Sequence[Any]) -> Findings:
-    """Look through all packets of a file's subtitle and data streams; no frames are decoded."""
-    found = Findings(
-        {stream.index for stream in streams if stream.type == "subtitle" and _named_telemetry(stream.metadata)}, set()
-    )
+def look_through(path: str, streams: Sequence[Any], chapters: Collection[str]) -> Findings:
+    """Look through all packets of a file's subtitle and data streams; no frames are decoded. chapters: their names."""
+    named = {stream.index for stream in streams if stream.type == "subtitle" and _named_telemetry(stream.metadata)}
     suspects = {stream.index for stream in streams if stream.type in ("subtitle", "data")}
+    found = Findings(named, set(), set())
     if not suspects:
         return found
+    other_words: set[int] = set()
     with suppress(FFmpegError, OSError), open_video(path) as container:  # where it is damaged, each packet is judged again
         for stream in container.streams:
             stream.discard = Discard.default if stream.index in suspects else Discard.all
         for packet in container.demux([stream for stream in container.streams if stream.index in suspects]):
             index = packet.stream.index
+            if packet.size:
+                (found.chapters if _sample_text(bytes(packet)) in chapters else other_words).add(index)
             if index not in found.telemetry and packet.stream.type == "subtitle" and is_telemetry(packet):
                 found.telemetry.add(index)
             elif index not in found.pictures and packet.stream.type == "data" and is_picture(packet):
                 found.pictures.add(index)
+    found.chapters.difference_update(other_words)
     return found
 
 
@@ -146,6 +151,11 @@ def _is_coded_picture(value: str) -> bool:
 
 def _named_telemetry(tags: Mapping[str, str]) -> bool:
     return any(_TELEMETRY_NAMES.search(value) for name, value in tags.items() if name.lower() in _TITLES)
+
+
+def _sample_text(packet: bytes) -> str:
+    """The text of a packet as MP4 and MOV store it, after its length."""
+    return packet[2 : 2 + int.from_bytes(packet[:2], "big")].decode("utf-8", "ignore")
 
 
 def _tells_places(packet: bytes) -> bool:

@@ -31,41 +31,39 @@ class Encoding:
         encoder: FFmpeg's name.
         pixel_format: FFmpeg's name.
         colour: Values of the codec context.
-        from_rgb: Whether RGB becomes YUV.
         losses: What the encoded frames lack of the original ones.
     """
 
     encoder: str
     pixel_format: str
     colour: dict[str, int]
-    from_rgb: bool
     losses: tuple[str, ...]
 
     def convert(self, frame: av.VideoFrame, width: int, height: int) -> av.VideoFrame:
         """A frame in the format and size to write, in which nothing of what was transparent shows; with its own time."""
         pts, base = frame.pts, frame.time_base
-        matrix, limited = (_BT709, True) if self.from_rgb else (frame.colorspace, not is_full(frame))
-        rgb = self.from_rgb
         if _has_alpha(frame.format):
-            frame, rgb = _over_black(frame), not av.VideoFormat(self.pixel_format, 16, 16).is_rgb
+            frame = _over_black(frame)
         if (frame.format.name, frame.width, frame.height) != (self.pixel_format, width, height):
-            options: dict[str, Any] = {}
-            if rgb:
+            written = av.VideoFormat(self.pixel_format, 16, 16)
+            full = self.colour["color_range"] == _FULL or written.is_rgb or written.name.startswith("yuvj")
+            options: dict[str, Any] = {"dst_color_range": ColorRange.JPEG if full else ColorRange.MPEG}
+            if _is_rgb(frame.format):
                 frame.colorspace, frame.color_range = _RGB, _FULL
-                options["dst_colorspace"] = Colorspace.ITU601 if matrix in _LIKE_BT601 else matrix
-                options["dst_color_range"] = ColorRange.MPEG if limited else ColorRange.JPEG
-            elif not limited:
-                options = {"src_color_range": ColorRange.JPEG, "dst_color_range": ColorRange.JPEG}
+                if not written.is_rgb:
+                    matrix = self.colour["colorspace"]
+                    options["dst_colorspace"] = Colorspace.ITU601 if matrix in _LIKE_BT601 else matrix
+            else:
+                options["src_color_range"] = ColorRange.JPEG if is_full(frame) else ColorRange.MPEG
             frame = frame.reformat(width, height, self.pixel_format, **options)
             frame.pts, frame.time_base = pts, base
-        for name, value in self.colour.items():
-            if name in ("colorspace", "color_range"):
-                setattr(frame, name, value)
+        frame.colorspace, frame.color_range = self.colour["colorspace"], self.colour["color_range"]
         return frame
 
 
-def choose(stream: Any, kind: str) -> Encoding:
-    """How to write the frames of a video stream to a container, as FFmpeg calls it, with the least loss."""
+def choose(stream: Any, kind: str, width: int, height: int) -> Encoding:
+    """How to write the frames of a video stream, of width x height pixels, to a container, as FFmpeg calls it, with the least
+    loss."""
     original = stream.codec_context
     source = av.VideoFormat(original.pix_fmt or "yuv420p", 16, 16)
     own = _ENCODERS.get(original.codec.canonical_name, "libx264")
@@ -75,11 +73,11 @@ def choose(stream: Any, kind: str) -> Encoding:
     for place, encoder in enumerate(dict.fromkeys(encoders)):
         for offered in av.Codec(encoder, "w").video_formats or ():
             pixel = av.VideoFormat(offered.name, 16, 16)
-            if _fits(pixel, source, encoder, original.width, original.height):
+            if _fits(pixel, source, encoder, width, height):
                 choices.append((_rank(pixel, source, place), encoder, pixel))
     _, encoder, pixel = min(choices, key=lambda choice: choice[0])
     from_rgb = _is_rgb(source) and not pixel.is_rgb
-    return Encoding(encoder, pixel.name, _colour(original, from_rgb, pixel), from_rgb, tuple(_losses(stream, source, pixel)))
+    return Encoding(encoder, pixel.name, _colour(original, from_rgb, pixel), tuple(_losses(stream, source, pixel)))
 
 
 def _fits(pixel: av.VideoFormat, source: av.VideoFormat, encoder: str, width: int, height: int) -> bool:

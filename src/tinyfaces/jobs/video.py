@@ -49,7 +49,7 @@ class VideoReader:
             raise VideoError(f"{path}: the file is empty")
         try:
             self.container = open_video(self.location)
-        except (FFmpegError, OSError, ValueError) as error:
+        except Exception as error:  # FFmpeg's and whatever else a damaged file leads to
             hint = "; if it is an MP4 that was cut short, its index is lost" if path.suffix.lower() in _INDEX_AT_THE_END else ""
             raise VideoError(f"{path}: cannot be read as a video ({_reason(error)}{hint})") from None
         pictures = [s for s in self.container.streams.video if kind_of(s) == "video" and s.codec_context is not None]
@@ -132,7 +132,7 @@ class VideoReader:
                 packet = next(packets)
             except StopIteration:
                 return
-            except Exception as error:  # FFmpeg's and whatever else a damaged file leads to
+            except Exception as error:
                 self.problem = f"{self.path}: damaged after {self._last_time:.1f} s ({_reason(error)}); the part before is done"
                 packet = None
             if packet is not None:

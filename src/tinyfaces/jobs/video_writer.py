@@ -54,19 +54,14 @@ class VideoWriter:
         self._source = source
         self._keep_metadata = keep_metadata
         self._kind = CONTAINERS[suffix]
-        self._left_out: set[str] = set()
-        self._copies: dict[int, Any] = {}
-        web = {"movflags": "+faststart"} if self._kind in ("mp4", "mov") else {}
         with naming(source.path, "cannot be encoded"):
-            self._container: Any = av.open(str(path.absolute()), "w", format=self._kind, options=web)
+            self._encoding = pixel_formats.choose(source.stream, self._kind, *source.shape.stored)
             try:
-                self._encoding = pixel_formats.choose(source.stream, self._kind)
-                self._stream = self._add_picture(source, quality)
-                self._add_copies(source)
-                self._copy_words(source)
-            except BaseException:
-                self._close_quietly()
-                raise
+                self._open(path, source, quality, data=keep_metadata)
+            except FFmpegError:
+                if not keep_metadata:
+                    raise
+                self._open(path, source, quality, data=False)  # many a container refuses another one's data streams
 
     def __enter__(self) -> "VideoWriter":
         return self
@@ -120,6 +115,22 @@ class VideoWriter:
             return True
         return False
 
+    def _open(self, path: Path, source: VideoReader, quality: int, *, data: bool) -> None:
+        """Open the file and add all streams. data: Whether to copy data streams too."""
+        self._left_out: set[str] = set()
+        self._copies: dict[int, Any] = {}
+        web = {"movflags": "+faststart"} if self._kind in ("mp4", "mov") else {}
+        self._container: Any = av.open(str(path.absolute()), "w", format=self._kind, options=web)
+        try:
+            self._stream = self._add_picture(source, quality)
+            self._add_copies(source, data)
+            self._copy_words(source)
+            if any(source.container.streams[index].type == "data" for index in self._copies):
+                self._container.start_encoding()  # which tells whether the container takes them
+        except BaseException:
+            self._close_quietly()
+            raise
+
     def _mux(self, packets: Sequence[Any]) -> None:
         for packet in packets:
             self._container.mux(packet)
@@ -146,10 +157,11 @@ class VideoWriter:
             stream.set_display_matrix(source.matrix.tolist())
         return stream
 
-    def _add_copies(self, source: VideoReader) -> None:
-        """Add the streams to copy; all others are listed as left out."""
+    def _add_copies(self, source: VideoReader, data: bool) -> None:
+        """Add the streams to copy; all others are listed as left out. data: Whether data streams are copied."""
         streams = [stream for stream in source.container.streams if stream is not source.stream]
-        found = other_streams.look_through(source.location, streams)
+        names = {chapter["metadata"].get("title", "") for chapter in source.container.chapters()}
+        found = other_streams.look_through(source.location, streams, names)
         for stream in streams:
             kind = kind_of(stream)
             if kind == "cover":
@@ -158,11 +170,13 @@ class VideoWriter:
                 self._left_out.add("second video stream")
             elif kind == "attachment":
                 self._add_attachment(stream)
+            elif stream.index in found.chapters:
+                continue  # written anew with the chapters
             elif stream.index in found.telemetry and not self._keep_metadata:
                 self._left_out.add("telemetry subtitles")
             elif stream.index in found.pictures:
                 self._left_out.add("data stream with pictures")
-            elif kind not in ("audio", "subtitle") and not self._keep_metadata:
+            elif kind not in ("audio", "subtitle") and not data:
                 self._left_out.add(f"{kind} stream")
             else:
                 self._add_copy(stream)
