@@ -208,7 +208,7 @@ def test_chapter_names_go_also_from_the_track_that_repeats_them(run, tmp_path, n
         assert [chapter["metadata"]["title"] for chapter in container.chapters()] == ["Anna arrives", "Ben leaves"]
 
 
-def test_a_data_stream_that_the_container_refuses_is_left_out(run, tmp_path):
+def test_a_timecode_is_kept_as_a_tag(run, tmp_path):
     def add(container):
         container.streams.video[0].metadata["timecode"] = "01:00:00:00"
 

@@ -176,7 +176,7 @@ class VideoWriter:
                 self._left_out.add("telemetry subtitles")
             elif stream.index in found.pictures:
                 self._left_out.add("data stream with pictures")
-            elif kind not in ("audio", "subtitle") and not data:
+            elif kind not in ("audio", "subtitle") and (not data or "timecode" in stream.metadata):  # a timecode is also a tag
                 self._left_out.add(f"{kind} stream")
             else:
                 self._add_copy(stream)
