@@ -263,6 +263,7 @@ def test_cover_pictures_go_in_any_codec_and_are_not_taken_for_the_video(run, tmp
         ("F/2.8, SS 320.22, ISO 100, EV 0", True),
         ("<font size='28'>rel_alt: 1.3 abs_alt: 20.1</font>", True),
         ("48.85661, 2.35221", True),
+        ("[latitude: 48.8] [longtitude: 2.3]", True),
         ("48°51'23\"N 2°21'7\"E", True),
         ("+48.8566+002.3522/", True),
         ("My GPS says: turn left in 200 metres.", False),

@@ -22,18 +22,19 @@ _TECHNICAL_TAGS = frozenset(
 _TITLES = ("title", "name", "handler_name")
 _USUAL_HANDLERS = re.compile(r"\W*(video|sound|audio|subtitle|data|text|core media|mainconcept|iso media|gpac|apple)", re.I)
 
-_FONTS = (b"\0\1\0\0", b"OTTO", b"true", b"ttcf", b"wOFF", b"wOF2")
+_FONTS = (b"\0\1\0\0", b"OTTO", b"true\0", b"ttcf", b"wOFF", b"wOF2")
 _PICTURES = re.compile(
-    rb"\xff\xd8\xff[\xc0-\xfe]|\x89PNG\r\n|GIF8[79]a|RIFF....WEBP|ftyp(heic|heix|mif1|avif)|II\*\0|MM\0\*|\0\0\0\x0cjP  |"
-    rb"\xff\x0a|<svg|JXL \r\n|BM.{4}\0{4}.{4}[\x0c\x28\x6c\x7c]\0\0\0", re.S
-)  # fmt: skip
+    rb"\xff\xd8\xff[\xc0-\xfe]|\x89PNG\r\n|GIF8[79]a|RIFF....WEBP|ftyp(heic|heix|mif1|avif)|\0\0\0\x0cjP  |JXL \r\n|<svg|"
+    rb"\A(II\*\0|MM\0\*|\xff\x0a|BM.{4}\0{4})",
+    re.S,
+)
 _PICTURE_TAGS = re.compile(r"picture|cover|thumb|artwork|image|preview", re.I)
 _SHORT_TEXT = 64  # letters, too few for a picture
 _LONGEST_WORD = 400  # letters without a space, which no text has
 
 _TELEMETRY_NAMES = re.compile(r"\b(dji|gopro|gpmd|gps|camm|nmea|telemetr|insta360|parrot|autel|skydio|flight ?log)", re.I)
 _TELEMETRY = re.compile(
-    r"\bGPS\W{0,3}\d|\bGPS\s*\(|\bHOME\s*\(|\b(lat(itude)?|lon(g|gitude)?|long?t?itude)\b\W{0,3}\d|"
+    r"\bGPS\W{0,3}\d|\bGPS\s*\(|\bHOME\s*\(|\b(lat(itude)?|lon(g|gt?itude)?)\b\W{0,3}\d|"
     r"\b(rel_alt|abs_alt|altitude|gb_yaw|BAROMETER|SrtCnt|FrameCnt|DiffTime)\b\W{0,3}\d|"
     r"\$G[PNLAB](RMC|GGA|GSA|GSV|VTG|GLL)|"
     r"[-+]?\d{1,3}\.\d{3,}\W{1,3}[-+]?\d{1,3}\.\d{3,}|[-+]\d{2}\.\d{2,}[-+]\d{3}\.\d{2,}|"
@@ -78,7 +79,7 @@ def look_through(path: str, streams: Sequence[Any], chapters: Collection[str]) -
             stream.discard = Discard.default if stream.index in suspects else Discard.all
         for packet in container.demux([stream for stream in container.streams if stream.index in suspects]):
             index = packet.stream.index
-            if packet.size:
+            if packet.size > 2:
                 (found.chapters if _sample_text(bytes(packet)) in chapters else other_words).add(index)
             if index not in found.telemetry and packet.stream.type == "subtitle" and is_telemetry(packet):
                 found.telemetry.add(index)

@@ -160,7 +160,7 @@ class VideoWriter:
     def _add_copies(self, source: VideoReader, data: bool) -> None:
         """Add the streams to copy; all others are listed as left out. data: Whether data streams are copied."""
         streams = [stream for stream in source.container.streams if stream is not source.stream]
-        names = {chapter["metadata"].get("title", "") for chapter in source.container.chapters()}
+        names = {chapter["metadata"].get("title", "") for chapter in source.container.chapters()} - {""}
         found = other_streams.look_through(source.location, streams, names)
         for stream in streams:
             kind = kind_of(stream)
