@@ -12,6 +12,7 @@ import numpy.typing as npt
 import python_multipart  # noqa: F401  (Starlette's parser needs it, and says so only at the first upload)
 from fastapi import HTTPException, Request
 from PIL import Image, UnidentifiedImageError
+from python_multipart.exceptions import MultipartParseError
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect
@@ -100,8 +101,8 @@ async def _from_form(request: Request, body: AsyncGenerator[bytes, None]) -> Upl
     parser = _InMemoryParser(request.headers, body, max_files=1, max_fields=8, max_part_size=_FORM_BYTES)
     try:
         form = await parser.parse()
-    except MultiPartException as error:
-        raise HTTPException(400, f"the form cannot be read: {error.message}") from None
+    except (MultiPartException, MultipartParseError) as error:  # older versions of Starlette pass the second one on
+        raise HTTPException(400, f"the form cannot be read: {getattr(error, 'message', error)}") from None
     file = form.get("file")
     if not isinstance(file, UploadFile):
         raise HTTPException(400, "the form has no file named 'file'")
