@@ -7,6 +7,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+import tinyfaces  # noqa: F401  (which keeps ONNX Runtime silent in all tests)
+
 
 @pytest.fixture(scope="session")
 def toy_model(tmp_path_factory) -> Path:

@@ -10,12 +10,11 @@ import re
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 import pytest
 from PIL import Image
 
 from tinyfaces import Detector, Faces
-from tinyfaces.detection.runtime import multiplies_int8
+from tinyfaces.detection.runtime import multiplies_int8, quiet_onnxruntime
 from tinyfaces.weights import models, second_stage
 
 ROOT = Path(__file__).parents[1]
@@ -56,7 +55,7 @@ def onnx_files() -> list[str]:
 
 def outputs(name: str) -> dict[str, list[float]]:
     """What a network gives for noise: of each output mean, standard deviation, and five values."""
-    session = onnxruntime.InferenceSession(str(WEIGHTS / name), providers=["CPUExecutionProvider"])
+    session = quiet_onnxruntime().InferenceSession(str(WEIGHTS / name), providers=["CPUExecutionProvider"])
     given = session.get_inputs()[0]
     sides, largest = {"generator": ((16, 16), 1), "discriminator": ((64, 64), 1)}.get(name.split(".")[1], ((96, 160), 255))
     noise = (np.random.default_rng(0).random((2, 3, *sides), np.float32) * largest).astype(np.float32)

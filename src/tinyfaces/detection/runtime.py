@@ -132,10 +132,18 @@ def load_session(
     return (_OpenVinoSession if options.backend == "openvino" else _OnnxRuntimeSession)(file, signature, options)
 
 
+def quiet_onnxruntime() -> Any:
+    """ONNX Runtime, without its telemetry. `import tinyfaces` has set what it looks at on Linux and macOS; on Windows only this
+    call switches it off."""
+    import onnxruntime
+
+    getattr(onnxruntime, "disable_telemetry_events", lambda: None)()
+    return onnxruntime
+
+
 class _OnnxRuntimeSession:
     def __init__(self, file: Path, signature: ModelSignature, settings: RuntimeOptions) -> None:
-        import onnxruntime
-
+        onnxruntime = quiet_onnxruntime()
         device = settings.device
         provider = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}[device]
         if device == "cuda" and hasattr(onnxruntime, "preload_dlls"):

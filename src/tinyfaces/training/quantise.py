@@ -11,8 +11,9 @@ from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, Q
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from tinyfaces.detection.images import read_image
-from tinyfaces.detection.runtime import Batch, ModelSignature, int8_file
+from tinyfaces.detection.runtime import Batch, ModelSignature, int8_file, quiet_onnxruntime
 
+quiet_onnxruntime()
 _SIDE = 480
 
 
