@@ -90,6 +90,42 @@ def test_ray_sends_no_usage_statistics(home):
     assert _python(code, home).stdout == "False\n"
 
 
+FAKE_OPENVINO = """
+try:
+    import openvino_telemetry
+    openvino_telemetry.Telemetry()
+except ImportError:
+    pass
+"""
+FAKE_TELEMETRY = """
+print("sent")
+class Telemetry:
+    one = None
+    def __new__(cls):
+        if cls.one is None:
+            cls.one = super().__new__(cls)
+            cls.one.consent = True
+        return cls.one
+"""
+
+
+def test_openvino_is_imported_without_its_telemetry(home):
+    (home.parent / "openvino.py").write_text(FAKE_OPENVINO)
+    (home.parent / "openvino_telemetry.py").write_text(FAKE_TELEMETRY)
+    code = "import sys; sys.path.insert(0, '.'); from tinyfaces.detection.runtime import quiet_openvino\n{}quiet_openvino()\n"
+    silent = _python(code.format("") + "import openvino_telemetry as later", home)
+    assert silent.stdout == "sent\n" and silent.stderr == "", "only others may import it"
+    told = _python(code.format("import openvino\n") + "print(sys.modules['openvino_telemetry'].Telemetry().consent)", home)
+    assert told.stdout == "sent\nFalse\n" and "openvino was imported before tinyfaces" in told.stderr
+
+
+def test_a_detection_with_openvino_creates_no_file_in_the_home(home, toy_model):
+    pytest.importorskip("openvino", reason="openvino is not installed")
+    code = "import sys, tinyfaces; tinyfaces.Detector(sys.argv[1], backend='openvino').detect('a.png')"
+    done = _python(code, home, str(toy_model))
+    assert done.returncode == 0 and list(home.rglob("*")) == []
+
+
 def test_the_container_says_so_too():
     lines = (ROOT / "Containerfile").read_text()
     assert "ORT_DISABLE_TELEMETRY=1" in lines
