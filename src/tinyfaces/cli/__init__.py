@@ -1,6 +1,8 @@
 """The command line: a module for each group of commands."""
 
+import io
 import sys
+import warnings
 from typing import Annotated
 
 import typer
@@ -13,6 +15,10 @@ __all__ = ["anonymise", "app", "count", "detect", "evaluate", "main", "models", 
 
 def main() -> None:
     """Entry point of the `tinyfaces` command."""
+    warnings.filterwarnings("ignore", module="PIL")  # about odd metadata, of files that are read all the same
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # file names need not be UTF-8
     try:
         app()
     except BrokenPipeError:

@@ -16,7 +16,7 @@ from tinyfaces.files import write_atomically
 from tinyfaces.jobs.inputs import InputFile, Inputs, find_inputs, outside
 from tinyfaces.jobs.journal import Outcome
 from tinyfaces.jobs.masking import MaskStyle
-from tinyfaces.jobs.photos import anonymised, open_photo, removed
+from tinyfaces.jobs.photos import LOST_TAG, anonymised, find_photo_faces, open_photo, removed
 
 _THRESHOLD = 0.2  # lower than the models' own: missing a face is worse than masking a hand
 
@@ -90,10 +90,11 @@ def anonymise(
     run.plan(out, lambda file: [file.written_name], [report])
     settings = {"command": "anonymise", **asdict(style), "keep_metadata": keep_metadata, "quality": quality}
     run.open(detector, threshold, out / "anonymised.journal", resume=progress.resume, settings=settings)
-    for _ in run.process(
+    for file, outcome in run.process(
         lambda file: _on_image(file, run, style, keep_metadata), lambda file: _on_video(file, run, style, quality, keep_metadata)
     ):
-        pass
+        if outcome.record is not None and not progress.quiet:
+            _tell_lost(file, outcome.record["removed"])
     done = list(run.records())
     if report is not None:
         chosen = {**asdict(style), "threshold": threshold, "scale": detector.scale}
@@ -107,9 +108,16 @@ def anonymise(
     run.finish(progress.resume, out / "problems.csv")
 
 
+def _tell_lost(file: InputFile, removed: list[str]) -> None:
+    """Name the tags that should be kept and could not be."""
+    for kind in removed:
+        if kind.startswith(LOST_TAG):
+            typer.echo(f"{runs.shown(file.path)}: {kind} cannot be kept")
+
+
 def _on_image(file: InputFile, run: runs.Run, style: MaskStyle, keep_metadata: bool) -> Outcome:
     photo = open_photo(file.path)
-    faces = run.detector.detect(photo.pixels)
+    faces = find_photo_faces(photo, run.detector)
     target = run.targets[file][0]
     write_atomically(target, anonymised(photo, faces, style, keep_metadata))
     height, width = photo.pixels.shape[:2]
