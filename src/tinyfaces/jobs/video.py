@@ -16,6 +16,7 @@ from av.error import FFmpegError
 from av.stream import Disposition
 
 from tinyfaces.detection.images import Pixels
+from tinyfaces.jobs.bulk import FULL
 from tinyfaces.jobs.inputs import CONTAINERS
 from tinyfaces.jobs.masking import MaskStyle, Plane, mask_faces
 
@@ -321,6 +322,8 @@ def _naming(path: Path) -> Iterator[None]:
     try:
         yield
     except FFmpegError as error:
+        if error.errno in FULL:
+            raise
         raise VideoError(f"{path}: cannot be encoded ({_reason(error)})") from None
 
 
