@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import struct
+import subprocess
 import sys
 from pathlib import Path
 
@@ -109,6 +110,12 @@ def test_names_that_are_no_utf8(run, photos, tmp_path, command):
         assert len(list((tmp_path / "out").iterdir())) == 4
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="such names are not allowed here")
+def test_a_name_of_two_lines_is_one_line(run, photos):
+    (photos / "two\nlines.png").write_bytes(b"no photo")
+    assert len(run("detect", "in", code=1).stderr.splitlines()) == 1
+
+
 @pytest.mark.parametrize(
     "given",
     [
@@ -140,6 +147,15 @@ def test_a_full_disk_is_one_line_and_exit_code_2(run, photos, tmp_path, monkeypa
     monkeypatch.undo()
     after = {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file() and "journal" not in path.name}
     assert after == before, "what was there before is still whole"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here")
+@pytest.mark.parametrize("kind", ["json", "jsonl", "csv"])
+def test_a_full_disk_behind_the_standard_output(photos, tmp_path, toy_model, kind):
+    command = [sys.executable, "-m", "tinyfaces", "detect", str(photos), "--format", kind, "--model", str(toy_model), "-q"]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 2 and done.stderr == "tinyfaces: the standard output: no space left on device\n"
 
 
 def _opened_on_a_full_disk(opened):

@@ -91,7 +91,7 @@ def run(toy_model, tmp_path, monkeypatch):
 def test_faces_too_transparent_to_be_seen_are_masked_too(tmp_path, monkeypatch):
     """With the shipped model: their colours are in the file, and a viewer's setting shows them."""
     monkeypatch.chdir(tmp_path)
-    photo = Image.open(EXAMPLES / "solvay_1927.jpg").convert("RGB").resize((800, 579)).crop((300, 150, 600, 400))
+    photo = _crop()
     photo.save("solid.png")
     photo.putalpha(12)
     photo.save("faint.png")
@@ -105,9 +105,42 @@ def test_faces_too_transparent_to_be_seen_are_masked_too(tmp_path, monkeypatch):
 
 def test_opaque_photos_are_looked_at_once(tmp_path):
     Image.fromarray(np.dstack([COLOURS, np.full_like(SEEN, 255)])).save(tmp_path / "a.png")
-    assert open_photo(tmp_path / "a.png").opaque is None
     Image.fromarray(COLOURS).save(tmp_path / "b.png")
-    assert open_photo(tmp_path / "b.png").opaque is None
+    Image.fromarray(NOISE[..., 0].astype(np.uint16) * 257).save(tmp_path / "c.png")
+    for name in "abc":
+        photo = open_photo(tmp_path / f"{name}.png")
+        assert not photo.looks and photo.alpha is None
+    _hidden(tmp_path, "d.png", "RGBA")
+    assert len(open_photo(tmp_path / "d.png").looks) == 1 and open_photo(tmp_path / "d.png").alpha is None
+
+
+def _crop():
+    return Image.open(EXAMPLES / "solvay_1927.jpg").convert("RGB").resize((800, 579)).crop((300, 150, 600, 400))
+
+
+@pytest.mark.parametrize("negative", [False, True])
+def test_faces_that_the_transparency_alone_shows_are_masked_there(tmp_path, monkeypatch, negative):
+    monkeypatch.chdir(tmp_path)
+    grey = np.asarray(_crop().convert("L"))
+    black = np.zeros_like(grey)
+    Image.fromarray(np.dstack([black, black, black, grey if negative else 255 - grey])).save("a.png")
+    given = ["anonymise", "a.png", "--method", "solid", "--report", "r.json", "--model", "fast"]
+    assert CliRunner().invoke(app, given).exit_code == 0
+    faces = json.loads((tmp_path / "r.json").read_text())["files"][0]["boxes"]
+    assert len(faces) > 5
+    alpha = np.asarray(Image.open("anonymised/a.png"))[..., 3]
+    for x1, y1, x2, y2 in faces:
+        assert (alpha[round((y1 + y2) / 2), round((x1 + x2) / 2)]) == 255
+    assert (alpha == 255).mean() < 0.5
+
+
+def test_faces_in_a_few_of_sixteen_bits_are_masked(tmp_path, monkeypatch):
+    """A camera of 12 bits in 16 looks black, until a viewer stretches it."""
+    monkeypatch.chdir(tmp_path)
+    Image.fromarray(np.asarray(_crop().convert("L")).astype(np.uint16) * 4).save("a.png")
+    given = ["anonymise", "a.png", "--method", "solid", "--report", "r.json", "--model", "fast"]
+    assert CliRunner().invoke(app, given).exit_code == 0
+    assert json.loads((tmp_path / "r.json").read_text())["files"][0]["faces"] > 5
 
 
 def _tiff(small, large, *, extra=(), name="a.tif", folder, sub=True):

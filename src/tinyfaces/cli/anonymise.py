@@ -135,9 +135,9 @@ def _tell_lost(file: InputFile, removed: list[str]) -> None:
 
 def _on_image(file: InputFile, run: runs.Run, style: MaskStyle, keep_metadata: bool) -> Outcome:
     photo = open_photo(file.path)
-    faces = find_photo_faces(photo, run.detector)
+    faces, in_alpha = find_photo_faces(photo, run.detector)
     target = run.targets[file][0]
-    write_atomically(target, anonymised(photo, faces, style, keep_metadata))
+    write_atomically(target, anonymised(photo, faces, style, keep_metadata, in_alpha))
     height, width = photo.pixels.shape[:2]
     record = {"width": width, "height": height, "faces": len(faces), **faces.to_dict()}
     return Outcome({**record, "removed": removed(photo, keep_metadata)}, written=[target])

@@ -69,7 +69,7 @@ class Run:
 
     def problem(self, line: str, file: Path | None = None) -> None:
         """Print what went wrong, and remember it."""
-        line = readable(line)
+        line = " ".join(readable(line).splitlines())
         errors.print(f"tinyfaces: {line}")
         self.problems.append((shown(file) if file is not None else "", line))
 

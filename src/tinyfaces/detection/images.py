@@ -59,6 +59,8 @@ _REDUCED = 1  # bit of the subfile type
 _OLD_REDUCED = 2
 _CR2_MARK = (8, b"CR")
 _RAW_ADVICE = "convert it to TIFF or JPEG first"
+_STRETCHED_PERCENTILES = (0.1, 99.9)
+_SPREAD_ENOUGH = 170  # of 255: so much of the range shows whatever there is
 _STRIP_PIXELS = 4_000_000
 _pillow_limit = threading.Lock()
 
@@ -242,6 +244,21 @@ def without_alpha(image: Image.Image) -> Pixels | None:
     bare = image.convert("RGBA") if image.mode == "PA" else image.copy()
     bare.info.pop("transparency", None)
     return _by_strips(bare.convert("L") if bare.mode == "LA" else bare, "RGB")
+
+
+def stretched(image: Image.Image) -> Pixels | None:
+    """A grey image of more than 8 bits with its darkest value as black and its brightest as white, HxWx3 uint8 RGB.
+
+    None for other images, and where `read_image` shows it about so already. Cameras of 12 bits leave most of 16 empty.
+    """
+    if not image.mode.startswith(("I", "F")):
+        return None
+    values = np.nan_to_num(np.asarray(image).astype(np.float32), nan=0.0, posinf=0.0, neginf=0.0)
+    low, high = (float(value) for value in np.percentile(values, _STRETCHED_PERCENTILES))
+    shown = _to_rgb(image)
+    if high <= low or int(shown.max()) - int(shown.min()) > _SPREAD_ENOUGH:
+        return None
+    return _grey_to_rgb(np.rint(np.clip((values - low) / (high - low), 0, 1) * 255).astype(np.uint8))
 
 
 def upright(image: Image.Image) -> Image.Image:

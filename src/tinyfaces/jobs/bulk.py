@@ -87,7 +87,8 @@ def process(
             return work(file)
         except Exception as error:
             if getattr(error, "errno", None) in FULL:  # FFmpeg's errors have it too
-                raise DiskFull(reason(error, file.path) if isinstance(error, OSError) else str(error)) from None
+                what = getattr(error, "strerror", None) or str(error)
+                raise DiskFull(f"{file.path}: what is made of it cannot be written ({what.lower()})") from None
             return Outcome(problem=described(error, file.path))
 
     handed_out = ((file, journal.done(file)) for file in files)

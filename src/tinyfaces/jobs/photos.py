@@ -2,6 +2,7 @@
 
 import io
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from PIL import Image, JpegImagePlugin
 from tinyfaces.detection.boxes import nms
 from tinyfaces.detection.detector import Detector
 from tinyfaces.detection.faces import Faces
-from tinyfaces.detection.images import ImageError, Pixels, open_image, read_image, upright, without_alpha
+from tinyfaces.detection.images import ImageError, Pixels, open_image, read_image, stretched, upright, without_alpha
 from tinyfaces.detection.merging import joined
 from tinyfaces.jobs.depth import bits_per_value
 from tinyfaces.jobs.masking import MaskStyle, Plane, mask_faces
@@ -25,6 +26,8 @@ LOST_TAG = "EXIF tag"
 _EDITED_MODES = ("L", "LA", "RGB", "RGBA", "CMYK", "I;16", "I;16L", "I;16B", "I", "F")
 _DEEP_MODES = ("I;16", "I;16L", "I;16B", "I;16N", "I", "F")
 _SAME_BOX = 0.7  # IoU from which two looks at a photo found the same face
+_OUTLINE = 0.01  # of all values that lie between the extremes: the edges of what was cut out
+_FLAT = 16  # range of transparency in which nothing can be seen
 _HIGH_QUALITY = 95  # of JPEG, where the source's own tables cannot be used again
 _LOSSLESS_TIFF = "tiff_adobe_deflate"
 
@@ -38,7 +41,8 @@ class Photo:
         image: The upright image in its own mode, but palettes and rare modes as RGB or RGBA, and black and white as L. What is
             fully transparent has no colour.
         pixels: HxWx3 uint8 RGB, for the detector.
-        opaque: The same without its transparency, if it has any.
+        looks: The same in other ways in which a viewer may show it: without its transparency, with its greys stretched.
+        alpha: Its transparency as a picture, HxWx3 uint8, if that may show something.
         kind: Its format, as Pillow calls it.
         save: Options to write it with.
         exif: Its EXIF block.
@@ -49,7 +53,8 @@ class Photo:
     path: Path
     image: Image.Image
     pixels: Pixels
-    opaque: Pixels | None
+    looks: Sequence[Pixels]
+    alpha: Pixels | None
     kind: str
     save: dict[str, Any]
     exif: Image.Exif
@@ -81,20 +86,20 @@ def open_photo(path: Path) -> Photo:
         found = kinds_of(image, exif)
         whole = upright(image).copy()
     bilevel = whole.mode == "1" and not whole.has_transparency_data
-    opaque = without_alpha(whole)
-    return Photo(path, _editable(whole, bilevel), pixels, opaque, kind, save, exif, found, bilevel)
+    looks = [look for look in (without_alpha(whole), stretched(whole)) if look is not None]
+    image = _editable(whole, bilevel)
+    return Photo(path, image, pixels, looks, _alpha_picture(image), kind, save, exif, found, bilevel)
 
 
-def find_photo_faces(photo: Photo, detector: Detector) -> Faces:
-    """The faces of a photo, seen with and without its transparency."""
-    faces = detector.detect(photo.pixels)
-    if photo.opaque is None:
-        return faces
-    both, _ = joined([faces, detector.detect(photo.opaque)])
-    return both[nms(both.boxes, both.scores, _SAME_BOX)]
+def find_photo_faces(photo: Photo, detector: Detector) -> tuple[Faces, Faces]:
+    """The faces of a photo, in all ways in which a viewer may show it, and those of them that its transparency alone shows."""
+    in_alpha = [] if photo.alpha is None else [photo.alpha, 255 - photo.alpha]
+    seen = [detector.detect(look) for look in (photo.pixels, *photo.looks)]
+    shown = [detector.detect(look) for look in in_alpha]
+    return _each_once([*seen, *shown]), _each_once(shown)
 
 
-def anonymised(photo: Photo, faces: Faces, style: MaskStyle, keep_metadata: bool = False) -> bytes:
+def anonymised(photo: Photo, faces: Faces, style: MaskStyle, keep_metadata: bool = False, in_alpha: Faces | None = None) -> bytes:
     """Mask the faces of a photo. Colour profile and resolution are kept.
 
     Args:
@@ -103,6 +108,7 @@ def anonymised(photo: Photo, faces: Faces, style: MaskStyle, keep_metadata: bool
         style: How faces are masked.
         keep_metadata: Keep the EXIF block (date, camera, place), but never its thumbnail, maker's notes, XMP or IPTC, which can
             hold the picture without masks.
+        in_alpha: Faces that are to be masked in the transparency too.
 
     Returns:
         The content of a file in the photo's own format.
@@ -116,6 +122,8 @@ def anonymised(photo: Photo, faces: Faces, style: MaskStyle, keep_metadata: bool
     blank = _blank(photo.image.mode)
     planes = [Plane(channels[..., n], 1, 1, blank[n]) for n in range(channels.shape[2] - alpha)]
     mask_faces(planes, faces.boxes, style)
+    if alpha and in_alpha is not None:
+        mask_faces([Plane(channels[..., -1], 1, 1, 255)], in_alpha.boxes, style)
     masked = Image.fromarray(values) if photo.image.mode != "CMYK" else Image.fromarray(values, "CMYK")
     if photo.bilevel:
         masked = masked.convert("1", dither=Image.Dither.NONE)
@@ -131,6 +139,24 @@ def removed(photo: Photo, keep_metadata: bool) -> list[str]:
         return photo.found
     kinds = [kind for kind in photo.found if kind not in ("EXIF", "GPS")]
     return [*kinds, *(f"{LOST_TAG} {name}" for name in kept_exif(photo.exif)[1])]
+
+
+def _each_once(parts: Sequence[Faces]) -> Faces:
+    if len(parts) == 1:
+        return parts[0]
+    faces = joined(parts)[0] if parts else Faces.empty()
+    return faces[nms(faces.boxes, faces.scores, _SAME_BOX)]
+
+
+def _alpha_picture(image: Image.Image) -> Pixels | None:
+    """The transparency of an image as grey pixels; None where it is but an outline: all or nothing, with soft edges."""
+    if image.mode not in ("LA", "RGBA"):
+        return None
+    alpha: Pixels = np.asarray(image.getchannel("A"))
+    between = np.count_nonzero((alpha > 0) & (alpha < 255)) / alpha.size
+    if between < _OUTLINE or int(alpha.max()) - int(alpha.min()) < _FLAT:
+        return None
+    return np.repeat(alpha[..., None], 3, axis=2)
 
 
 def _editable(image: Image.Image, bilevel: bool) -> Image.Image:
