@@ -2,6 +2,7 @@
 
 import io
 import json
+import random
 import struct
 
 import numpy as np
@@ -379,3 +380,47 @@ def test_a_damaged_last_page_is_a_problem_of_that_file(run, tmp_path, pages):
         assert len(result.stderr.splitlines()) == 1 and "two.tif" in result.stderr
     assert (tmp_path / "anonymised/good.png").is_file()
     run("detect", "two.tif")  # which needs the first page only
+
+
+def _mutated(content: bytes, rng) -> bytes:
+    """The content with a few bytes changed, cut off or put in, most of them in its headers."""
+    changed = bytearray(content)
+    for _ in range(rng.choice((1, 1, 2, 4, 16))):
+        place = rng.randrange(min(len(changed), rng.choice((64, 400, len(changed)))))
+        kind = rng.random()
+        if kind < 0.7:
+            changed[place] = rng.choice((0, 1, 127, 255, rng.randrange(256)))
+        elif kind < 0.85:
+            changed = changed[: max(1, rng.randrange(len(changed)))]
+        else:
+            changed[place:place] = rng.randbytes(4)
+    return bytes(changed)
+
+
+def test_mutated_photos_are_written_again_or_refused_in_a_line(tmp_path):
+    """Seeded, so that it is the same each time; the command line was run on many more."""
+    exif = Image.Exif()
+    exif[ExifTags.Base.Make] = "Camera"
+    exif.get_ifd(ExifTags.IFD.GPSInfo).update({1: "N", 2: (1.0, 2.0, 3.0)})
+    rgb, rgba = Image.fromarray(COLOURS), Image.fromarray(np.dstack([COLOURS, SEEN]))
+    seeds = {
+        "a.jpg": (rgb, {"exif": exif, "dpi": (72, 72)}), "a.png": (rgba, {"exif": exif}), "a.webp": (rgba, {"exif": exif}),
+        "a.tif": (rgba, {"compression": "tiff_lzw", "exif": exif}), "b.tif": (rgb, {"compression": "jpeg"}),
+        "a.gif": (rgb.quantize(16), {"transparency": 3}), "a.bmp": (rgb, {}), "a.tga": (rgba, {}),
+    }  # fmt: skip
+    rng, written, refused = random.Random(7), 0, 0
+    for name, (image, options) in seeds.items():
+        image.save(tmp_path / name, **options)
+        content = (tmp_path / name).read_bytes()
+        for _ in range(60):
+            (tmp_path / name).write_bytes(_mutated(content, rng))
+            try:
+                photo = open_photo(tmp_path / name)
+                for keep in (False, True):
+                    anonymised(photo, FACES, MaskStyle(), keep)
+                    removed(photo, keep)
+                written += 1
+            except ImageError as error:
+                assert str(tmp_path / name) in str(error) and "\n" not in str(error)
+                refused += 1
+    assert written > 100 and refused > 100
