@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+import onnx
 import torch
 from safetensors.torch import save
 from torch import Tensor, nn
@@ -27,6 +28,7 @@ from tinyfaces.training.networks.proposal_network import STRIDES, ProposalNetwor
 from tinyfaces.training.networks.second_stage_networks import Discriminator
 
 _OPSET = 17
+_MIN_STORED_IN_FLOAT16 = 256  # values; biases stay as they are
 LARGEST_DIFFERENCE = 1e-3
 """That ONNX Runtime's outputs may have from torch's."""
 
@@ -48,8 +50,9 @@ def fused(network: Network) -> Network:
     return merged
 
 
-def export(checkpoint: Path, out: Path) -> float:
-    """Write a proposal network to `out` (ONNX, dynamic batch and size) and the same weights as .safetensors beside it.
+def export(checkpoint: Path, out: Path, in_float16: bool = False) -> float:
+    """Write a proposal network to `out` (ONNX, dynamic batch and size) and the same weights as .safetensors beside it, these with
+    convolutions stored in 16 bits if `in_float16` is set.
 
     Returns the largest absolute difference of the outputs between torch and ONNX Runtime on noise. Raises ValueError
     where that is above LARGEST_DIFFERENCE or the checkpoint cannot be used; `out` is not touched then.
@@ -58,7 +61,7 @@ def export(checkpoint: Path, out: Path) -> float:
     axes = {"images": {0: "batch", 2: "height", 3: "width"}}
     axes |= {f"stride{stride}": {0: "batch", 2: f"height{stride}", 3: f"width{stride}"} for stride in STRIDES}
     difference = write_onnx(network, PROPOSALS, ((1, 3, 96, 160), (3, 3, 64, 64)), 255.0, axes, out)
-    _write_weights(out.with_suffix(".safetensors"), network, {"variant": variant})
+    _write_weights(out.with_suffix(".safetensors"), network, {"variant": variant}, in_float16)
     return difference
 
 
@@ -121,6 +124,28 @@ def write_onnx(
     return difference
 
 
+def store_in_float16(model: Path) -> None:
+    """Store the large weights of an ONNX file in 16 bits, half the bytes. They become float32 again when it is loaded, so it
+    runs as before, from rounded weights.
+
+    Args:
+        model: The file, which is replaced.
+    """
+    proto = onnx.load(str(model))
+    graph = proto.graph
+    casts = []
+    for weights in graph.initializer:
+        values = onnx.numpy_helper.to_array(weights)
+        if values.dtype != np.float32 or values.size < _MIN_STORED_IN_FLOAT16:
+            continue
+        name = weights.name
+        weights.CopyFrom(onnx.numpy_helper.from_array(values.astype(np.float16), f"{name}_float16"))
+        casts.append(onnx.helper.make_node("Cast", [weights.name], [name], to=onnx.TensorProto.FLOAT))
+    for number, cast in enumerate(casts):
+        graph.node.insert(number, cast)
+    write_atomically(model, proto.SerializeToString())
+
+
 @torch.no_grad()
 def largest_difference(
     network: nn.Module, onnx_file: Path, signature: ModelSignature, shapes: Sequence[tuple[int, ...]], largest_input: float
@@ -137,6 +162,8 @@ def largest_difference(
     return largest
 
 
-def _write_weights(path: Path, network: nn.Module, settings: dict[str, Any]) -> None:
+def _write_weights(path: Path, network: nn.Module, settings: dict[str, Any], in_float16: bool = False) -> None:
     weights = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
+    if in_float16:
+        weights = {name: tensor.half() if tensor.ndim > 1 else tensor for name, tensor in weights.items()}
     write_atomically(path, save(weights, settings))

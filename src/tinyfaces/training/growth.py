@@ -15,7 +15,7 @@ def grown(network: ProposalNetwork, shape: ProposalShape) -> ProposalNetwork:
     """
     larger = ProposalNetwork(shape)
     for stage, old_stage in zip(larger.stages, network.stages, strict=True):
-        _silence(list(stage)[len(old_stage) :])  # type: ignore[call-overload]
+        _silence(list(stage.children())[len(list(old_stage.children())) :])
     _silence(list(larger.fine)[len(network.fine) :])
     blocks = [block for block in larger.context if isinstance(block, ResidualBlock)]
     old_blocks = [block for block in network.context if isinstance(block, ResidualBlock)]
