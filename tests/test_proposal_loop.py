@@ -21,7 +21,7 @@ pytest.importorskip("tensorboard")
 
 import tinyfaces.training.settings as run_settings  # noqa: E402
 from tinyfaces.cli import app  # noqa: E402
-from tinyfaces.training.batches import lessons_from, new_batch_of, takes_large_crops, takes_natural_crops  # noqa: E402
+from tinyfaces.training.batches import batches_from, new_batch_of, takes_large_crops, takes_natural_crops  # noqa: E402
 from tinyfaces.training.cache import open_cache  # noqa: E402
 from tinyfaces.training.checkpoints import load_network  # noqa: E402
 from tinyfaces.training.muon import Muon, orthogonalise  # noqa: E402
@@ -127,11 +127,11 @@ def test_each_batch_is_taken_echo_times_and_large_ones_among_them(data):
     images, weights = read_sources(config.train)
     cache = open_cache(images, Path(config.cache))
     config = dataclasses.replace(config, steps=100, workers=0)
-    whole = list(lessons_from(images, cache, weights, config, 0, 0, 1, CPU))
-    later = list(lessons_from(images, cache, weights, config, 70, 0, 1, CPU))
+    whole = list(batches_from(images, cache, weights, config, 0, 0, 1, CPU))
+    later = list(batches_from(images, cache, weights, config, 70, 0, 1, CPU))
     for a, b in zip(whole[70:], later, strict=True):
-        assert torch.equal(a.batch.pixels, b.batch.pixels) and torch.equal(a.batch.boxes, b.batch.boxes)
-    sizes = {new_batch_of(step, config): lesson.batch.pixels.shape[1] for step, lesson in enumerate(whole)}
+        assert torch.equal(a.crops.pixels, b.crops.pixels) and torch.equal(a.crops.boxes, b.crops.boxes)
+    sizes = {new_batch_of(step, config): batch.crops.pixels.shape[1] for step, batch in enumerate(whole)}
     assert [new for new, size in sizes.items() if size == config.large_crops.size][:3] == [3, 7, 11]
 
 
@@ -141,16 +141,16 @@ def test_the_last_steps_see_photos_near_their_own_size(data, echo):
     config = load_config(data / "small.toml", settings)
     assert config.natural_crops.size == 128 and config.natural_crops.grids == (1,)
     images, weights = read_sources(config.train)
-    lessons = list(lessons_from(images, open_cache(images, Path(config.cache)), weights, config, 0, 0, 1, CPU))
+    batches = list(batches_from(images, open_cache(images, Path(config.cache)), weights, config, 0, 0, 1, CPU))
     real = {round(float(side)) for image in images for side in image.boxes[:, 3] - image.boxes[:, 1]}
 
-    def of_their_size(lesson):
-        heights = (lesson.batch.boxes[:, 3] - lesson.batch.boxes[:, 1]).round().int().tolist()
+    def of_their_size(batch):
+        heights = (batch.crops.boxes[:, 3] - batch.crops.boxes[:, 1]).round().int().tolist()
         return np.mean([height in real for height in heights])
 
     natural = [takes_natural_crops(new_batch_of(step, config), config) for step in range(120)]
     assert sum(natural[:60]) == 0 and sum(natural) >= 40 and (echo > 1 or sum(natural) == 60)
-    shares = np.array([of_their_size(lesson) for lesson in lessons])
+    shares = np.array([of_their_size(batch) for batch in batches])
     assert shares[natural].mean() > shares[~np.array(natural)].mean() + 0.2
     without = dataclasses.replace(config, natural_steps=0)
     assert not any(takes_natural_crops(new_batch_of(step, without), without) for step in range(120))
@@ -257,8 +257,8 @@ def test_photos_without_labels_are_the_teachers(data, tmp_path, teacher):
     assert all(photo.boxes.tolist() == [[0, 0, 260, 200]] and photo.ignore.all() for photo in again[12:])
     only = dataclasses.replace(config, train=config.train[1:], steps=12)
     images, weights = read_sources(only.train)
-    lessons = lessons_from(images, open_cache(images, Path(config.cache)), weights, only, 0, 0, 1, CPU)
-    batches = [lesson.batch for lesson in lessons]
+    steps = batches_from(images, open_cache(images, Path(config.cache)), weights, only, 0, 0, 1, CPU)
+    batches = [step.crops for step in steps]
     assert not any(len(batch.boxes) for batch in batches)
     assert torch.cat([batch.ignored.flatten() for batch in batches]).float().mean() > 0.7  # all but what photos leave empty
 

@@ -18,16 +18,11 @@ pytest.importorskip("tensorboard")
 cv2 = pytest.importorskip("cv2")
 
 import tinyfaces.training.second_stage_loop as module  # noqa: E402
+from tinyfaces.training.candidate_batches import make_batch  # noqa: E402
 from tinyfaces.training.candidates import Candidates  # noqa: E402
-from tinyfaces.training.second_stage_loop import (  # noqa: E402
-    GanConfig,
-    average_precision,
-    collapse,
-    load_gan_config,
-    make_batch,
-    psnr,
-    train_gan,
-)
+from tinyfaces.training.second_stage_loop import train_second_stage  # noqa: E402
+from tinyfaces.training.second_stage_measures import average_precision, collapse, psnr  # noqa: E402
+from tinyfaces.training.settings import SecondStageConfig, load_second_stage_config  # noqa: E402
 
 
 def _candidates(count=240) -> Candidates:
@@ -55,7 +50,7 @@ def run(monkeypatch, tmp_path):
 
     def call(name, **settings):
         small = {"steps": 6, "pretrain_steps": 2, "batch": 8, "save_every": 3, "evaluate_every": 100, "threads": 1}
-        train_gan(GanConfig(candidates="here", out=str(tmp_path / name), **{**small, **settings}))
+        train_second_stage(SecondStageConfig(candidates="here", out=str(tmp_path / name), **{**small, **settings}))
         lines = [json.loads(line) for line in (tmp_path / name / "log.jsonl").read_text().splitlines()]
         return torch.load(tmp_path / name / "last.pt", weights_only=True), lines
 
@@ -90,10 +85,10 @@ def _command(tmp_path: Path, name: str, **settings) -> list[str]:
     data = _candidates(80)
     np.savez(folder / "00000.npz", **{f.name: getattr(data, f.name) for f in fields(Candidates)})
     (folder / "manifest.json").write_text(json.dumps({"shards": [{"file": "00000.npz"}]}))
-    (tmp_path / "gan.toml").write_text(f'candidates = "{folder}"\nbatch = 8\nthreads = 1\nevaluate_every = 1000\n')
+    (tmp_path / "second_stage.toml").write_text(f'candidates = "{folder}"\nbatch = 8\nthreads = 1\nevaluate_every = 1000\n')
     chosen = {"out": tmp_path / name, "pretrain_steps": 4, **settings}
     options = [text for key, value in chosen.items() for text in ("--set", f"{key}={value}")]
-    return [sys.executable, "-m", "tinyfaces", "train", "gan", "--config", str(tmp_path / "gan.toml"), *options]
+    return [sys.executable, "-m", "tinyfaces", "train", "second-stage", "--config", str(tmp_path / "second_stage.toml"), *options]
 
 
 def test_a_killed_run_loses_only_what_came_after_the_last_checkpoint(tmp_path):
@@ -191,10 +186,10 @@ def test_collapse_is_reported():
 
 
 def test_wrong_settings_name_the_file(tmp_path):
-    file = tmp_path / "gan.toml"
+    file = tmp_path / "second_stage.toml"
     file.write_text('candidates = "x"\n')
-    assert load_gan_config(file, {"steps": 5}).steps == 5
+    assert load_second_stage_config(file, {"steps": 5}).steps == 5
     for overrides, word in (({"variant": "huge"}, "huge"), ({"speed": 1}, "speed"), ({"batch": 6}, "multiple of 4")):
         with pytest.raises(ValueError, match=word) as caught:
-            load_gan_config(file, overrides)
-        assert "gan.toml" in str(caught.value)
+            load_second_stage_config(file, overrides)
+        assert "second_stage.toml" in str(caught.value)

@@ -17,7 +17,7 @@ _VGG_SPREAD = (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True)
-class GanShape:
+class SecondStageShape:
     """The numbers that make a variant.
 
     trunk, blocks: channels and residual blocks of the up-sampling network; raised: channels after each doubling, or none where
@@ -39,15 +39,15 @@ class GanShape:
     hidden: int
 
 
-PAPER = GanShape(
+PAPER = SecondStageShape(
     trunk=64, blocks=8, raised=(256, 256), refine=64, refine_blocks=8, refine_raised=(256, 256), patch=1,
     stages=((64, 2), (128, 2), (256, 4), (512, 4), (512, 4)), first_stride=1, shortcuts=False, hidden=512,
 )  # fmt: skip
-SLIM = GanShape(
+SLIM = SecondStageShape(
     trunk=32, blocks=3, raised=(), refine=32, refine_blocks=2, refine_raised=(), patch=4,
     stages=((48, 5), (64, 3), (96, 1)), first_stride=4, shortcuts=True, hidden=96,
 )  # fmt: skip
-GAN_VARIANTS = {"paper": PAPER, "slim": SLIM}
+SECOND_STAGE_VARIANTS = {"paper": PAPER, "slim": SLIM}
 SHALLOW = replace(SLIM, stages=((32, 1), (48, 1), (64, 1)), first_stride=1, shortcuts=False)
 """A classifier of the low-resolution crop itself: the cheap way that the paper argues against, for the ablation."""
 PARTS = ("srn+rn", "srn", "bilinear", "none")
@@ -83,7 +83,7 @@ class GeneratorBlock(nn.Module):
 class UpSampling(nn.Module):
     """SRN: Nx3xhxw to Nx3x4hx4w, RGB in 0-1. It adds what it learns to the bilinearly enlarged crop."""
 
-    def __init__(self, shape: GanShape) -> None:
+    def __init__(self, shape: SecondStageShape) -> None:
         super().__init__()
         self.head = nn.Sequential(normalised(3, shape.trunk), nn.ReLU())
         self.blocks = nn.Sequential(
@@ -110,7 +110,7 @@ class UpSampling(nn.Module):
 class Refinement(nn.Module):
     """RN: Nx3xHxW to the same, sharper. The last layer has neither normalisation nor activation."""
 
-    def __init__(self, shape: GanShape) -> None:
+    def __init__(self, shape: SecondStageShape) -> None:
         super().__init__()
         widths = (shape.refine, *shape.refine_raised)
         raised = [part for before, after in pairwise(widths) for part in (normalised(before, after), nn.ReLU())]
@@ -134,7 +134,7 @@ class Generator(nn.Module):
     Weights start from N(0, 0.02), the layers that give RGB from a tenth of it: training begins at bilinear enlargement.
     """
 
-    def __init__(self, shape: GanShape, parts: str = "srn+rn") -> None:
+    def __init__(self, shape: SecondStageShape, parts: str = "srn+rn") -> None:
         super().__init__()
         enlarged: nn.Module = nn.Upsample(scale_factor=float(FACTOR), mode="bilinear") if parts == "bilinear" else nn.Identity()
         self.up_sampling = UpSampling(shape) if parts in ("srn", "srn+rn") else enlarged
@@ -172,7 +172,7 @@ class Discriminator(nn.Module):
     mean: Tensor
     spread: Tensor
 
-    def __init__(self, shape: GanShape, side: int = HIGH_SIDE) -> None:
+    def __init__(self, shape: SecondStageShape, side: int = HIGH_SIDE) -> None:
         super().__init__()
         self.register_buffer("mean", torch.tensor(_VGG_MEAN).reshape(1, 3, 1, 1), persistent=False)
         self.register_buffer("spread", torch.tensor(_VGG_SPREAD).reshape(1, 3, 1, 1), persistent=False)
@@ -204,5 +204,5 @@ class Discriminator(nn.Module):
 def make_networks(variant: str, parts: str) -> tuple[Generator, Discriminator]:
     """Generator and discriminator of a variant, or those of the ablation where `parts` is not the whole generator."""
     if parts == "none":
-        return Generator(GAN_VARIANTS[variant], parts), Discriminator(SHALLOW, LOW_SIDE)
-    return Generator(GAN_VARIANTS[variant], parts), Discriminator(GAN_VARIANTS[variant])
+        return Generator(SECOND_STAGE_VARIANTS[variant], parts), Discriminator(SHALLOW, LOW_SIDE)
+    return Generator(SECOND_STAGE_VARIANTS[variant], parts), Discriminator(SECOND_STAGE_VARIANTS[variant])

@@ -1,0 +1,72 @@
+"""The processes of a training, as torchrun begins them: one alone, or several that share each batch."""
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Process:
+    """One of the `world` processes of a training: its number, and the device that it computes on."""
+
+    rank: int
+    world: int
+    device: torch.device
+
+    @property
+    def leader(self) -> bool:
+        """Whether this is the one that measures, reports and writes."""
+        return self.rank == 0
+
+    def require_divisible(self, name: str, count: int) -> None:
+        """Raise ValueError where `count` things can't be shared evenly by all processes."""
+        if count % self.world:
+            raise ValueError(f"{name} is {count}, must be a multiple of the {self.world} processes")
+
+    def wait_for_all(self) -> None:
+        """Go on once every process has come here."""
+        if self.world > 1:
+            torch.distributed.barrier()
+
+
+@contextmanager
+def join_processes(threads: int) -> Iterator[Process]:
+    """This process among those of the run (RANK, WORLD_SIZE, LOCAL_RANK of the environment), joined with them until the end.
+
+    threads: of torch, in each process; 0 leaves torch's choice.
+    """
+    rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if torch.cuda.is_available() else torch.device("cpu")
+    if threads:
+        torch.set_num_threads(threads)
+    if world > 1:
+        torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield Process(rank, world, device)
+    finally:
+        if world > 1:
+            torch.distributed.destroy_process_group()
+
+
+def mean_over_processes(value: Tensor) -> Tensor:
+    """The mean of every process's `value`, without gradient: by which losses are divided, so that several processes learn what
+    one would from all their crops."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return value
+    mean = value.detach().clone()
+    torch.distributed.all_reduce(mean)
+    return mean / torch.distributed.get_world_size()
+
+
+def average_gradients(networks: Sequence[nn.Module]) -> None:
+    """Make every process's gradients the mean over all processes."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return
+    gradients = [p.grad for network in networks for p in network.parameters() if p.grad is not None]
+    flat = mean_over_processes(torch.cat([gradient.flatten() for gradient in gradients]))
+    for gradient, mean in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+        gradient.copy_(mean.view_as(gradient))
