@@ -1,6 +1,6 @@
 """Put a trained second stage into the package, with its fusion rules learnt and measured here.
 
-    python tools/ship_second_stage.py runs/gan/last.pt --config configs/accurate.toml
+    python tools/ship_second_stage.py runs/second_stage/last.pt --config configs/accurate.toml
 
 The rules are learnt on the [[dev]] sources of the configuration, that for detectors of others on the candidates of `accurate`.
 Which candidates go through, and how far boxes are moved, is chosen there too, by AP with rules learnt on one half of the photos

@@ -1,10 +1,10 @@
 """`tinyfaces train` and `tinyfaces export`."""
 
+import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
 from tinyfaces.cli.options import (
     ModelOption,
@@ -22,7 +22,7 @@ _CALIBRATION_PHOTOS = 30
 
 ConfigOption = Annotated[Path, typer.Option(help="TOML file, such as those in configs/.")]
 SetOption = Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Override a setting; repeatable.")]
-FreshOption = Annotated[bool, typer.Option("--fresh", help="Begin anew, where a run of this name could be gone on with.")]
+FreshOption = Annotated[bool, typer.Option("--fresh", help="Start over, even where an interrupted run could be resumed.")]
 
 
 @train_app.command("proposals")
@@ -36,7 +36,7 @@ def train_proposals(
     settings: SetOption = None,
     fresh: FreshOption = False,
 ) -> None:
-    """Train the proposal network; says first how long it will take; goes on where a killed run stopped.
+    """Train the proposal network; says first how long it will take; resumes a run that was interrupted.
 
     Of the photos of --annotations every 20th is held out to measure on.
     """
@@ -91,6 +91,7 @@ def train_candidates(
 
         from tinyfaces.training.cache import open_cache
         from tinyfaces.training.candidates import CandidateSettings, gather_candidates
+        from tinyfaces.training.run_log import progress_bar
         from tinyfaces.training.settings import load_config, read_sources
     except ImportError as error:
         missing_extra(error, "train")
@@ -102,7 +103,7 @@ def train_candidates(
         cache = open_cache(images, Path(proposals.cache))
         number = min(photos or len(images), len(images))
         drawn = np.sort(np.random.default_rng(0).permutation(len(images))[:number]).tolist()
-        with _progress() as progress:
+        with progress_bar(errors) as progress:
             for _ in progress.track(gather_candidates(images, cache, detector, chosen, out, drawn), total=number):
                 pass
     except ValueError as error:
@@ -126,6 +127,7 @@ def train_relabel(
     try:
         from tinyfaces.data.annotations import read_coco
         from tinyfaces.training.relabel import RelabelSettings, settled, write_annotations
+        from tinyfaces.training.run_log import progress_bar
         from tinyfaces.training.settings import load_config
     except ImportError as error:
         missing_extra(error, "train")
@@ -140,7 +142,7 @@ def train_relabel(
             fail(f"{doubled[0]}: two sources have annotations of this name, and only one can be written to {out}")
         known = [read_coco(source.annotations, source.images) for source in sources]
         out.mkdir(parents=True, exist_ok=True)
-        with _progress() as progress:
+        with progress_bar(errors) as progress:
             bar = progress.add_task("", total=sum(map(len, known)))
             for source, name, images in zip(sources, names, known, strict=True):
                 changed = []
@@ -157,16 +159,75 @@ def train_relabel(
         fail(str(error))
 
 
-@train_app.command("gan")
+@train_app.command("second-stage")
 def train_second_stage(config: ConfigOption, settings: SetOption = None, fresh: FreshOption = False) -> None:
-    """Train generator and discriminator on gathered candidates; goes on where a killed run stopped."""
+    """Train generator and discriminator on gathered candidates; resumes a run that was interrupted."""
     try:
-        from tinyfaces.training.second_stage_loop import load_gan_config, train_gan
+        from tinyfaces.training import second_stage_loop
+        from tinyfaces.training.settings import load_second_stage_config
     except ImportError as error:
         missing_extra(error, "train")
     try:
-        train_gan(load_gan_config(config, overrides_of(settings)), resume=not fresh)
+        second_stage_loop.train_second_stage(load_second_stage_config(config, overrides_of(settings)), resume=not fresh)
     except ValueError as error:
+        fail(str(error))
+
+
+@train_app.command("pack")
+def train_pack(
+    config: Annotated[Path, typer.Argument(help="TOML file of the photos, such as configs/packs.toml.")],
+    out: Annotated[Path, typer.Argument(help="Folder for the packs.")],
+    megabytes: Annotated[float, typer.Option(min=0.01, help="Largest size of a pack, about.")] = 45.0,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that encode photos.")] = 2,
+) -> None:
+    """Pack labelled photos into small archives, for `tinyfaces train together` on another machine."""
+    try:
+        from tinyfaces.training.packs import PackConfig, write_packs
+        from tinyfaces.training.typed_toml import load_settings
+    except ImportError as error:
+        missing_extra(error, "train")
+    try:
+        for path, photos in write_packs(load_settings(PackConfig, config, {}), out, megabytes, workers):
+            typer.echo(f"{path}: {len(photos):,} photos, {path.stat().st_size / 1e6:.1f} MB")
+    except (ValueError, OSError) as error:
+        fail(str(error))
+
+
+@train_app.command("together")
+def train_together(
+    config: Annotated[Path, typer.Argument(help="TOML file, such as configs/together.toml.")],
+    packs: Annotated[Path | None, typer.Option(help="Folder of the packs.")] = None,
+    cache: Annotated[Path | None, typer.Option(help="Folder of decoded photos.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of checkpoints and the log.")] = None,
+    seconds: Annotated[float | None, typer.Option(min=1.0, help="Time of the whole run.")] = None,
+    batch: Annotated[int | None, typer.Option(min=1, help="Crops a step.")] = None,
+    workers: Annotated[int | None, typer.Option(min=0, help="Processes that make crops; if left out, all cores but one.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Stop after so many steps, for a trial.")] = None,
+    prepare: Annotated[
+        Path | None, typer.Option(help="Only unpack and decode this pack; a running training takes it in.")
+    ] = None,
+    settings: SetOption = None,
+) -> None:
+    """Train several proposal networks on the same crops within a fixed time; resumes a run that was interrupted.
+
+    --packs, --cache, --out, --seconds and --batch replace the configuration's values. A checkpoint is written every minute.
+    """
+    try:
+        from tinyfaces.training import together
+        from tinyfaces.training.packs import prepare_pack
+    except ImportError as error:
+        missing_extra(error, "train")
+    folders = {"packs": packs, "cache": cache, "out": out}
+    given = {name: str(folder) for name, folder in folders.items() if folder is not None}
+    numbers = {name: value for name, value in {"seconds": seconds, "batch": batch}.items() if value is not None}
+    try:
+        chosen = together.load_together_config(config, {**overrides_of(settings), **given, **numbers})
+        if prepare is not None:
+            prepare_pack(prepare, Path(chosen.cache))
+            return
+        cores = max(1, (os.cpu_count() or 2) - 1)
+        together.train_together(chosen, cores if workers is None else workers, steps, _say)
+    except (ValueError, OSError) as error:
         fail(str(error))
 
 
@@ -208,5 +269,5 @@ def export_model(
     typer.echo(f"wrote {out}, largest difference from torch {difference:.1e}")
 
 
-def _progress() -> Progress:
-    return Progress(BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(compact=True), console=errors)
+def _say(line: str) -> None:
+    print(line, flush=True)
