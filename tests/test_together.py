@@ -125,8 +125,12 @@ def test_a_pack_that_becomes_ready_during_the_run_is_taken_in(config, monkeypatc
 
     monkeypatch.setattr(together, "open_library", opened)
     monkeypatch.setattr(together.Pupil, "learn", learning)
-    run(config, 4, cache=str(config.parent / "cache"))
-    assert len(libraries[0]) == 9 and len(libraries[0].weights) == 9
+    drawn = []
+    real_crops = together.CropDataset
+    monkeypatch.setattr(together, "CropDataset", lambda *given: (drawn.append(len(given[2])), real_crops(*given))[1])
+    run(config, 4)
+    assert len(libraries[0]) == 9
+    assert drawn[0] == 4 and drawn[-1] == 9, "crops are drawn from the new photos too"
 
 
 def test_the_time_ends_a_run_and_sets_its_rate(config, monkeypatch):

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from rich.progress import track
 
 from tinyfaces.data.annotations import AnnotatedImage, AnnotationError
 from tinyfaces.detection.images import read_image
+from tinyfaces.training.run_log import progress_bar
 
 
 @dataclass(frozen=True)
@@ -59,9 +59,9 @@ def open_cache(images: Sequence[AnnotatedImage], folder: Path, workers: int | No
         try:
             with partial.open("wb") as file:
                 file.truncate(int(offsets[-1]))
-            with ProcessPoolExecutor(workers) as pool:
+            with ProcessPoolExecutor(workers) as pool, progress_bar() as progress:
                 written = pool.map(_decode_into, repeat(partial), offsets[:-1].tolist(), distinct, chunksize=8)
-                for _ in track(written, "decoding photos", total=len(distinct)):
+                for _ in progress.track(written, len(distinct), description="decoding photos"):
                     pass
             partial.replace(target)
         finally:

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tinyfaces.training.networks.proposal_network import FACE_SIZES, STRIDES
-from tinyfaces.training.processes import mean_over_processes
+from tinyfaces.training.processes import share_of_total
 
 _SLACK = 1.5
 _WINDOW = 3
@@ -179,7 +179,7 @@ def proposal_loss(
     targets[matches.points] = quality
     weights[matches.points] = 1.0
 
-    norm = mean_over_processes(quality.sum()).clamp(min=1.0)
+    norm = share_of_total(quality.sum())
     classification = (quality_focal_loss(logits, targets) * weights).sum() / norm
     box = ((1 - distance_iou(decoded, truth)) * quality.clamp(min=0.1)).sum() / norm
     return ProposalLoss(classification + box_weight * box, classification, box, len(place))
@@ -194,7 +194,7 @@ def distillation_loss(outputs: Sequence[Tensor], taught: Sequence[Tensor], point
     predicted, target = flatten_outputs(outputs), flatten_outputs(taught)
     scores = target[..., 0].sigmoid()
     sure = scores > _SURE_OF_FACE
-    norm = mean_over_processes(scores[sure].sum()).clamp(min=1.0)
+    norm = share_of_total(scores[sure].sum())
     classification = quality_focal_loss(predicted[..., 0], scores).sum() / norm
     _, place = torch.nonzero(sure, as_tuple=True)
     centres, strides = points.centres[place], points.strides[place]
@@ -213,7 +213,7 @@ def pixel_loss(enlarged: Tensor, refined: Tensor, target: Tensor, has_target: Te
     """
     weight = has_target.to(target.dtype)
     error = 4 * ((enlarged - target).square() + (refined - target).square()).sum(1).mean((1, 2))
-    return (error * weight).sum() / mean_over_processes(weight.sum()).clamp(min=1)
+    return (error * weight).sum() / share_of_total(weight.sum())
 
 
 def adversarial_loss_of_generator(real_logits: Tensor) -> Tensor:
@@ -237,4 +237,4 @@ def refinement_loss(predicted: Tensor, wanted: Tensor, is_face: Tensor) -> Tenso
     """Smooth L1 of box offsets (N, 4) over the faces among the crops, is_face (N,) bool: a scalar (Pattern Recognition 94)."""
     weight = is_face.to(predicted.dtype)
     error = F.smooth_l1_loss(predicted, wanted, reduction="none", beta=0.1).sum(1)
-    return (error * weight).sum() / mean_over_processes(weight.sum()).clamp(min=1)
+    return (error * weight).sum() / share_of_total(weight.sum())

@@ -52,21 +52,32 @@ def join_processes(threads: int) -> Iterator[Process]:
             torch.distributed.destroy_process_group()
 
 
-def mean_over_processes(value: Tensor) -> Tensor:
-    """The mean of every process's `value`, without gradient: by which losses are divided, so that several processes learn what
-    one would from all their crops."""
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return value
-    mean = value.detach().clone()
-    torch.distributed.all_reduce(mean)
-    return mean / torch.distributed.get_world_size()
+def share_of_total(value: Tensor, min_total: float = 1.0) -> Tensor:
+    """This process's equal share of a total over all processes: what a loss is divided by, so that several processes, whose
+    gradients are averaged, learn what one would from all their crops.
+
+    Args:
+        value: what this process adds to the total, without gradient.
+        min_total: the total is taken as at least this.
+    """
+    if not _several():
+        return value.clamp(min=min_total)
+    total = value.clone()
+    torch.distributed.all_reduce(total)
+    return total.clamp(min=min_total) / torch.distributed.get_world_size()
 
 
 def average_gradients(networks: Sequence[nn.Module]) -> None:
     """Make every process's gradients the mean over all processes."""
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+    if not _several():
         return
     gradients = [p.grad for network in networks for p in network.parameters() if p.grad is not None]
-    flat = mean_over_processes(torch.cat([gradient.flatten() for gradient in gradients]))
+    flat = torch.cat([gradient.flatten() for gradient in gradients])
+    torch.distributed.all_reduce(flat)
+    flat /= torch.distributed.get_world_size()
     for gradient, mean in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
         gradient.copy_(mean.view_as(gradient))
+
+
+def _several() -> bool:
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
