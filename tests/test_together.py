@@ -128,7 +128,7 @@ def test_a_pack_that_becomes_ready_during_the_run_is_taken_in(config, monkeypatc
     drawn = []
     real_crops = together.CropDataset
     monkeypatch.setattr(together, "CropDataset", lambda *given: (drawn.append(len(given[2])), real_crops(*given))[1])
-    run(config, 4)
+    run(config, 4, large_every=0, mosaics_until=0.0)
     assert len(libraries[0]) == 9
     assert drawn[0] == 4 and drawn[-1] == 9, "crops are drawn from the new photos too"
 
