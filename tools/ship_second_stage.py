@@ -93,7 +93,7 @@ def search(
         show(name, average_precision(fused, images) | {"F1": f1})
 
 
-def main() -> None:
+def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("--config", type=Path, required=True, help="its [[dev]] sources are used")
@@ -105,20 +105,18 @@ def main() -> None:
     parser.add_argument("--scrfd", type=Path, action="append", default=[], help="another detector to measure with; repeatable")
     parser.add_argument("--yunet", type=Path, action="append", default=[])
     parser.add_argument("--search", action="store_true", help="only show what other bounds would give")
-    arguments = parser.parse_args()
-    usual = Bounds(Bounds.largest_side, tuple(arguments.undecided), arguments.box)
-    lowest, largest = by_model(arguments.lowest), by_model(arguments.largest)
-    sources = load_config(arguments.config, {}).dev
-    images, _ = read_sources(sources)
-    undismissed, _ = read_sources([dataclasses.replace(source, doubt=0.0) for source in sources])
+    return parser.parse_args()
 
+
+def export_networks(checkpoint: Path, candidates: Path) -> SecondStageRecord:
+    """Write both networks, their int8 copies and their weights into the package; gives their record, still without rules."""
     stem = WEIGHTS / "gan.onnx"
-    print(f"largest difference from torch {export_second_stage(arguments.checkpoint, stem):.1e}")
-    calibrate(stem, arguments.candidates)
+    print(f"largest difference from torch {export_second_stage(checkpoint, stem):.1e}")
+    calibrate(stem, candidates)
     generator, discriminator, settings = load_second_stage(stem.with_suffix(".safetensors"))
     files = {part: stem.with_suffix(f".{part}.onnx") for part in ("generator", "discriminator")}
     hashed = [*files.values(), *map(int8_file, files.values())]
-    record = SecondStageRecord(
+    return SecondStageRecord(
         variant=settings["variant"],
         generator=files["generator"].name,
         discriminator=files["discriminator"].name,
@@ -130,6 +128,17 @@ def main() -> None:
         training_data=DATA,
         rules={},
     )
+
+
+def main() -> None:
+    arguments = parse_arguments()
+    usual = Bounds(Bounds.largest_side, tuple(arguments.undecided), arguments.box)
+    lowest, largest = by_model(arguments.lowest), by_model(arguments.largest)
+    sources = load_config(arguments.config, {}).dev
+    images, _ = read_sources(sources)
+    undismissed, _ = read_sources([dataclasses.replace(source, doubt=0.0) for source in sources])
+
+    record = export_networks(arguments.checkpoint, arguments.candidates)
     unused = FusionRule(Bounds(), (0, 1, 0, 0), (0, 1, 0, 0, 0, 0))
     second = SecondStage(record, unused, backend="onnxruntime", device="cpu", threads=None)
 

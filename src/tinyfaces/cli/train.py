@@ -36,9 +36,9 @@ def train_proposals(
     settings: SetOption = None,
     fresh: FreshOption = False,
 ) -> None:
-    """Train the proposal network; says first how long it will take; resumes a run that was interrupted.
+    """Train the proposal network; resumes a run that was interrupted. It first prints how long the training will take.
 
-    Of the photos of --annotations every 20th is held out to measure on.
+    Every 20th photo of --annotations is held out, to measure on.
     """
     try:
         from tinyfaces.training.proposal_loop import train
@@ -59,7 +59,7 @@ def train_average(
     first: Annotated[Path, typer.Argument(help="Checkpoint or .safetensors file of a proposal network.")],
     second: Annotated[Path, typer.Argument(help="Another, trained on from it.")],
     out: Annotated[Path, typer.Argument(help="The checkpoint to write.")],
-    share: Annotated[float, typer.Option(min=0.0, max=1.0, help="Of the first.")] = 0.5,
+    share: Annotated[float, typer.Option(min=0.0, max=1.0, help="Share of the first one's weights.")] = 0.5,
 ) -> None:
     """Average the weights of two trainings: often better than either."""
     try:
@@ -120,9 +120,9 @@ def train_relabel(
 ) -> None:
     """Let a trained model settle the boxes that the annotations leave ignored: self-training.
 
-    Of each [[train]] source of --config (COCO files; photos without labels are left out), a copy of the annotations is written
-    in which ignored boxes became faces or background where the model's views of a photo (as it is, mirrored, enlarged) agree.
-    Train on with `--set relabelled=OUT`.
+    Each [[train]] source of --config (COCO files; photos without labels are left out) is copied to OUT. In the copy, ignored
+    boxes are faces or background where the model's views of a photo (as it is, mirrored, enlarged) agree. To use the copies,
+    train with `--set relabelled=OUT`.
     """
     try:
         from tinyfaces.data.annotations import read_coco
@@ -154,7 +154,7 @@ def train_relabel(
                 ignored = sum(int(image.ignore.sum()) for image in images)
                 faces = sum(int((~b.ignore).sum() - (~a.ignore).sum()) for a, b in zip(images, changed, strict=True))
                 background = sum(map(len, images)) - sum(map(len, changed))
-                typer.echo(f"{target}: of {ignored:,} ignored boxes {faces:,} are faces, {background:,} background")
+                typer.echo(f"{target}: {ignored:,} ignored boxes, {faces:,} of them now faces, {background:,} background")
     except ValueError as error:
         fail(str(error))
 
@@ -243,7 +243,7 @@ def export_model(
 
     NAME.int8.onnx, beside NAME.onnx, is used on processors that are made for int8.
 
-    Of a second stage NAME.generator.onnx and NAME.discriminator.onnx are written, where OUT is NAME.onnx.
+    For a second stage, NAME.generator.onnx and NAME.discriminator.onnx are written, where OUT is NAME.onnx.
     """
     try:
         from tinyfaces.training.checkpoints import is_second_stage

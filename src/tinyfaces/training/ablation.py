@@ -68,11 +68,18 @@ def run_ablation(
     bounds: Bounds,
     say: Callable[[str], None],
 ) -> dict[str, Any]:
-    """Train every way under `config.out` (a finished one is taken as it is) and measure all on photos, HxWx3 uint8 RGB, with
-    their known faces.
+    """Train every way and measure all of them.
 
-    model: of the proposals. Gives {"detection": {way: {band: AP, "ms": milliseconds a photo}}, "restoration": {picture: {...}}},
-    where ms is the mean time of a photo with two threads, of both stages together.
+    Args:
+        config: of the second stage. Each way is trained in a folder under `config.out`; a finished one is taken as it is.
+        model: of the proposals.
+        photos: HxWx3 uint8 RGB, with their known faces.
+        bounds: of the candidates that the second stage judges.
+        say: takes a line about each thing that begins.
+
+    Returns:
+        {"detection": {way: {band: AP, "ms": milliseconds a photo}}, "restoration": {picture: {...}}}, where ms is the mean time
+        of a photo with two threads, of both stages together.
     """
     trained = {}
     for number, (way, changes) in enumerate(WAYS.items()):

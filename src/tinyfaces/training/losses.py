@@ -92,9 +92,16 @@ class Assignment:
 def assign(predicted: Tensor, points: Points, boxes: Tensor, owners: Tensor) -> Assignment:
     """Give each face the points that already do best for it, as many as their IoUs sum to (dynamic k, as in OTA).
 
-    predicted: N x P x 5 outputs. boxes: (M, 4) xyxy, owners: (M,) their images. Only the 3x3 points around the face's
-    centre are candidates, in the branches made for its size with a slack of 1.5 at both ends. A point wanted by two faces
-    goes to the one it costs less.
+    Only the 3x3 points around the face's centre are in question, in the branches made for its size with a slack of 1.5 at both
+    ends. A point wanted by two faces goes to the one it costs less.
+
+    Args:
+        predicted: N x P x 5 outputs.
+        points: the P points.
+        boxes: (M, 4) xyxy in pixels. owners: (M,) their images.
+
+    Returns:
+        The points and their faces.
     """
     device, count = boxes.device, len(points.centres)
     size = (boxes[:, 2:] - boxes[:, :2]).clamp(min=1e-3).prod(1).sqrt()
@@ -160,8 +167,17 @@ def proposal_loss(
 ) -> ProposalLoss:
     """Quality focal loss over all points outside ignored places, DIoU loss over the assigned ones.
 
-    outputs: the network's four maps. boxes (M, 4) xyxy, owners (M,), ignored (N, H / 4, W / 4) bool. Both parts are divided by
-    the sum of the targets.
+    Both are divided by the sum of the targets, over all processes.
+
+    Args:
+        outputs: the network's four maps Nx5xH/sxW/s.
+        points: those of the maps.
+        boxes: (M, 4) xyxy in pixels. owners: (M,) their images.
+        ignored: (N, H / 4, W / 4) bool, where no loss is taken unless a face is assigned there.
+        box_weight: of the DIoU loss.
+
+    Returns:
+        The loss and its parts.
     """
     predicted = flatten_outputs(outputs)
     matches = assign(predicted.detach(), points, boxes, owners)
@@ -186,10 +202,19 @@ def proposal_loss(
 
 
 def distillation_loss(outputs: Sequence[Tensor], taught: Sequence[Tensor], points: Points, box_weight: float = 2.0) -> Tensor:
-    """How far a network's four maps are from those of a teacher with the same points: a scalar.
+    """How far a network's four maps are from those of a teacher with the same points.
 
     Quality focal loss with the teacher's score as the target of every point, ignored places included, and DIoU loss to the
-    teacher's boxes, weighted by its scores where these are above 0.3. Both are divided by the sum of those scores.
+    teacher's boxes, weighted by its scores where these are above 0.3. Both are divided by the sum of those scores, over all
+    processes.
+
+    Args:
+        outputs: the network's four maps Nx5xH/sxW/s. taught: the teacher's.
+        points: those of the maps.
+        box_weight: of the DIoU loss.
+
+    Returns:
+        A scalar.
     """
     predicted, target = flatten_outputs(outputs), flatten_outputs(taught)
     scores = target[..., 0].sigmoid()

@@ -48,16 +48,23 @@ class Part(NamedTuple):
 class CropSettings:
     """What a training crop looks like.
 
-    size: side in pixels. grids: cells a side of the layouts (1: one photo, 2: mosaic of 2x2, ...) and grid_shares: how often
-    each is drawn. small_share: how often the chosen face of a cell gets a height from small_heights, else from all_heights
-    (both log-uniform, in pixels). scales: bounds of the resulting scale factor. anywhere_share: how often a cell shows any
-    place of its photo at a scale of 0.25 to 1, as where no face is known, in place of a chosen face. negative_share: how often a
-    cell of a photo that lists hard negatives is laid around one of them, at a scale from own_scales. own_scale_share: how often
-    any other cell has a scale from own_scales, near that of the photo, whatever its face is to become. min_height: smaller
-    faces are neither faces nor background. min_piece: what a small photo leaves empty of a cell is filled with others, if
-    its sides have so many pixels. min_visible: a face cut more than that is ignored too. turned_share: how often a piece is
-    turned by up to `max_turned` degrees; lying_share: by 90. text_share: how often lines of letters, which detectors like to
-    take for faces, are written between the faces of a crop.
+    Attributes:
+        size: side in pixels.
+        grids: cells a side of the layouts (1: one photo, 2: mosaic of 2x2, ...). grid_shares: how often each is drawn.
+        small_share: how often the chosen face of a cell gets a height from `small_heights`, else from `all_heights`.
+        small_heights: bounds in pixels, log-uniform. all_heights: likewise.
+        scales: bounds of the resulting scale factor.
+        anywhere_share: how often a cell shows any place of its photo at a scale of 0.25 to 1, as where no face is known, in place
+            of a chosen face.
+        negative_share: how often a cell of a photo that lists hard negatives is laid around one of them, at a scale from
+            `own_scales`.
+        own_scale_share: how often any other cell has a scale from `own_scales`, whatever its face is to become.
+        own_scales: bounds of scale factors near the photo's own size, log-uniform.
+        min_height: smaller faces, in pixels, are neither faces nor background.
+        min_piece: what a small photo leaves empty of a cell is filled with others, if its sides have so many pixels.
+        min_visible: a face of which a smaller share is left is ignored too.
+        turned_share: how often a piece is turned by up to `max_turned` degrees. lying_share: how often by 90.
+        text_share: how often lines of letters, which detectors like to take for faces, are written between the faces of a crop.
     """
 
     size: int = 448
@@ -91,8 +98,10 @@ class CropSettings:
 class Crop:
     """One training crop.
 
-    pixels: (S, S, 3) uint8 RGB. boxes: (N, 4) float32 xyxy of the faces to find. ignored: (S / 4, S / 4) bool, where no
-    loss is taken unless a face is assigned there.
+    Attributes:
+        pixels: (S, S, 3) uint8 RGB.
+        boxes: (N, 4) float32 xyxy of the faces to find.
+        ignored: (S / 4, S / 4) bool, where no loss is taken unless a face is assigned there.
     """
 
     pixels: Pixels
@@ -102,8 +111,14 @@ class Crop:
 
 @dataclass(frozen=True)
 class CropBatch:
-    """B crops: pixels (B, S, S, 3) uint8 RGB; boxes (M, 4) xyxy; owners (M,) index of each box's crop; ignored
-    (B, S / 4, S / 4) bool."""
+    """B crops.
+
+    Attributes:
+        pixels: (B, S, S, 3) uint8 RGB.
+        boxes: (M, 4) float32 xyxy in pixels, of all crops.
+        owners: (M,) index of each box's crop.
+        ignored: (B, S / 4, S / 4) bool.
+    """
 
     pixels: torch.Tensor
     boxes: torch.Tensor
@@ -141,10 +156,7 @@ class CropBatch:
 
 
 class CropDataset(torch.utils.data.Dataset[Crop]):
-    """Crops `first` to `first + length` of the endless stream that `seed` defines.
-
-    images, cache: photos and their pixels, in the same order. weights: (len(images),) how often each is drawn.
-    """
+    """Crops `first` to `first + length` of the endless stream that `seed` defines."""
 
     def __init__(
         self,
@@ -156,6 +168,14 @@ class CropDataset(torch.utils.data.Dataset[Crop]):
         first: int,
         length: int,
     ) -> None:
+        """
+        Args:
+            images: photos. cache: their pixels, in the same order.
+            weights: (len(images),) how often each is drawn.
+            settings: what crops look like.
+            seed: of the stream.
+            first: number of the first crop. length: how many there are.
+        """
         self.images, self.cache, self.settings = images, cache, settings
         self.cumulated = np.cumsum(weights / weights.sum())
         self.seed, self.first, self.length = seed, first, length
@@ -190,11 +210,17 @@ class CropDataset(torch.utils.data.Dataset[Crop]):
 def cut_cell(
     photo: Pixels, image: AnnotatedImage, cell: Pixels, settings: CropSettings, rng: np.random.Generator
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_], Part]:
-    """Fill `cell` (h, w, 3), or a corner of it, with a rescaled piece of `photo`, perhaps mirrored or turned, around a chosen
-    face where it has one.
+    """Fill a cell, or a corner of it, with a rescaled piece of a photo, mirrored or turned now and then, around a face if any.
 
-    Returns the boxes (N, 4) that lie in the cell, clipped to the piece, which of them (N,) are to be ignored, and the part of the
-    cell that was filled.
+    Args:
+        photo: (H, W, 3) uint8 RGB. image: its annotation.
+        cell: (h, w, 3) uint8, the part of a crop that is written into.
+        settings: what crops look like.
+        rng: decides.
+
+    Returns:
+        The boxes (N, 4) that lie in the cell, clipped to the piece; which of them (N,) are to be ignored; and the part of the
+        cell that was filled.
     """
     height, width = cell.shape[:2]
     faces = np.flatnonzero(~image.ignore)

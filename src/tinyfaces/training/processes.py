@@ -11,7 +11,13 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Process:
-    """One of the `world` processes of a training: its number, and the device that it computes on."""
+    """One of the processes of a training.
+
+    Attributes:
+        rank: its number.
+        world: how many there are.
+        device: what it computes on.
+    """
 
     rank: int
     world: int

@@ -28,12 +28,18 @@ _HELD_OUT = 20  # one photo in so many
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """One set of photos. annotations: a COCO json(.gz), or the folder wider_face_split (then `format` is "wider"); images: its
-    folder; share: how often crops are drawn from it, before normalising; format: "coco", "wider", "yolo" or "voc" (of these two
-    annotations is a folder of label files), or "unlabelled" for photos of which the teacher alone says what is in them (all of
-    the folder, or those that a COCO json in annotations lists, whatever boxes it has); split: WIDER's only; doubt: ignored boxes
-    that score less than this are background (see `dismiss_doubtful`); part: "all" photos, or "held out", every 20th, or the
-    "rest"."""
+    """One set of photos.
+
+    Attributes:
+        annotations: a COCO json(.gz); with another `format` the folder wider_face_split or one of label files.
+        images: the folder of the photos.
+        share: how often crops are drawn from it, before normalising.
+        format: "coco", "wider", "yolo", "voc", or "unlabelled" for photos of which the teacher alone says what is in them (all of
+            the folder, or those that a COCO json in `annotations` lists, whatever boxes it has).
+        split: of WIDER FACE: "train" or "val".
+        doubt: ignored boxes that score less than this are background (see `dismiss_doubtful`).
+        part: "all" photos, or "held out", every 20th, or the "rest".
+    """
 
     annotations: str = ""
     images: str
@@ -156,9 +162,17 @@ def load_second_stage_config(path: Path, overrides: Mapping[str, object]) -> Sec
 
 
 def read_sources(sources: Sequence[Source], relabelled: str = "") -> tuple[list[AnnotatedImage], np.ndarray]:
-    """All photos of the sources and how often each is drawn: (N,) float64, each source's share spread over its photos.
+    """Read the photos of sources.
 
-    relabelled: a folder of annotation files that take the place of those of the same name. Raises ValueError where it is missing.
+    Args:
+        sources: sets of photos.
+        relabelled: a folder of annotation files that take the place of those of the same name.
+
+    Returns:
+        All photos, and how often each is drawn: (N,) float64, each source's share spread over its photos.
+
+    Raises:
+        ValueError: `relabelled` is missing, or annotations or images cannot be used.
     """
     if relabelled and not Path(relabelled).is_dir():
         raise ValueError(f"{relabelled}: no such folder of relabelled annotations")
@@ -188,7 +202,12 @@ def read_sources(sources: Sequence[Source], relabelled: str = "") -> tuple[list[
 def sources_of(annotations: Sequence[Path], images: Path) -> dict[str, list[dict[str, object]]]:
     """Settings that train on a user's photos and measure on every 20th of them, which is held out.
 
-    annotations: COCO files, or WIDER FACE's folder wider_face_split; images: the folder of the photos.
+    Args:
+        annotations: COCO files, or WIDER FACE's folder wider_face_split.
+        images: the folder of the photos.
+
+    Returns:
+        The sections `train` and `dev` of a configuration.
     """
     given = [
         {"annotations": str(path), "images": str(images), "format": "wider" if path.is_dir() else "coco"} for path in annotations

@@ -20,10 +20,16 @@ _VGG_SPREAD = (0.229, 0.224, 0.225)
 class SecondStageShape:
     """The numbers that make a variant.
 
-    trunk, blocks: channels and residual blocks of the up-sampling network; raised: channels after each doubling, or none where
-    one deconvolution gives all four times. refine, refine_blocks, refine_raised: the same of the refinement network; patch: side
-    of the squares of pixels that it takes for one place. stages: (channels, convolutions) of each stage of the discriminator, a
-    halving between two; first_stride: of its first convolution; hidden: width of its last shared layer.
+    Attributes:
+        trunk: channels of the up-sampling network (SRN). blocks: its residual blocks.
+        raised: its channels after each doubling; none where one deconvolution enlarges fourfold.
+        refine: channels of the refinement network (RN). refine_blocks: its residual blocks.
+        refine_raised: its channels after those.
+        patch: side of the squares of pixels that it takes for one place.
+        stages: channels and convolutions of each stage of the discriminator; between two stages sides are halved.
+        first_stride: stride of its first convolution.
+        shortcuts: whether its convolutions are residual blocks.
+        hidden: width of its last shared layer.
     """
 
     trunk: int
@@ -76,7 +82,8 @@ class GeneratorBlock(nn.Module):
         self.second = normalised(channels, channels)
 
     def forward(self, features: Tensor) -> Tensor:
-        output: Tensor = features + self.second(F.relu(self.first(features)))
+        between = F.relu(self.first(features))  # NxCxHxW
+        output: Tensor = features + self.second(between)  # NxCxHxW
         return output
 
 
@@ -100,10 +107,11 @@ class UpSampling(nn.Module):
         self.to_rgb = nn.ConvTranspose2d(widths[-1], 3, rest, rest)
 
     def forward(self, low: Tensor) -> Tensor:
-        features = self.head(low - 0.5)
-        features = F.relu(features + self.blocks(features))
-        enlarged = F.interpolate(low, scale_factor=float(FACTOR), mode="bilinear", align_corners=False)
-        output: Tensor = enlarged + self.to_rgb(self.raised(features))
+        features = self.head(low - 0.5)  # NxCx16x16, C = 32 channels in `slim`, 64 in `paper`
+        features = F.relu(features + self.blocks(features))  # NxCx16x16
+        enlarged = F.interpolate(low, scale_factor=float(FACTOR), mode="bilinear", align_corners=False)  # Nx3x64x64
+        raised = self.raised(features)  # `slim`: as it is; `paper`: Nx256x64x64
+        output: Tensor = enlarged + self.to_rgb(raised)  # Nx3x64x64
         return output
 
 
@@ -123,7 +131,8 @@ class Refinement(nn.Module):
         self.layers = nn.Sequential(first, nn.ReLU(), *blocks, *raised)
 
     def forward(self, image: Tensor) -> Tensor:
-        output: Tensor = image + self.to_rgb(self.layers(image - 0.5))
+        features = self.layers(image - 0.5)  # `slim`: Nx32x16x16, squares of 4x4 pixels; `paper`: Nx256x64x64
+        output: Tensor = image + self.to_rgb(features)  # Nx3x64x64
         return output
 
 
@@ -148,8 +157,16 @@ class Generator(nn.Module):
                 nn.init.zeros_(module.to_rgb.bias)  # type: ignore[arg-type]
 
     def forward(self, low: Tensor) -> tuple[Tensor, Tensor]:
-        enlarged = self.up_sampling(low)
-        return enlarged, self.refinement(enlarged)
+        """Restore crops.
+
+        Args:
+            low: Nx3x16x16, RGB in 0-1.
+
+        Returns:
+            What SRN made and what RN made of it, both Nx3x64x64, not clipped to 0-1.
+        """
+        enlarged = self.up_sampling(low)  # Nx3x64x64
+        return enlarged, self.refinement(enlarged)  # Nx3x64x64 both
 
 
 @dataclass(frozen=True)
@@ -166,7 +183,7 @@ class Discriminator(nn.Module):
     """VGG19's layout without the last pooling, three parallel heads in place of its fully connected layers. `slim` takes squares
     of 4x4 pixels for one place, and most of its layers lie there.
 
-    forward: images Nx3xSxS of the given side S, RGB in 0-1, to a `Judgement`.
+    side: of the crops that it judges, in pixels.
     """
 
     mean: Tensor
@@ -197,8 +214,10 @@ class Discriminator(nn.Module):
         nn.init.zeros_(self.box.bias)
 
     def forward(self, images: Tensor) -> Judgement:
-        features = self.shared(self.trunk((images - self.mean) / self.spread))
-        return Judgement(self.real(features)[:, 0], self.face(features)[:, 0], self.box(features))
+        """Judge crops: Nx3xSxS, RGB in 0-1, S the side that the network is made for."""
+        features = self.trunk((images - self.mean) / self.spread)  # `slim`: Nx96x4x4; `paper`: Nx512x4x4
+        shared = self.shared(features)  # `slim`: Nx96; `paper`: Nx512
+        return Judgement(self.real(shared)[:, 0], self.face(shared)[:, 0], self.box(shared))  # N, N, Nx4
 
 
 def make_networks(variant: str, parts: str) -> tuple[Generator, Discriminator]:
