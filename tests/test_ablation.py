@@ -21,9 +21,11 @@ from tinyfaces.detection.fusion import Bounds  # noqa: E402
 from tinyfaces.training.settings import SecondStageConfig  # noqa: E402
 
 
+@pytest.mark.slow
 def test_every_way_is_trained_and_measured(toy_model, tmp_path, monkeypatch):
     for module in (loop, ablation):
         monkeypatch.setattr(module, "read_candidates", lambda folder: _candidates(80))
+    monkeypatch.setattr(ablation, "_BATCH", 32)
     monkeypatch.setattr(ablation, "train_classifier", partial(ablation.train_classifier, steps=30))
     photos = []
     for number in range(4):

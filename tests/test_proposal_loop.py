@@ -163,6 +163,7 @@ def test_crops_that_do_not_divide_are_refused(data, crops):
         load_config(data / "small.toml", {f"{crops}.grids": [3], f"{crops}.grid_shares": [1.0]})
 
 
+@pytest.mark.slow
 def test_it_learns(data, tmp_path):
     _run(data, tmp_path / "run", steps=150, batch=8, ema=0.95, save_every=150, evaluate_every=150)
     last = [json.loads(line) for line in (tmp_path / "run/log.jsonl").read_text().splitlines()][-1]
