@@ -344,10 +344,9 @@ def test_a_trial_step_leaves_the_network_as_it_was():
 
 def test_wrong_files_are_one_line(data, tmp_path):
     (tmp_path / "bad.toml").write_text("variant = ")
-    command = [sys.executable, "-m", "tinyfaces", "train", "proposals", "--config"]
     for name in (tmp_path / "bad.toml", tmp_path / "none.toml"):
-        done = subprocess.run([*command, str(name)], capture_output=True, text=True)
-        assert done.returncode == 2 and len(done.stderr.splitlines()) == 1 and done.stderr.count(name.name) == 1
+        done = CliRunner().invoke(app, ["train", "proposals", "--config", str(name)])
+        assert done.exit_code == 2 and len(done.stderr.splitlines()) == 1 and done.stderr.count(name.name) == 1
 
 
 def test_orthogonalise_brings_singular_values_near_one():

@@ -14,8 +14,15 @@ from tinyfaces.training.settings import SecondStageConfig
 
 @dataclass(frozen=True)
 class CandidateBatch:
-    """low Nx3x16x16 and high Nx3x64x64, RGB in 0-1; has_target (N,) bool: `high` means something; face (N,) 0 or 1; box
-    (N, 4)."""
+    """N candidates.
+
+    Attributes:
+        low: Nx3x16x16, RGB in 0-1.
+        high: Nx3x64x64, RGB in 0-1; black where there is no sharp original.
+        has_target: (N,) bool, whether there is one.
+        face: (N,) 0 or 1.
+        box: (N, 4), see `Candidates`.
+    """
 
     low: Tensor
     high: Tensor

@@ -19,8 +19,14 @@ _SURE_OF_FACE = 0.3
 
 @dataclass(frozen=True)
 class Points:
-    """The P points of all branches: centres (P, 2) in pixels, strides (P,); per level the grid (height, width) and its
-    start."""
+    """The P points of all branches.
+
+    Attributes:
+        centres: (P, 2) in pixels.
+        strides: (P,).
+        grids: height and width of each branch's grid.
+        starts: the first point of each branch.
+    """
 
     centres: Tensor
     strides: Tensor

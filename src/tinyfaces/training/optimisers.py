@@ -80,7 +80,8 @@ def set_mode(network: nn.Module, fixed_norm: bool) -> None:
 class MovingAverage:
     """The moving average of a network's weights: what is measured and shipped.
 
-    network: the averaged network, in evaluation mode, its parameters without gradients.
+    Attributes:
+        network: the averaged network, in evaluation mode, its parameters without gradients.
     """
 
     def __init__(self, source: nn.Module, decay: float) -> None:

@@ -45,8 +45,12 @@ _READY = "ready"
 class PackSource:
     """A set of photos that goes into packs.
 
-    annotations: a COCO json.gz; images: the folder of its photos. limit: at most so many photos, those with hard negatives first
-    (all if left out). side: photos are reduced to this longer side, in pixels. quality: of AVIF, 0 to 100.
+    Attributes:
+        annotations: a COCO json.gz.
+        images: the folder of its photos.
+        limit: at most so many photos, those with hard negatives first; all if left out.
+        side: photos are reduced to this longer side, in pixels.
+        quality: of AVIF, 0 to 100.
     """
 
     annotations: str
@@ -222,10 +226,12 @@ def prepare_pack(pack: Path, cache: Path) -> Path:
 
 
 class PackLibrary:
-    """The photos of all packs that are ready so far.
+    """The photos of all packs that are ready so far; by number it gives a photo's pixels, HxWx3 uint8 RGB.
 
-    images: their annotations. weights: (len(images),) float64, how often each is drawn: its set's share, spread over the set's
-    photos; a photo's set is the folder that it lies in. By number it gives a photo's pixels, HxWx3 uint8 RGB.
+    Attributes:
+        images: their annotations.
+        weights: (len(images),) float64, how often each is drawn: its set's share, spread over the set's photos. A photo's set is
+            the folder that it lies in.
     """
 
     def __init__(

@@ -133,7 +133,10 @@ def open_photos(config: Config, process: Process) -> Photos:
 class ProposalRun:
     """A run's state: the network, the moving average of its weights, optimisers, and how far it has come.
 
-    step: steps taken. best: the highest dev AP so far. seconds: what the run had taken when it was last saved.
+    Attributes:
+        step: steps taken.
+        best: the highest dev AP so far.
+        seconds: what the run had taken when it was last saved.
     """
 
     def __init__(self, config: Config, process: Process) -> None:
@@ -302,7 +305,7 @@ def estimate(run: ProposalRun, forward: Forward, dev_photos: int) -> str:
     left = config.steps - run.step
     return (
         f"{left:,} steps of {config.batch} crops, {config.batch / trial:.1f} crops/s on this machine:"
-        f" about {duration(left * trial)}, and the measuring on {dev_photos:,} photos"
+        f" about {duration(left * trial)}, plus measuring on {dev_photos:,} photos"
     )
 
 

@@ -79,8 +79,10 @@ def learning_rate(step: int, config: SecondStageConfig) -> float:
 class SecondStageRun:
     """A run's state: both networks, the moving averages of their weights, optimisers, and how far it has come.
 
-    step: steps taken. seconds: what the run had taken when it was last saved. restores: whether the generator has anything to
-    learn.
+    Attributes:
+        step: steps taken.
+        seconds: what the run had taken when it was last saved.
+        restores: whether the generator has anything to learn.
     """
 
     def __init__(self, config: SecondStageConfig, process: Process) -> None:

@@ -44,8 +44,11 @@ _REPORT_EVERY = 50  # steps
 class Learner:
     """What one of the networks begins from and whom it learns from beside the labels.
 
-    start: weights of its variant, or of a smaller one that it grows from. teacher: another of the networks, whose averaged
-    weights look at the same crops. teacher_weight: of that loss, reached at `teacher_from` of the time.
+    Attributes:
+        start: weights of its variant, or of a smaller one that it grows from; none if left out.
+        teacher: another of the networks, whose averaged weights look at the same crops.
+        teacher_weight: of what the teacher says, in the loss.
+        teacher_from: share of the time at which that weight is reached; it rises from 0.
     """
 
     start: str = ""
