@@ -36,7 +36,9 @@ def train_proposals(
     settings: SetOption = None,
     fresh: FreshOption = False,
 ) -> None:
-    """Train the proposal network; resumes a run that was interrupted. It first prints how long the training will take.
+    """Train the proposal network.
+
+    An interrupted run is resumed. The command first prints how long the training will take.
 
     Every 20th photo of --annotations is held out, to measure on.
     """
@@ -61,7 +63,10 @@ def train_average(
     out: Annotated[Path, typer.Argument(help="The checkpoint to write.")],
     share: Annotated[float, typer.Option(min=0.0, max=1.0, help="Share of the first one's weights.")] = 0.5,
 ) -> None:
-    """Average the weights of two trainings: often better than either."""
+    """Average the weights of two trainings.
+
+    The average is often better than either.
+    """
     try:
         from tinyfaces.training.averaging import average_weights
     except ImportError as error:
@@ -82,9 +87,10 @@ def train_candidates(
     settings: SetOption = None,
     threads: ThreadsOption = None,
 ) -> None:
-    """Gather what the proposal network takes for faces in the training photos: the second stage's training data.
+    """Gather training data of the second stage.
 
-    --config is that of the proposal network: its [[train]] sources (but for photos without labels) and cache are searched.
+    These are the proposals, right and wrong, that the proposal network makes in the training photos. --config is that of the
+    proposal network: its [[train]] sources (but for photos without labels) are searched, by way of its cache.
     """
     try:
         import numpy as np
@@ -118,7 +124,9 @@ def train_relabel(
     settings: SetOption = None,
     threads: ThreadsOption = None,
 ) -> None:
-    """Let a trained model settle the boxes that the annotations leave ignored: self-training.
+    """Settle ignored boxes with a trained model.
+
+    This is self-training, for boxes that the annotations leave ignored.
 
     Each [[train]] source of --config (COCO files; photos without labels are left out) is copied to OUT. In the copy, ignored
     boxes are faces or background where the model's views of a photo (as it is, mirrored, enlarged) agree. To use the copies,
@@ -161,7 +169,10 @@ def train_relabel(
 
 @train_app.command("second-stage")
 def train_second_stage(config: ConfigOption, settings: SetOption = None, fresh: FreshOption = False) -> None:
-    """Train generator and discriminator on gathered candidates; resumes a run that was interrupted."""
+    """Train generator and discriminator.
+
+    They learn from gathered candidates (see `tinyfaces train candidates`). An interrupted run is resumed.
+    """
     try:
         from tinyfaces.training import second_stage_loop
         from tinyfaces.training.settings import load_second_stage_config
@@ -180,7 +191,10 @@ def train_pack(
     megabytes: Annotated[float, typer.Option(min=0.01, help="Largest size of a pack, about.")] = 45.0,
     workers: Annotated[int, typer.Option(min=1, help="Processes that encode photos.")] = 2,
 ) -> None:
-    """Pack labelled photos into small archives, for `tinyfaces train together` on another machine."""
+    """Pack labelled photos into small archives.
+
+    `tinyfaces train together` reads them, on another machine.
+    """
     try:
         from tinyfaces.training.packs import PackConfig, write_packs
         from tinyfaces.training.typed_toml import load_settings
@@ -208,7 +222,9 @@ def train_together(
     ] = None,
     settings: SetOption = None,
 ) -> None:
-    """Train several proposal networks on the same crops within a fixed time; resumes a run that was interrupted.
+    """Train several networks in a fixed time.
+
+    All learn from the same crops, and larger ones teach smaller ones. An interrupted run is resumed.
 
     --packs, --cache, --out, --seconds and --batch replace the configuration's values. A checkpoint is written every minute.
     """
