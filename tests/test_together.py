@@ -60,6 +60,7 @@ def run(config, steps, **overrides):
     return torch.load(config.parent / "run/last.pt", weights_only=True), said
 
 
+@pytest.mark.slow
 def test_ten_steps_of_two_networks_and_on_from_the_checkpoint(config):
     began = {"fast": load_network(config.parent / "fast.pt")[0].state_dict()}
     state, said = run(config, 10)
@@ -100,6 +101,7 @@ def test_a_resumed_run_sees_the_crops_that_an_unbroken_one_would(config):
     assert sizes == [(4, 64)] * 3 + [(1, 128)] + [(4, 64)] * 3 + [(1, 128)]
 
 
+@pytest.mark.slow
 def test_a_pack_that_becomes_ready_during_the_run_is_taken_in(config, monkeypatch):
     monkeypatch.setattr("tinyfaces.training.packs._LOOK_EVERY", 0.0)
     more = config.parent / "more"
