@@ -1,6 +1,6 @@
 """Put a trained second stage into the package, with its fusion rules learnt and measured here.
 
-    python tools/ship_second_stage.py runs/gan/last.pt --config configs/accurate.toml
+    python tools/ship_second_stage.py runs/second_stage/last.pt --config configs/accurate.toml
 
 The rules are learnt on the [[dev]] sources of the configuration, that for detectors of others on the candidates of `accurate`.
 Which candidates go through, and how far boxes are moved, is chosen there too, by AP with rules learnt on one half of the photos
@@ -92,7 +92,7 @@ def search(
         show(name, average_precision(fused, images) | {"F1": f1})
 
 
-def main() -> None:
+def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("--config", type=Path, required=True, help="its [[dev]] sources are used")
@@ -107,21 +107,20 @@ def main() -> None:
     parser.add_argument("--yunet", type=Path, action="append", default=[])
     parser.add_argument("--rules-only", action="store_true", help="leave the networks as they are, for a new first stage")
     parser.add_argument("--search", action="store_true", help="only show what other bounds would give")
-    arguments = parser.parse_args()
-    usual = Bounds(Bounds.largest_side, tuple(arguments.undecided), arguments.box)
-    lowest, largest = by_model(arguments.lowest), by_model(arguments.largest)
-    sources = load_config(arguments.config, {}).dev
-    images, _ = read_sources(sources)
-    undismissed, _ = read_sources([dataclasses.replace(source, doubt=0.0) for source in sources])
+    return parser.parse_args()
 
+
+def export_networks(checkpoint: Path, candidates: Path | None) -> SecondStageRecord:
+    """Write both networks, their int8 copies and their weights into the package, unless there are no candidates to calibrate on;
+    gives their record, still without rules."""
     stem = WEIGHTS / "second_stage.onnx"
-    if not arguments.rules_only:
-        print(f"largest difference from torch {export_second_stage(arguments.checkpoint, stem):.1e}")
-        calibrate(stem, arguments.candidates)
+    if candidates is not None:
+        print(f"largest difference from torch {export_second_stage(checkpoint, stem):.1e}")
+        calibrate(stem, candidates)
     generator, discriminator, settings = load_second_stage(stem.with_suffix(".safetensors"))
     files = {part: stem.with_suffix(f".{part}.onnx") for part in ("generator", "discriminator")}
     hashed = [*files.values(), *map(int8_file, files.values())]
-    record = SecondStageRecord(
+    return SecondStageRecord(
         variant=settings["variant"],
         generator=files["generator"].name,
         discriminator=files["discriminator"].name,
@@ -133,6 +132,17 @@ def main() -> None:
         training_data=DATA,
         rules={},
     )
+
+
+def main() -> None:
+    arguments = parse_arguments()
+    usual = Bounds(Bounds.largest_side, tuple(arguments.undecided), arguments.box)
+    lowest, largest = by_model(arguments.lowest), by_model(arguments.largest)
+    sources = load_config(arguments.config, {}).dev
+    images, _ = read_sources(sources)
+    undismissed, _ = read_sources([dataclasses.replace(source, doubt=0.0) for source in sources])
+
+    record = export_networks(arguments.checkpoint, None if arguments.rules_only else arguments.candidates)
     unused = FusionRule(Bounds(), (0, 1, 0, 0), (0, 1, 0, 0, 0, 0))
     second = SecondStage(record, unused)
 

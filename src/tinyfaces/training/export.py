@@ -51,11 +51,18 @@ def fused(network: Network) -> Network:
 
 
 def export(checkpoint: Path, out: Path, in_float16: bool = False) -> float:
-    """Write a proposal network to `out` (ONNX, dynamic batch and size) and the same weights as .safetensors beside it, these with
-    convolutions stored in 16 bits if `in_float16` is set.
+    """Write a proposal network as ONNX, with dynamic batch and size, and the same weights as .safetensors beside it.
 
-    Returns the largest absolute difference of the outputs between torch and ONNX Runtime on noise. Raises ValueError
-    where that is above LARGEST_DIFFERENCE or the checkpoint cannot be used; `out` is not touched then.
+    Args:
+        checkpoint: of a training, or a .safetensors file.
+        out: the ONNX file.
+        in_float16: store the convolutions in the .safetensors file in 16 bits.
+
+    Returns:
+        The largest absolute difference of the outputs between torch and ONNX Runtime on noise.
+
+    Raises:
+        ValueError: that is above LARGEST_DIFFERENCE, or the checkpoint cannot be used; `out` is not touched then.
     """
     network, variant = load_network(checkpoint)
     axes = {"images": {0: "batch", 2: "height", 3: "width"}}
@@ -66,10 +73,17 @@ def export(checkpoint: Path, out: Path, in_float16: bool = False) -> float:
 
 
 def export_second_stage(checkpoint: Path, out: Path) -> float:
-    """Write generator and discriminator to NAME.generator.onnx and NAME.discriminator.onnx (dynamic batch), where `out` is
-    NAME.onnx, and the weights of both as NAME.safetensors.
+    """Write generator and discriminator as ONNX, with dynamic batch, and the weights of both as NAME.safetensors.
 
-    Returns the largest absolute difference between torch and ONNX Runtime on noise. Raises ValueError as `export` does.
+    Args:
+        checkpoint: of a training, or a .safetensors file.
+        out: NAME.onnx, in place of which NAME.generator.onnx and NAME.discriminator.onnx are written.
+
+    Returns:
+        The largest absolute difference between torch and ONNX Runtime on noise.
+
+    Raises:
+        ValueError: as `export` does.
     """
     generator, discriminator, settings = load_second_stage(checkpoint)
     if settings["parts"] == "none":
@@ -104,9 +118,22 @@ def write_onnx(
     axes: dict[str, dict[int, str]],
     out: Path,
 ) -> float:
-    """Write the fused network as ONNX with the names of `signature` and the dynamic `axes`, and compare it with torch on noise
-    from 0 to `largest_input` of the given shapes. Returns the largest absolute difference; raises ValueError where that is above
-    LARGEST_DIFFERENCE, and leaves `out` as it was."""
+    """Write a fused network as ONNX, and compare it with torch on noise.
+
+    Args:
+        network: a proposal network, a generator, or a discriminator that gives a tuple.
+        signature: names of its inputs and outputs.
+        shapes: of the noise.
+        largest_input: noise is from 0 to this.
+        axes: names of the dynamic ones of each input and output.
+        out: the ONNX file.
+
+    Returns:
+        The largest absolute difference of the outputs.
+
+    Raises:
+        ValueError: that is above LARGEST_DIFFERENCE; `out` is left as it was.
+    """
     partial = out.with_suffix(".partial.onnx")
     out.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -129,7 +156,7 @@ def store_in_float16(model: Path) -> None:
     runs as before, from rounded weights.
 
     Args:
-        model: The file, which is replaced.
+        model: the file, which is replaced.
     """
     proto = onnx.load(str(model))
     graph = proto.graph
