@@ -192,6 +192,7 @@ def _contents(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
+@pytest.mark.slow
 def test_killed_at_ten_random_moments_it_ends_as_an_undisturbed_run(toy_model, photos, tmp_path):
     command = ["detect", str(photos), "--model", str(toy_model), "--format", "voc", "--save-images", "--threads", "2", "--quiet"]
     places = [str(tmp_path / "whole"), str(tmp_path / "killed")]

@@ -35,6 +35,7 @@ def _workers() -> dict[int, str]:
 
 
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds Ray's workers by /proc")
+@pytest.mark.slow
 def test_a_worker_killed_in_the_middle_leaves_each_image_in_one_row(toy_model, tmp_path):
     folder = tmp_path / "in"
     folder.mkdir()

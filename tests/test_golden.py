@@ -22,11 +22,11 @@ PHOTO = ROOT / "examples/solvay_1927.jpg"
 FOLDER = Path(__file__).with_name("golden")
 WEIGHTS = ROOT / "src/tinyfaces/weights"
 
-MODELS = ("accurate", "fast")
+MODELS = ("accurate", "fast", "thorough")
 PRECISIONS = ("float32", "int8")
 CASES = {
     "proposals": {"stages": "proposals"},
-    "both stages": {"width": 320},
+    "both stages": {"width": 320, "stages": "both"},
     "low scores": {"width": 240, "threshold": 0.1},
     "enlarged, auto": {"width": 320, "scale": "auto"},
     "enlarged, tiled": {"width": 320, "scale": 8},  # 4.7 megapixels: in tiles, and as a whole

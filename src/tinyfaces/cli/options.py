@@ -188,7 +188,7 @@ class DetectorOptions(RuntimeChoice):
         str | None,
         typer.Option(
             rich_help_panel=MODEL,
-            help="proposals: the proposal network alone; both: the second stage too, the default of shipped models.",
+            help="proposals, the default: the proposal network alone; both: the second stage judges small or uncertain faces.",
         ),
     ] = None
     scale: Annotated[
