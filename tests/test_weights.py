@@ -47,7 +47,7 @@ def test_parameters_and_cost_are_those_of_the_networks(name):
     with torch.no_grad():
         session = load_session(models()[name].path, options=EXACT)
         for ours, theirs in zip(session.run(images), network(torch.from_numpy(images)), strict=True):
-            assert np.abs(ours - theirs.numpy()).max() < 1e-3
+            assert np.abs(ours - theirs.numpy()).max() < 0.03  # both files round their weights to 16 bits, this one after fusing
 
 
 def test_any_batch_and_size(name):

@@ -53,8 +53,8 @@ _CALIBRATION_STEP = 400  # every so many training photos, about 80 in all
 
 
 def best_threshold(found: Detections, images: Sequence[AnnotatedImage]) -> tuple[float, float]:
-    """A score threshold, in steps of 0.01, and its F1 at IoU 0.5: the lowest of those that come near to the best F1, for the curve
-    is flat and many of the small false detections are faces that nobody marked. Detections are sorted, best first."""
+    """A score threshold, in steps of 0.01, and its F1 at IoU 0.5: the lowest of those that come near to the best F1, for the
+    curve is flat and many of the small false detections are faces that nobody marked. Detections are sorted, best first."""
     scores, correct, faces = [], [], 0
     for (boxes, found_scores), image in zip(found, images, strict=True):
         known, crowds = image.boxes[~image.ignore], image.boxes[image.ignore]
