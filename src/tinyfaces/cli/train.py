@@ -18,6 +18,7 @@ from tinyfaces.cli.options import (
     train_app,
 )
 from tinyfaces.cli.progress import bar
+from tinyfaces.cli.runs import counted
 
 _CALIBRATION_PHOTOS = 30
 
@@ -112,6 +113,7 @@ def train_candidates(
         with bar("searching photos", number) as advance:
             for _ in gather_candidates(images, cache, detector, chosen, out, drawn):
                 advance(1)
+        typer.echo(f"{out}: candidates of {counted(number, 'photo')}")
     except ValueError as error:
         fail(str(error))
 
