@@ -40,7 +40,7 @@ WIDTHS = (1600, 800, 480, 320, 240, 160)
 OTHERS_COLOURS = ("#2c3e50", "#95a5a6", "#2980b9", "#16a085", "#8e44ad")
 FOUND_OVERLAP = 0.3
 PARTS = ("ap", "time", "example")
-OURS = ("accurate", "fast")
+OURS = ("accurate", "fast", "thorough")
 WIDER = Path(__file__).parent / "wider_val.csv"
 BEGIN, END = "<!-- compare.py -->", "<!-- end of compare.py -->"
 

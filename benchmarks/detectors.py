@@ -10,11 +10,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import onnxruntime
 
 from tinyfaces.detection.boxes import clip, nms
 from tinyfaces.detection.detector import Detector
-from tinyfaces.detection.runtime import RuntimeOptions, load_session
+from tinyfaces.detection.runtime import RuntimeOptions, load_session, quiet_onnxruntime
 from tinyfaces.weights import models
 
 Found = tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]
@@ -153,7 +152,8 @@ def yunet(path: Path, threads: int) -> Compared:
     return Compared(path.stem, detect, network, 0.6)
 
 
-def _session(model: Path | bytes, threads: int) -> onnxruntime.InferenceSession:
+def _session(model: Path | bytes, threads: int) -> Any:
+    onnxruntime = quiet_onnxruntime()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     options.log_severity_level = 3

@@ -1,11 +1,17 @@
 """What several tests need: a detector whose right answer is known, and faces drawn for it."""
 
+import os
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+
+import tinyfaces  # noqa: F401  (which keeps ONNX Runtime silent in all tests)
+
+# Two threads for networks as small as those of the tests wait for each other more than they compute. Read by torch at its import.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(scope="session")

@@ -10,13 +10,15 @@ import sys
 import time
 from pathlib import Path
 
-import onnxruntime  # noqa: F401
 import PIL.Image
 
 import tinyfaces.cli
 import tinyfaces.detection.detector
 import tinyfaces.detection.large
 import tinyfaces.jobs.formats
+from tinyfaces.detection.runtime import quiet_onnxruntime
+
+quiet_onnxruntime()  # imported here and not in each child
 
 
 def start(arguments: list[str]) -> int:

@@ -13,17 +13,19 @@ pytest.importorskip("torchmetrics")
 cv2 = pytest.importorskip("cv2")
 
 import tinyfaces.training.ablation as ablation  # noqa: E402
-import tinyfaces.training.second_stage_loop as gan  # noqa: E402
+import tinyfaces.training.second_stage_loop as loop  # noqa: E402
 from conftest import paint  # noqa: E402
 from test_second_stage_loop import _candidates  # noqa: E402
 from tinyfaces.data.annotations import AnnotatedImage  # noqa: E402
 from tinyfaces.detection.fusion import Bounds  # noqa: E402
-from tinyfaces.training.second_stage_loop import GanConfig  # noqa: E402
+from tinyfaces.training.settings import SecondStageConfig  # noqa: E402
 
 
+@pytest.mark.slow
 def test_every_way_is_trained_and_measured(toy_model, tmp_path, monkeypatch):
-    for module in (gan, ablation):
+    for module in (loop, ablation):
         monkeypatch.setattr(module, "read_candidates", lambda folder: _candidates(80))
+    monkeypatch.setattr(ablation, "_BATCH", 32)
     monkeypatch.setattr(ablation, "train_classifier", partial(ablation.train_classifier, steps=30))
     photos = []
     for number in range(4):
@@ -33,7 +35,7 @@ def test_every_way_is_trained_and_measured(toy_model, tmp_path, monkeypatch):
         boxes = np.array([(x, y, x + 8, y + 8) for x, y in places[: 2 + number // 2]], np.float32)
         ones = np.ones(len(boxes), np.float32)
         photos.append((pixels, AnnotatedImage(Path(f"{number}.png"), 96, 64, boxes, ones < 0, ones)))
-    config = GanConfig(candidates="x", out=str(tmp_path / "runs"), steps=3, pretrain_steps=1, batch=8, threads=1)
+    config = SecondStageConfig(candidates="x", out=str(tmp_path / "runs"), steps=3, pretrain_steps=1, batch=8, threads=1)
     bounds = Bounds(undecided=(0.05, 1.0))
     said = []
     results = ablation.run_ablation(config, str(toy_model), photos, bounds, said.append)
@@ -55,6 +57,6 @@ def test_every_way_is_trained_and_measured(toy_model, tmp_path, monkeypatch):
     ablation.write(results, tables, tmp_path / "out" / "ablation")
     assert json.loads((tmp_path / "out/ablation.json").read_text())["detection"].keys() == ways
     # what is trained is not trained again
-    monkeypatch.setattr(gan, "draw", None)
+    monkeypatch.setattr(loop, "draw", None)
     again = ablation.run_ablation(config, str(toy_model), photos, bounds, said.append)
     assert again["detection"]["everything"]["all"] == results["detection"]["everything"]["all"]

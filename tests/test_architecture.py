@@ -25,7 +25,7 @@ BELOW = {
 }
 """What each wing (a folder or module in the package's root) may import."""
 
-ONLY_IN_TRAINING = {"torch", "torchmetrics", "tensorboard", "safetensors", "onnx", "cv2"}
+ONLY_IN_TRAINING = {"torch", "torchmetrics", "tensorboard", "safetensors", "onnx", "cv2", "msgspec"}
 LARGEST_ROOT = 6
 
 

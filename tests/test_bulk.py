@@ -1,6 +1,9 @@
 """Many files: work overlaps, the journal knows what is done, and a run killed at any instant goes on to the same end."""
 
+import errno
+import os
 import sqlite3
+import struct
 import subprocess
 import sys
 import threading
@@ -15,7 +18,7 @@ from typer.testing import CliRunner
 from conftest import paint
 from test_images import bad_files
 from tinyfaces.cli import app
-from tinyfaces.jobs.bulk import overlapped, process
+from tinyfaces.jobs.bulk import DiskFull, overlapped, process
 from tinyfaces.jobs.inputs import InputFile
 from tinyfaces.jobs.journal import Journal, JournalError, Outcome
 
@@ -66,14 +69,81 @@ def test_problems_are_the_files_own_and_the_rest_goes_on(tmp_path):
         if file.name.stem == "2":
             raise ValueError("2.txt: is odd")
         if file.name.stem == "3":
-            raise OSError(28, "No space left on device", "out/3")
+            raise OSError(30, "Read-only file system", "out/3")
         return Outcome({"n": int(file.name.stem)}, "half of it" if file.name.stem == "4" else None)
 
     journal = Journal(None, {})
     outcomes = [outcome for _, outcome in process(_files(tmp_path, 6), work, journal, 2)]
     assert [outcome.record for outcome in outcomes] == [{"n": 0}, {"n": 1}, None, None, {"n": 4}, {"n": 5}]
-    assert outcomes[2].problem == "2.txt: is odd" and "no space left" in outcomes[3].problem
+    assert outcomes[2].problem == "2.txt: is odd" and "read-only file system" in outcomes[3].problem
     assert outcomes[4].problem == "half of it"
+
+
+class OddError(Exception):
+    """What a runtime raises: its exceptions share no base."""
+
+
+@pytest.mark.parametrize(
+    "error,line",
+    [
+        (MemoryError(), "cannot be done (MemoryError)"), (struct.error("needs 4 bytes"), "(error: needs 4 bytes)"),
+        (TypeError("no int"), "(TypeError: no int)"), (OddError("Fail\nin node 7"), "(OddError: Fail in node 7)"),
+        (ValueError("too many values"), "(ValueError: too many values)"), (RecursionError(), "(RecursionError)"),
+        (UnicodeEncodeError("utf-8", "\udcfc", 0, 1, "surrogates"), "(UnicodeEncodeError:"), (ZeroDivisionError("x"), "x)"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("workers", [0, 2])
+def test_whatever_a_file_raises_is_its_problem_with_the_kind_of_error(tmp_path, error, line, workers):
+    def work(file):
+        if file.name.stem == "1":
+            raise error
+        return Outcome({})
+
+    outcomes = [outcome for _, outcome in process(_files(tmp_path, 3), work, Journal(None, {}), workers)]
+    assert [outcome.record for outcome in outcomes] == [{}, None, {}]
+    problem = outcomes[1].problem
+    assert problem.startswith(str(tmp_path / "1.txt")) and line in problem and len(problem.splitlines()) == 1
+
+
+def test_results_that_are_gone_are_a_problem_of_their_file(tmp_path):
+    def work(file):
+        output = tmp_path / f"{file.name.stem}.out"
+        if file.name.stem != "1":
+            output.write_bytes(b"x")
+        return Outcome({}, written=[output])
+
+    outcomes = [outcome for _, outcome in process(_files(tmp_path / "in", 3), work, Journal(None, {}), 2)]
+    assert [outcome.record for outcome in outcomes] == [{}, None, {}] and "1.out: is gone" in outcomes[1].problem
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_ends_the_work(tmp_path, code):
+    def work(file):
+        raise OSError(code, "No space left on device", f"out/{file.name}")
+
+    journal = Journal(tmp_path / "j", {})
+    with pytest.raises(DiskFull, match="no space left on device"):
+        list(process(_files(tmp_path / "in", 6), work, journal, 2))
+    journal.close(keep=True)
+
+
+def test_a_journal_that_cannot_be_written_is_said_in_a_line(tmp_path):
+    journal = Journal(tmp_path / "j", {})
+    journal._database.execute("PRAGMA max_page_count = 1")  # as on a full disk
+    with pytest.raises(JournalError, match=r"j: cannot be written \(database or disk is full\)"):
+        list(process(_files(tmp_path / "in", 2000), lambda file: Outcome({"x": "y" * 100}), journal, 0))
+    (tmp_path / "file").write_text("")
+    with pytest.raises(JournalError, match=r"j: cannot be written \((not a directory|file exists)\)"):
+        Journal(tmp_path / "file/j", {})
+
+
+def test_names_whose_bytes_are_no_utf8_are_recorded(tmp_path):
+    name = os.fsdecode(b"M\xfcller.txt")
+    file = InputFile(tmp_path / name, Path(name))
+    journal = Journal(tmp_path / "j", {"out": name})
+    journal.write(file, Outcome({"name": name}, f"{name}: is odd"))
+    journal.write(file, Outcome({"name": name}))
+    assert list(journal.read([file])) == [(file, {"name": name})]
 
 
 def test_the_journal_knows_what_is_done_and_what_has_changed_since(tmp_path):
@@ -122,6 +192,7 @@ def _contents(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
+@pytest.mark.slow
 def test_killed_at_ten_random_moments_it_ends_as_an_undisturbed_run(toy_model, photos, tmp_path):
     command = ["detect", str(photos), "--model", str(toy_model), "--format", "voc", "--save-images", "--threads", "2", "--quiet"]
     places = [str(tmp_path / "whole"), str(tmp_path / "killed")]
@@ -194,9 +265,9 @@ def test_problems_are_gathered_in_a_file(run, tmp_path):
     Image.fromarray(paint(32, 32, [(8, 8)])).save(tmp_path / "in/a.png")
     bad = bad_files(tmp_path / "in")
     result = run("anonymise", "in", "gone.jpg", "--out", "res", code=1)
-    lines = (tmp_path / "res/problems.csv").read_text().splitlines()
+    lines = (tmp_path / "res.state/problems.csv").read_text().splitlines()
     assert lines[0] == "file,problem" and len(lines) == len(bad) + 2
-    assert "problems, listed in res/problems.csv" in result.stdout
+    assert "problems, listed in res.state/problems.csv" in result.stdout
     for name in bad:
         (tmp_path / "in" / name).unlink()
     run("anonymise", "in", "--out", "res")

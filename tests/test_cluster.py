@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -34,6 +35,7 @@ def _workers() -> dict[int, str]:
 
 
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds Ray's workers by /proc")
+@pytest.mark.slow
 def test_a_worker_killed_in_the_middle_leaves_each_image_in_one_row(toy_model, tmp_path):
     folder = tmp_path / "in"
     folder.mkdir()
@@ -95,6 +97,15 @@ def test_workers_detect_as_the_options_say(toy_model, tmp_path):
         worker = cluster._Worker(job)
         assert len(worker._row(str(tmp_path / "a.png"))["boxes"]) == faces
         assert worker._detector.stages == "proposals"
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("Non-zero status code"), TypeError("odd")])
+def test_whatever_one_image_raises_is_its_problem(tmp_path, error):
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    worker = cluster._Worker.__new__(cluster._Worker)
+    worker._detector = SimpleNamespace(detect=lambda pixels: (_ for _ in ()).throw(error))
+    row = worker._row(str(tmp_path / "a.png"))
+    assert row["problem"].startswith(f"{tmp_path / 'a.png'}: cannot be done ({type(error).__name__}") and "boxes" not in row
 
 
 @pytest.mark.parametrize("option", (("--precision", "int3"), ("--stages", "three"), ("--backend", "none")))

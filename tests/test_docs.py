@@ -250,6 +250,7 @@ def test_links_lead_somewhere(page):
             assert (page.parent / target).exists(), target
 
 
+@pytest.mark.slow
 def test_the_site_builds_and_asks_nobody_else(tmp_path):
     pytest.importorskip("mkdocs", reason="needs the extra: pip install 'tinyfaces[docs]'")
     pytest.importorskip("mkdocstrings", reason="needs the extra: pip install 'tinyfaces[docs]'")

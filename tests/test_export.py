@@ -8,7 +8,7 @@ pytest.importorskip("safetensors")
 
 from tinyfaces.detection.runtime import load_session  # noqa: E402
 from tinyfaces.training.checkpoints import load_network  # noqa: E402
-from tinyfaces.training.export import export, fused  # noqa: E402
+from tinyfaces.training.export import export, fused, store_in_float16  # noqa: E402
 from tinyfaces.training.networks.proposal_network import VARIANTS, ProposalNetwork  # noqa: E402
 
 
@@ -50,6 +50,26 @@ def test_fusing_leaves_no_normalisation_and_the_same_outputs():
     images = torch.rand(1, 3, 64, 64) * 255
     for ours, theirs in zip(merged(images), network(images), strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-3, rtol=1e-3)
+
+
+@torch.no_grad()
+def test_weights_of_16_bits_take_half_the_room_and_give_nearly_the_same(tmp_path):
+    network = _network("fast")
+    torch.save({"average": network.state_dict(), "variant": "fast"}, tmp_path / "best.pt")
+    export(tmp_path / "best.pt", tmp_path / "full.onnx")
+    export(tmp_path / "best.pt", tmp_path / "half.onnx", in_float16=True)
+    store_in_float16(tmp_path / "half.onnx")
+    for ending in ("onnx", "safetensors"):
+        full, half = ((tmp_path / f"{name}.{ending}").stat().st_size for name in ("full", "half"))
+        assert 0.48 < half / full < 0.6
+    images = np.random.default_rng(0).uniform(0, 255, (2, 3, 96, 160)).astype(np.float32)
+    again, _ = load_network(tmp_path / "half.safetensors")
+    expected = load_session(tmp_path / "full.onnx").run(images)
+    for ours, copy, theirs in zip(
+        load_session(tmp_path / "half.onnx").run(images), again(torch.from_numpy(images)), expected, strict=True
+    ):
+        tolerance = 0.005 * np.abs(theirs).max()
+        assert 0 < np.abs(ours - theirs).max() < tolerance and np.abs(copy.numpy() - theirs).max() < tolerance
 
 
 def test_bad_checkpoints(tmp_path):

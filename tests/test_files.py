@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from tinyfaces.files import write_atomically, write_parts
+from tinyfaces.files import clear_partials, named_after, replacing, write_atomically, write_parts
+
+LONG = ["\U0001f600" * 61 + ".jpg", "漢" * 83 + ".jpg", "x" * 251 + ".jpg", os.fsdecode(b"\xfc" * 251) + ".jpg"]
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
@@ -28,3 +30,32 @@ def test_others_may_read_what_is_written_as_the_umask_says(tmp_path, mask):
         os.umask(before)
     for name in ("a.json", "b.json"):
         assert (tmp_path / name).stat().st_mode & 0o777 == 0o666 & ~mask
+
+
+@pytest.mark.parametrize("name", LONG, ids=["emoji", "han", "latin", "bytes"])
+def test_names_near_the_limit_of_255_bytes(tmp_path, name):
+    write_atomically(tmp_path / name, b"x")
+    with replacing(tmp_path / name) as partial:
+        partial.write_bytes(b"y")
+        left = partial.with_name(partial.name.replace(".partial", "")[:-8] + "12345678.partial")
+        left.write_bytes(b"killed")
+        clear_partials([tmp_path / name])
+        assert not left.exists()
+        partial.write_bytes(b"y")
+    assert (tmp_path / name).read_bytes() == b"y"
+    for ending in ("_faces.jpg", ".txt", "_density.png"):
+        named = named_after(Path("folder") / name, ending)
+        assert named.name.endswith(ending) and named.parent == Path("folder") and len(os.fsencode(named.name)) <= 255
+        write_atomically(tmp_path / named, b"x")
+    others = [Path(name.replace(".jpg", suffix)) for suffix in (".png", ".jpg")]
+    assert len({named_after(other, "_some_density.png") for other in others}) == 2
+
+
+def test_short_names_stay_whole():
+    assert named_after(Path("a/b.c.jpg"), "_faces.png") == Path("a/b.c_faces.png")
+    assert named_after(Path("x"), ".txt") == Path("x.txt")
+
+
+def test_texts_with_names_that_are_no_utf8_are_written(tmp_path):
+    write_parts(tmp_path / "a.csv", [os.fsdecode(b"M\xfcller.jpg")])
+    assert (tmp_path / "a.csv").read_text(encoding="utf-8") == "M?ller.jpg"

@@ -10,12 +10,11 @@ import re
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 import pytest
 from PIL import Image
 
 from tinyfaces import Detector, Faces
-from tinyfaces.detection.runtime import multiplies_int8
+from tinyfaces.detection.runtime import multiplies_int8, quiet_onnxruntime
 from tinyfaces.weights import models, second_stage
 
 ROOT = Path(__file__).parents[1]
@@ -23,11 +22,11 @@ PHOTO = ROOT / "examples/solvay_1927.jpg"
 FOLDER = Path(__file__).with_name("golden")
 WEIGHTS = ROOT / "src/tinyfaces/weights"
 
-MODELS = ("accurate", "fast")
+MODELS = ("accurate", "fast", "thorough")
 PRECISIONS = ("float32", "int8")
 CASES = {
     "proposals": {"stages": "proposals"},
-    "both stages": {"width": 320},
+    "both stages": {"width": 320, "stages": "both"},
     "low scores": {"width": 240, "threshold": 0.1},
     "enlarged, auto": {"width": 320, "scale": "auto"},
     "enlarged, tiled": {"width": 320, "scale": 8},  # 4.7 megapixels: in tiles, and as a whole
@@ -56,7 +55,7 @@ def onnx_files() -> list[str]:
 
 def outputs(name: str) -> dict[str, list[float]]:
     """What a network gives for noise: of each output mean, standard deviation, and five values."""
-    session = onnxruntime.InferenceSession(str(WEIGHTS / name), providers=["CPUExecutionProvider"])
+    session = quiet_onnxruntime().InferenceSession(str(WEIGHTS / name), providers=["CPUExecutionProvider"])
     given = session.get_inputs()[0]
     sides, largest = {"generator": ((16, 16), 1), "discriminator": ((64, 64), 1)}.get(name.split(".")[1], ((96, 160), 255))
     noise = (np.random.default_rng(0).random((2, 3, *sides), np.float32) * largest).astype(np.float32)

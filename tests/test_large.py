@@ -113,6 +113,7 @@ def test_the_command_reads_what_is_too_large_for_memory_this_way(toy_model, tmp_
     assert Image.open(tmp_path / "maps/a_density.png").size == (1024, 887)
 
 
+@pytest.mark.slow
 def test_memory_is_that_of_a_band(tmp_path):
     """96 million pixels, 288 MB, in a process of its own that may not grow by a third of that."""
     path = tmp_path / "big.tif"

@@ -182,3 +182,36 @@ def test_mirrored_outputs_hold_mirrored_boxes():
     mirrored = boxes(mirrored_outputs(maps))
     expected = there[:, [2, 1, 0, 3, 4]] * torch.tensor([-1.0, 1, -1, 1, 1]) + torch.tensor([96.0, 0, 96, 0, 0])
     torch.testing.assert_close(mirrored, expected, atol=1e-4, rtol=0)
+
+
+def _says(points, size, claims):
+    """Outputs of one image that say nothing but the claims: (stride, row, column, logit, box)."""
+    flat = torch.zeros(1, len(points.centres), 5)
+    flat[..., 0], flat[..., 3:] = -12, -3
+    for stride, row, column, logit, (x1, y1, x2, y2) in claims:
+        place = points.starts[STRIDES.index(stride)] + row * (size // stride) + column
+        flat[0, place, 0] = logit
+        flat[0, place, 1:3] = (torch.tensor([x1 + x2, y1 + y2]) / 2 - points.centres[place]) / stride
+        flat[0, place, 3:] = torch.tensor([(x2 - x1) / stride, (y2 - y1) / stride]).log()
+    return flat
+
+
+@pytest.mark.parametrize("side,allowed", [(20.0, True), (11.0, True), (25.0, False), (10.0, False)])
+def test_a_face_somewhat_beyond_a_branchs_sizes_may_be_its_own(side, allowed):
+    """Those of stride 4 go to 16 px, those of stride 8 begin there; both have a slack of 1.5."""
+    points = make_points(64, 64, CPU)
+    stride = 4 if side > 16 else 8
+    box = (32 - side / 2, 32 - side / 2, 32 + side / 2, 32 + side / 2)
+    cell = 32 // stride
+    predicted = _says(points, 64, [(stride, cell, cell, 3.0, box)])
+    matches = assign(predicted, points, torch.tensor([box]), torch.zeros(1, dtype=torch.long))
+    assert (points.strides[matches.points] == stride).any() == allowed and len(matches.points)
+
+
+def test_of_points_that_do_alike_the_nearer_one_gets_the_face():
+    points = make_points(64, 64, CPU)
+    face = (28.0, 28.0, 40.0, 40.0)  # its centre is that of row 8, column 8
+    claim = (28.0, 28.0, 40.0, 36.0)  # IoU 2/3: two such points are worth one
+    far, near = (4, 7, 7, 0.72, claim), (4, 8, 8, 1.0, claim)  # the far one's score is nearer to its IoU
+    matches = assign(_says(points, 64, [far, near]), points, torch.tensor([face]), torch.zeros(1, dtype=torch.long))
+    assert points.centres[matches.points].tolist() == [[34.0, 34.0]]

@@ -18,6 +18,7 @@ from tinyfaces.training.photo_crops import (  # noqa: E402
     CropDataset,
     CropSettings,
     Part,
+    compressed,
     cut_cell,
     degrade,
     ignore_mask,
@@ -215,3 +216,57 @@ def test_light_is_coloured_now_and_then():
     means = np.array([degrade(grey, np.random.default_rng(seed)).mean((0, 1)) for seed in range(600)])
     strong = means.max(axis=1) / np.maximum(means.min(axis=1), 1) > 1.4
     assert 0.03 < strong.mean() < 0.09  # 0.6 x 0.15, less those made grey and those of like channels
+
+
+def test_a_crop_around_a_hard_negative_shows_it(tmp_path):
+    """A photo with a face on the left and, far from it, a blue hard negative."""
+    image = _photo(tmp_path, "one.png", 1200, 800, [(60, 60, 120, 140)])
+    negative = np.array([[900, 600, 960, 660]], np.float32)
+    pixels = np.asarray(Image.open(image.path)).copy()
+    pixels[600:660, 900:960] = (0, 0, 255)
+    image = replace(image, hard_negatives=negative)
+    settings = CropSettings(size=256, grids=(1,), grid_shares=(1.0,), negative_share=0.5, scales=(0.5, 1.4))
+    rng, shown, faces = np.random.default_rng(5), 0, 0
+    for _ in range(200):
+        cell = np.zeros((256, 256, 3), np.uint8)
+        boxes, ignore, _ = cut_cell(pixels, image, cell, settings, rng)
+        blue = ((cell[..., 2] > 200) & (cell[..., 0] < 60)).sum()
+        shown += blue > 0.25 * (60 * settings.own_scales[0]) ** 2
+        faces += bool((~ignore).any())
+        assert not (blue > 0 and len(boxes)), "one or the other: no crop reaches from one to the other"
+    assert abs(shown / 200 - 0.5) < 0.1 and abs(faces / 200 - 0.5) < 0.1
+    always = replace(settings, negative_share=1.0)
+    for seed in range(40):
+        cell = np.zeros((256, 256, 3), np.uint8)
+        boxes, _, _ = cut_cell(pixels, image, cell, always, np.random.default_rng(seed))
+        assert len(boxes) == 0 and (cell[..., 2] > 200).any(), "background is background"
+
+
+@pytest.mark.parametrize("share", [0.0, 0.4, 1.0])
+def test_so_many_cells_have_a_scale_near_that_of_the_photo(tmp_path, share):
+    image = _photo(tmp_path, "one.png", 900, 900, [(400, 400, 500, 500)])
+    settings = CropSettings(
+        small_share=1.0, small_heights=(20.0, 20.0), own_scale_share=share, own_scales=(0.8, 1.25), turned_share=0, lying_share=0
+    )
+    pixels, rng, own = np.asarray(Image.open(image.path)), np.random.default_rng(3), []
+    for _ in range(300):
+        boxes, ignored, _ = cut_cell(pixels, image, np.zeros((448, 448, 3), np.uint8), settings, rng)
+        whole = boxes[~ignored & (abs(boxes[:, 2] - boxes[:, 0] - boxes[:, 3] + boxes[:, 1]) < 1.5)]  # not cut
+        if len(whole):
+            height = float(whole[0, 3] - whole[0, 1])
+            own.append(height > 40)
+            assert abs(height - 20) < 1 or 79 <= height <= 126
+    assert len(own) > 200 and abs(np.mean(own) - share) < 0.09
+
+
+def test_compression_takes_red_for_red(tmp_path):
+    """As Pillow compresses RGB: luminance, which is coded finely, is mostly green, some red, little blue."""
+    rng = np.random.default_rng(0)
+    pixels = np.clip(rng.normal(128, 40, (96, 96, 3)), 0, 255).astype(np.uint8)
+    pixels[..., 2] = rng.integers(0, 256, (96, 96))
+    ours = compressed(pixels, 50).astype(int)
+    Image.fromarray(pixels).save(tmp_path / "a.jpg", quality=50)
+    theirs = np.asarray(Image.open(tmp_path / "a.jpg")).astype(int)
+    assert np.abs(ours - theirs).mean() < 2
+    lost = np.abs(ours - pixels).mean((0, 1))
+    assert lost[2] > lost[0] + 5 > lost[1]

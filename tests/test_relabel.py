@@ -94,7 +94,7 @@ def test_the_command_settles_what_the_model_sees(tmp_path):
     (tmp_path / "c.toml").write_text(f'variant = "fast"\nteacher = "t.pt"\n[[train]]\n{source}{unlabelled}[[dev]]\n{source}')
     result = CliRunner().invoke(app, ["train", "relabel", "--config", str(tmp_path / "c.toml"), "--out", str(tmp_path / "new")])
     assert result.exit_code == 0, result.output
-    assert f"of {ignore.sum()} ignored boxes {ignore.sum() - 1} are faces, 1 background" in " ".join(result.output.split())
+    assert f"{ignore.sum()} ignored boxes, {ignore.sum() - 1} of them now faces, 1 background" in " ".join(result.output.split())
     (read,) = read_coco(tmp_path / "new/some.json", tmp_path)
     images, _ = read_sources(load_config(tmp_path / "c.toml", {}).train, str(tmp_path / "new"))
     np.testing.assert_array_equal(images[0].boxes, read.boxes)

@@ -137,10 +137,9 @@ def test_documents_overwrite_no_input(run, photos, given):
     assert expected == 0 or ("is one of the input files" in result.stderr and len(result.stderr.splitlines()) == 1)
 
 
-def test_videos_and_stages_that_restore_cannot_use_are_said(run, tmp_path):
+def test_videos_that_restore_cannot_use_and_resume_without_a_file_are_said(run, tmp_path):
     (tmp_path / "a.mp4").write_bytes(b"anything")
     assert "a.mp4: is a video; faces are restored in images only" in run("restore", "a.mp4", code=2).stderr
-    assert "--stages both" in run("restore", "a.mp4", "--stages", "proposals", code=2).stderr
     assert "--resume needs --json" in run(
         "evaluate", "coco", "--annotations", str(_one_photo(tmp_path)), "--images", str(tmp_path), "--resume", code=2
     ).stderr  # fmt: skip

@@ -128,8 +128,10 @@ def test_restored_crops(record, toy_model):
     crop = restored[0]
     assert (crop == crop[::4, ::4].repeat(4, 0).repeat(4, 1)).all(), "this generator repeats pixels"
     assert crop[32, 32, 0] > 200 and crop[2, 2, 0] < 50
-    with pytest.raises(ValueError, match=r"both"):
-        Detector(toy_model).restore(image, faces)
+    alone = Detector(toy_model, threshold=0.3)
+    before = alone.detect(image)
+    assert (alone.restore(image, faces) == restored).all(), "a detector of the first stage alone restores too"
+    assert alone.detect(image) == before, "and detects as before"
 
 
 def test_faces_are_restored_from_a_file_an_image_and_an_array_alike(record, toy_model, tmp_path):

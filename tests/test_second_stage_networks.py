@@ -9,7 +9,7 @@ from torch import nn  # noqa: E402
 
 from tinyfaces.detection.crops import HIGH_SIDE, LOW_SIDE  # noqa: E402
 from tinyfaces.training import losses  # noqa: E402
-from tinyfaces.training.networks.second_stage_networks import GAN_VARIANTS, SLIM, Discriminator, Generator  # noqa: E402
+from tinyfaces.training.networks.second_stage_networks import SECOND_STAGE_VARIANTS, SLIM, Discriminator, Generator  # noqa: E402
 
 
 def _macs(network, *inputs):
@@ -31,10 +31,10 @@ def _macs(network, *inputs):
     return total
 
 
-@pytest.mark.parametrize("variant", GAN_VARIANTS)
+@pytest.mark.parametrize("variant", SECOND_STAGE_VARIANTS)
 @torch.no_grad()
 def test_shapes(variant):
-    shape = GAN_VARIANTS[variant]
+    shape = SECOND_STAGE_VARIANTS[variant]
     enlarged, refined = Generator(shape).eval()(torch.rand(2, 3, LOW_SIDE, LOW_SIDE))
     assert enlarged.shape == refined.shape == (2, 3, HIGH_SIDE, HIGH_SIDE)
     judged = Discriminator(shape).eval()(refined)
@@ -49,11 +49,11 @@ def test_slim_costs_less_than_a_tenth_of_a_gmac():
 
 
 def test_the_papers_layout():
-    discriminator = Discriminator(GAN_VARIANTS["paper"])
+    discriminator = Discriminator(SECOND_STAGE_VARIANTS["paper"])
     convolutions = [m for m in discriminator.trunk if isinstance(m, nn.Sequential)]
     assert [m[0].out_channels for m in convolutions] == [64] * 2 + [128] * 2 + [256] * 4 + [512] * 8
     assert sum(isinstance(m, nn.MaxPool2d) for m in discriminator.trunk) == 4
-    generator = Generator(GAN_VARIANTS["paper"])
+    generator = Generator(SECOND_STAGE_VARIANTS["paper"])
     assert len([m for m in generator.up_sampling.blocks if not isinstance(m, nn.Sequential)]) == 8
     weights = torch.cat([m.weight.flatten() for m in generator.refinement.layers.modules() if isinstance(m, nn.Conv2d)][:-1])
     assert weights.std().item() == pytest.approx(0.02, rel=0.02) and abs(weights.mean().item()) < 1e-3

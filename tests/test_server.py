@@ -182,6 +182,7 @@ def test_nonsense_instead_of_http(service):
     assert alive(service)
 
 
+@pytest.mark.slow
 def test_64_clients_each_get_their_own_faces(service):
     def ask(number):
         squares = [(8 * (number % 8), 8 * (number // 8)), (72, 8)]
@@ -209,6 +210,7 @@ def test_gone_clients_leave_no_places_taken(service):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no SIGTERM there")
+@pytest.mark.slow
 def test_requests_under_way_are_answered_before_the_end():
     with running_service("--model", "fast") as service:
         photo = png(np.concatenate([read_image(EXAMPLE)] * 3, axis=1))

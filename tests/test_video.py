@@ -279,6 +279,7 @@ def test_count_gives_different_faces(run, tmp_path):
     assert record["max_faces"] == 5 and 5 <= record["faces"] <= 7
 
 
+@pytest.mark.slow
 def test_frames_alive_do_not_grow_with_the_length(toy_model, tmp_path):
     """Peak memory of a video five times as long is the same."""
     program = (

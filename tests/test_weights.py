@@ -19,7 +19,7 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
 EXACT = RuntimeOptions(precision="float32")
 
 
-@pytest.fixture(scope="module", params=["accurate", "fast"])
+@pytest.fixture(scope="module", params=["accurate", "fast", "thorough"])
 def name(request):
     return request.param
 
@@ -32,7 +32,8 @@ def test_the_record_is_true(name):
     assert record.int8_file == int8.name and record.int8_sha256 == hashlib.sha256(int8.read_bytes()).hexdigest()
     assert record.int8_ap["all"] == pytest.approx(record.ap["all"], abs=0.01)
     assert 0 < record.threshold < 1 and 0 < record.ap["all"] < 1
-    assert list(models()) == ["accurate", "fast"]
+    assert list(models()) == ["accurate", "fast", "thorough"]
+    assert record.wild_int8_ap["all"] == pytest.approx(record.wild_ap["all"], abs=0.01)
 
 
 def test_parameters_and_cost_are_those_of_the_networks(name):
@@ -46,7 +47,7 @@ def test_parameters_and_cost_are_those_of_the_networks(name):
     with torch.no_grad():
         session = load_session(models()[name].path, options=EXACT)
         for ours, theirs in zip(session.run(images), network(torch.from_numpy(images)), strict=True):
-            assert np.abs(ours - theirs.numpy()).max() < 1e-3
+            assert np.abs(ours - theirs.numpy()).max() < 0.03  # both files round their weights to 16 bits, this one after fusing
 
 
 def test_any_batch_and_size(name):

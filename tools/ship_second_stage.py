@@ -1,12 +1,11 @@
 """Put a trained second stage into the package, with its fusion rules learnt and measured here.
 
-    python tools/ship_second_stage.py runs/gan/last.pt --config configs/accurate.toml
+    python tools/ship_second_stage.py runs/second_stage/last.pt --config configs/accurate.toml
 
 The rules are learnt on the [[dev]] sources of the configuration, that for detectors of others on the candidates of `accurate`.
 Which candidates go through, and how far boxes are moved, is chosen there too, by AP with rules learnt on one half of the photos
 and applied to the other (--search). Writes the two networks, their weights and second_stage.json into the package, and
-docs/second_stage.json with the AP before and after. The default threshold of `accurate` and `fast`, in models.json, becomes the
-middle one of those with nearly the best F1 of both stages, as they run by default.
+docs/second_stage.json with the AP before and after.
 """
 
 import argparse
@@ -47,7 +46,7 @@ ROOT = Path(__file__).parents[1]
 WEIGHTS = ROOT / "src/tinyfaces/weights"
 DATA = "crops of the proposal network's candidates in the photos that the proposal networks were trained on; research use"
 _CALIBRATING = 320  # candidates
-OWN = ("accurate", "fast")
+OWN = ("accurate", "fast", "thorough")
 OVERLAP_OF_OWN = 0.6
 WIDEST = Bounds(24.0, (0.05, 0.95), 0.5)
 
@@ -93,32 +92,35 @@ def search(
         show(name, average_precision(fused, images) | {"F1": f1})
 
 
-def main() -> None:
+def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("--config", type=Path, required=True, help="its [[dev]] sources are used")
     parser.add_argument("--candidates", type=Path, default=Path("candidates"), help="some of these calibrate the int8 copies")
     parser.add_argument("--undecided", type=float, nargs=2, default=Bounds.undecided)
     parser.add_argument("--lowest", nargs="*", default=["fast=0.3"], metavar="NAME=SCORE", help="lowest score for a model")
-    parser.add_argument("--largest", nargs="*", default=["accurate=12"], metavar="NAME=SIDE", help="largest side for a model")
+    parser.add_argument(
+        "--largest", nargs="*", default=["accurate=12", "thorough=12"], metavar="NAME=SIDE", help="largest side for a model"
+    )
     parser.add_argument("--box", type=float, default=Bounds.box)
     parser.add_argument("--scrfd", type=Path, action="append", default=[], help="another detector to measure with; repeatable")
     parser.add_argument("--yunet", type=Path, action="append", default=[])
+    parser.add_argument("--rules-only", action="store_true", help="leave the networks as they are, for a new first stage")
     parser.add_argument("--search", action="store_true", help="only show what other bounds would give")
-    arguments = parser.parse_args()
-    usual = Bounds(Bounds.largest_side, tuple(arguments.undecided), arguments.box)
-    lowest, largest = by_model(arguments.lowest), by_model(arguments.largest)
-    sources = load_config(arguments.config, {}).dev
-    images, _ = read_sources(sources)
-    undismissed, _ = read_sources([dataclasses.replace(source, doubt=0.0) for source in sources])
+    return parser.parse_args()
 
+
+def export_networks(checkpoint: Path, candidates: Path | None) -> SecondStageRecord:
+    """Write both networks, their int8 copies and their weights into the package, unless there are no candidates to calibrate on;
+    gives their record, still without rules."""
     stem = WEIGHTS / "second_stage.onnx"
-    print(f"largest difference from torch {export_second_stage(arguments.checkpoint, stem):.1e}")
-    calibrate(stem, arguments.candidates)
+    if candidates is not None:
+        print(f"largest difference from torch {export_second_stage(checkpoint, stem):.1e}")
+        calibrate(stem, candidates)
     generator, discriminator, settings = load_second_stage(stem.with_suffix(".safetensors"))
     files = {part: stem.with_suffix(f".{part}.onnx") for part in ("generator", "discriminator")}
     hashed = [*files.values(), *map(int8_file, files.values())]
-    record = SecondStageRecord(
+    return SecondStageRecord(
         variant=settings["variant"],
         generator=files["generator"].name,
         discriminator=files["discriminator"].name,
@@ -130,11 +132,21 @@ def main() -> None:
         training_data=DATA,
         rules={},
     )
+
+
+def main() -> None:
+    arguments = parse_arguments()
+    usual = Bounds(Bounds.largest_side, tuple(arguments.undecided), arguments.box)
+    lowest, largest = by_model(arguments.lowest), by_model(arguments.largest)
+    sources = load_config(arguments.config, {}).dev
+    images, _ = read_sources(sources)
+    undismissed, _ = read_sources([dataclasses.replace(source, doubt=0.0) for source in sources])
+
+    record = export_networks(arguments.checkpoint, None if arguments.rules_only else arguments.candidates)
     unused = FusionRule(Bounds(), (0, 1, 0, 0), (0, 1, 0, 0, 0, 0))
     second = SecondStage(record, unused)
 
     rules: dict[str, FusionRule] = {}
-    thresholds: dict[str, float] = {}
     measured: dict[str, Any] = {}
     detectors = {name: own(name) for name in OWN}
     for one in others(arguments.scrfd, arguments.yunet):
@@ -159,8 +171,6 @@ def main() -> None:
         if own_network:
             fused = fuse_across(known, judged, bounds)
             after = average_precision(fused, images)
-            thresholds[name], f1 = best_threshold(*drawn_by_people(fused, undismissed))  # as in ship.py
-            print(f"{name}, both stages: threshold {thresholds[name]} with F1 {f1:.3f}")
             rules[name] = learn_rule(known, judged, bounds)
             if name == "accurate":
                 rules["other"] = learn_rule(known, judged, usual)
@@ -172,9 +182,6 @@ def main() -> None:
         return
     record = dataclasses.replace(record, rules={name: rule.to_dict() for name, rule in rules.items()})
     write_atomically(WEIGHTS / "second_stage.json", (json.dumps(dataclasses.asdict(record), indent=1) + "\n").encode())
-    first = json.loads((WEIGHTS / "models.json").read_text())
-    first = [{**model, "threshold": thresholds.get(model["name"], model["threshold"])} for model in first]
-    write_atomically(WEIGHTS / "models.json", (json.dumps(first, indent=1) + "\n").encode())
     write_atomically(ROOT / "docs/second_stage.json", (json.dumps(measured, indent=1) + "\n").encode())
 
 

@@ -4,6 +4,9 @@ import tinyfaces
 faces = tinyfaces.Detector().detect("crowd.jpg")
 """
 
+import os
+import sys
+import warnings
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +26,26 @@ _HOME = {
     "ModelError": "tinyfaces.detection.runtime",
     "read_image": "tinyfaces.detection.images",
 }
+
+
+def _silence() -> None:
+    """Keep ONNX Runtime and Ray from sending data about their use. They look at this once, when they are first imported, and
+    processes started from this one inherit it."""
+    told = os.environ.get("ORT_DISABLE_TELEMETRY", "").lower() in ("1", "true", "yes", "on")
+    os.environ.update({"ORT_DISABLE_TELEMETRY": "1", "RAY_USAGE_STATS_ENABLED": "0"})
+    earlier = sys.modules.get("onnxruntime")
+    if earlier is None:
+        return
+    getattr(earlier, "disable_telemetry_events", lambda: None)()
+    if not told:
+        warnings.warn(
+            "onnxruntime was imported before tinyfaces, and its telemetry may have begun. It is off from now on; to keep it from "
+            "beginning, import tinyfaces first or set ORT_DISABLE_TELEMETRY=1",
+            RuntimeWarning, stacklevel=3,
+        )  # fmt: skip
+
+
+_silence()
 
 
 # Names are looked up on first use, so that `import tinyfaces` and `tinyfaces --help` stay instant.

@@ -11,12 +11,13 @@ import typer
 from rich.console import Console
 
 from tinyfaces.cli import runs
-from tinyfaces.cli.options import MODEL, OUTPUT, DetectorOptions, InputOptions, ProgressOptions, app, command
+from tinyfaces.cli.options import MODEL, OUTPUT, DetectorOptions, InputOptions, ProgressOptions, app, command, errors, fail
 from tinyfaces.files import write_atomically
 from tinyfaces.jobs.inputs import InputFile, Inputs, find_inputs, outside
 from tinyfaces.jobs.journal import Outcome
 from tinyfaces.jobs.masking import MaskStyle
-from tinyfaces.jobs.photos import anonymised, open_photo, removed
+from tinyfaces.jobs.outputs import StateFiles, lies_in
+from tinyfaces.jobs.photos import LOST_TAG, anonymised, find_photo_faces, open_photo, removed
 
 _THRESHOLD = 0.2  # lower than the models' own: missing a face is worse than masking a hand
 
@@ -85,15 +86,17 @@ def anonymise(
     Exit code: 0 if all files were done, 1 if some could not be, 2 if nothing could be done.
     """
     style = MaskStyle(method.value, shape.value, enlarge)
+    state = _state(out, report)
     found = find_inputs(inputs.paths, inputs.recursive)
     run = runs.Run(Inputs(outside(found.files, out), found.problems), "masking faces", progress.quiet)
-    run.plan(out, lambda file: [file.written_name], [report])
+    run.plan(out, lambda file: [file.written_name], [report, state.journal, state.problems])
     settings = {"command": "anonymise", **asdict(style), "keep_metadata": keep_metadata, "quality": quality}
-    run.open(detector, threshold, out / "anonymised.journal", resume=progress.resume, settings=settings)
-    for _ in run.process(
+    run.open(detector, threshold, state.journal, resume=progress.resume, settings=settings)
+    for file, outcome in run.process(
         lambda file: _on_image(file, run, style, keep_metadata), lambda file: _on_video(file, run, style, quality, keep_metadata)
     ):
-        pass
+        if outcome.record is not None and not progress.quiet:
+            _tell_lost(file, outcome.record["removed"])
     done = list(run.records())
     if report is not None:
         chosen = {**asdict(style), "threshold": threshold, "scale": detector.scale}
@@ -104,14 +107,37 @@ def anonymise(
         console.print(f"{runs.counted(faces, 'face')} masked in {runs.counted(len(done), 'file')}", soft_wrap=True)
         runs.print_written([run.targets[file][0] for file, _ in done], console)
         run.print_speed(console)
-    run.finish(progress.resume, out / "problems.csv")
+        if progress.resume or run.problems:
+            console.print(f"journal for --resume: {runs.shown(state.journal)}", soft_wrap=True, markup=False)
+    try:
+        run.finish(progress.resume, state.problems)
+    finally:
+        state.tidy()
+
+
+def _state(out: Path, report: Path | None) -> StateFiles:
+    """Where the journal and the list of problems go. Both, and the report, tell where the faces were."""
+    try:
+        state = StateFiles.of(out, report)
+    except ValueError as error:
+        fail(str(error))
+    if report is not None and lies_in(report, out):
+        errors.print(f"tinyfaces: {report}: lists the sources and all faces; move it before you publish {out}")
+    return state
+
+
+def _tell_lost(file: InputFile, removed: list[str]) -> None:
+    """Name the tags that should be kept and could not be."""
+    for kind in removed:
+        if kind.startswith(LOST_TAG):
+            typer.echo(f"{runs.shown(file.path)}: {kind} cannot be kept")
 
 
 def _on_image(file: InputFile, run: runs.Run, style: MaskStyle, keep_metadata: bool) -> Outcome:
     photo = open_photo(file.path)
-    faces = run.detector.detect(photo.pixels)
+    faces, in_alpha = find_photo_faces(photo, run.detector)
     target = run.targets[file][0]
-    write_atomically(target, anonymised(photo, faces, style, keep_metadata))
+    write_atomically(target, anonymised(photo, faces, style, keep_metadata, in_alpha))
     height, width = photo.pixels.shape[:2]
     record = {"width": width, "height": height, "faces": len(faces), **faces.to_dict()}
     return Outcome({**record, "removed": removed(photo, keep_metadata)}, written=[target])

@@ -12,7 +12,7 @@ from rich.console import Console
 from tinyfaces.cli import runs
 from tinyfaces.cli.options import INPUT, OUTPUT, DetectorOptions, InputOptions, ProgressOptions, Threshold, app, command, fail
 from tinyfaces.cli.tables import print_counts
-from tinyfaces.files import write_atomically
+from tinyfaces.files import named_after, write_atomically
 from tinyfaces.jobs.counting import Polygon, RegionError, count_regions, draw_density, polygon, read_regions
 from tinyfaces.jobs.finding import find_faces, preview
 from tinyfaces.jobs.formats import csv_lines
@@ -92,8 +92,8 @@ def count(
         console = Console(stderr=out is None and format is not None, highlight=False)
         print_counts(records, list(polygons), console)
         run.print_speed(console)
-        runs.print_written([*([out] if out else []), *(target for target in run.all_targets if target.exists())], console)
-    run.finish(progress.resume)
+        runs.print_written([*([out] if out else []), *(target for target in run.all_targets if runs.is_there(target))], console)
+    run.finish(progress.resume, out.with_name(f"{out.stem}_problems.csv") if out is not None else None)
 
 
 def _polygons(path: Path | None, given: list[str]) -> dict[str, Polygon]:
@@ -129,7 +129,7 @@ def _on_video(file: InputFile, run: runs.Run) -> Outcome:
 
 
 def _picture_name(file: InputFile) -> Path:
-    return file.name.with_name(f"{file.name.stem}_density.png")
+    return named_after(file.name, "_density.png")
 
 
 def _csv(records: list[dict[str, Any]], names: list[str]) -> str:

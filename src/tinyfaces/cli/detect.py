@@ -21,7 +21,7 @@ from tinyfaces.cli.options import (
 )
 from tinyfaces.cli.remote import detect_on_cluster
 from tinyfaces.cli.tables import print_detections
-from tinyfaces.files import write_atomically, write_parts
+from tinyfaces.files import write_parts
 from tinyfaces.jobs import formats
 from tinyfaces.jobs.finding import find_faces
 from tinyfaces.jobs.formats import ImageResult
@@ -107,7 +107,7 @@ def detect(
         results = (ImageResult.from_record(*item) for item in run.records(run.images))
         print_detections(results, list(run.records(run.videos)), console)
         documents = [output.document] if output.document is not None and run.images else []
-        runs.print_written([*documents, *(target for target in run.all_targets if target.exists())], console)
+        runs.print_written([*documents, *(target for target in run.all_targets if runs.is_there(target))], console)
         run.print_speed(console)
     run.finish(progress.resume, output.beside("_problems.csv"))
 
@@ -144,4 +144,4 @@ def _write_document(run: runs.Run, output: Output) -> None:
         elif output.format != "jsonl":  # which was written as it came
             sys.stdout.writelines(parts)
     if output.format == "yolo" and not output.scores:
-        write_atomically(output.folder / "classes.txt", b"face\n")
+        run.write(output.folder / "classes.txt", ["face\n"])

@@ -148,7 +148,7 @@ def _results(
 
 @command(evaluate_app, "ablation")
 def evaluate_ablation(
-    config: Annotated[Path, typer.Option(help="TOML file of the second stage, such as configs/gan.toml.")],
+    config: Annotated[Path, typer.Option(help="TOML file of the second stage, such as configs/second_stage.toml.")],
     proposals: Annotated[Path, typer.Option(help="TOML file of the proposal network: its [[dev]] photos are measured.")],
     out: Annotated[Path, typer.Option(help="OUT.json and OUT.md are written.")],
     model: ModelName = "accurate",
@@ -169,12 +169,11 @@ def evaluate_ablation(
         from tinyfaces.detection.runtime import processor_name
         from tinyfaces.training import ablation
         from tinyfaces.training.cache import open_cache
-        from tinyfaces.training.second_stage_loop import load_gan_config
-        from tinyfaces.training.settings import load_config, read_sources
+        from tinyfaces.training.settings import load_config, load_second_stage_config, read_sources
     except ImportError as error:
         missing_extra(error, "train")
     try:
-        chosen = load_gan_config(config, overrides_of(settings))
+        chosen = load_second_stage_config(config, overrides_of(settings))
         sources = load_config(proposals, {})
         images, _ = read_sources(sources.dev)
         cache = open_cache(images, Path(sources.cache))

@@ -40,7 +40,7 @@ errors = Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
 
 def fail(message: str, code: int = UNUSABLE) -> NoReturn:
     """End the command with one line on the standard error."""
-    errors.print(f"tinyfaces: {message}")
+    errors.print(f"tinyfaces: {message}".encode("utf-8", "replace").decode())
     raise typer.Exit(code)
 
 
@@ -188,7 +188,7 @@ class DetectorOptions(RuntimeChoice):
         str | None,
         typer.Option(
             rich_help_panel=MODEL,
-            help="proposals: the proposal network alone; both: the second stage too, the default of shipped models.",
+            help="proposals, the default: the proposal network alone; both: the second stage judges small or uncertain faces.",
         ),
     ] = None
     scale: Annotated[

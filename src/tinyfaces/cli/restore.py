@@ -9,8 +9,8 @@ from PIL import Image
 from rich.console import Console
 
 from tinyfaces.cli import runs
-from tinyfaces.cli.options import OUTPUT, DetectorOptions, InputOptions, ProgressOptions, Threshold, app, command, fail
-from tinyfaces.files import clear_partials, write_atomically
+from tinyfaces.cli.options import OUTPUT, DetectorOptions, InputOptions, ProgressOptions, Threshold, app, command
+from tinyfaces.files import clear_partials, named_after, write_atomically
 from tinyfaces.jobs.contact_sheets import contact_sheet, low_crops, pair
 from tinyfaces.jobs.finding import find_faces
 from tinyfaces.jobs.inputs import InputFile, Inputs, find_inputs, outside
@@ -37,21 +37,19 @@ def restore(
 
     Exit code: 0 if all images were read, 1 if some could not be, 2 if nothing could be done.
     """
-    if detector.stages == "proposals":
-        fail("restoring needs the second stage: --stages both")
     found = find_inputs(inputs.paths, inputs.recursive)
     run = runs.Run(Inputs(outside(found.files, out), found.problems), "restoring faces", progress.quiet)
     run.drop_videos("faces are restored in images only")
-    run.plan(out, lambda file: [file.name.with_name(f"{file.name.stem}_restored.png"), file.name.with_suffix("")])
-    both = DetectorOptions(**{**vars(detector), "stages": "both"})
+    run.plan(out, lambda file: [named_after(file.name, "_restored.png"), file.name.with_suffix("")])
     settings = {"command": "restore", "max_height": max_height}
-    run.open(both, threshold, out / "restored.journal", resume=progress.resume, settings=settings)
+    run.open(detector, threshold, out / "restored.journal", resume=progress.resume, settings=settings)
     for file, outcome in run.process(lambda file: _on_image(file, run, max_height)):
         if outcome.record is not None and not progress.quiet:
             larger = outcome.record["faces"] - outcome.record["restored"]
             skipped = f", {larger} higher than {max_height:g} px skipped" if larger else ""
             typer.echo(
-                f"{file.path}: {runs.counted(outcome.record['restored'], 'face')} restored{skipped}; {run.targets[file][0]}"
+                f"{runs.shown(file.path)}: {runs.counted(outcome.record['restored'], 'face')} restored{skipped}; "
+                f"{runs.shown(run.targets[file][0])}"
             )
     if not progress.quiet:
         run.print_speed(Console(highlight=False))

@@ -1,7 +1,7 @@
 """One run of a command over many files: what all commands that take files share, from finding them to the exit code."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -69,8 +69,9 @@ class Run:
 
     def problem(self, line: str, file: Path | None = None) -> None:
         """Print what went wrong, and remember it."""
+        line = " ".join(readable(line).splitlines())
         errors.print(f"tinyfaces: {line}")
-        self.problems.append((str(file) if file is not None else "", line))
+        self.problems.append((shown(file) if file is not None else "", line))
 
     def note(self, line: str) -> None:
         """Print what a user should know that is no problem, unless the run is quiet."""
@@ -162,7 +163,7 @@ class Run:
         self, files: Sequence[InputFile], work: Callable[[InputFile], Outcome], workers: int
     ) -> Iterator[tuple[InputFile, Outcome]]:
         watch = Stopwatch()
-        with bar(self.label, len(files), hidden=self.quiet or len(files) < 2 or workers == 0) as advance:
+        with bar(self.label, len(files), hidden=self.quiet or len(files) < 2 or workers == 0) as advance, self._ended_by_disks():
             for file, outcome in bulk.process(files, work, self.journal, workers):
                 advance(1)
                 self._skipped += outcome.skipped
@@ -176,6 +177,15 @@ class Run:
             self._speeds.append(watch.line("frames" if workers == 0 else "images"))
 
     @contextmanager
+    def _ended_by_disks(self) -> Iterator[None]:
+        """End the command where no further file can be done; --resume goes on from there."""
+        try:
+            yield
+        except (bulk.DiskFull, JournalError) as error:
+            self.journal.close(keep=True)
+            fail(readable(str(error)))
+
+    @contextmanager
     def clip(self, file: InputFile) -> Iterator["Clip"]:
         """The faces of a video, with a progress bar. Raises ValueError where the extra is missing."""
         try:
@@ -184,7 +194,8 @@ class Run:
             from tinyfaces.jobs.clips import Clip
             from tinyfaces.jobs.video import VideoReader
         except ImportError as error:
-            raise ValueError(f"{error.name} is not installed, which videos need: pip install 'tinyfaces[video]'") from None
+            needed = f"{error.name} is not installed, which videos need: pip install 'tinyfaces[video]'"
+            raise ValueError(f"{file.path}: {needed}") from None
         with (
             VideoReader(file.path) as video,
             bar(f"{self.label}: {shown(file.name)}", video.frames_expected, "frames", self.quiet) as advance,
@@ -200,7 +211,7 @@ class Run:
         try:
             write_parts(path, parts)
         except OSError as error:
-            fail(reason(error, path))
+            fail(readable(reason(error, path)))
 
     def print_speed(self, console: Console) -> None:
         """Print how fast it went."""
@@ -215,8 +226,9 @@ class Run:
         if report is not None:
             if self.problems:
                 self.write(report, [csv_lines([("file", "problem"), *self.problems])])
-            elif report.exists():
-                report.unlink()
+            else:
+                with suppress(OSError):
+                    report.unlink(missing_ok=True)
         if self.problems:
             if report is not None and not self.quiet:
                 typer.echo(f"{counted(len(self.problems), 'problem')}, listed in {shown(report)}")
@@ -242,7 +254,17 @@ def counted(number: int, what: str) -> str:
 
 def shown(path: Path) -> str:
     """A path as text, also where its bytes are no UTF-8."""
-    return str(path).encode("utf-8", "replace").decode("utf-8")
+    return readable(str(path))
+
+
+def readable(text: str) -> str:
+    """A text that may hold names whose bytes are no UTF-8."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def is_there(path: Path) -> bool:
+    """Whether there is such a file, as far as can be seen."""
+    return _identity(path) is not None
 
 
 def _identity(path: Path) -> tuple[int, int] | None:

@@ -1,5 +1,6 @@
 """`tinyfaces train` and `tinyfaces export`."""
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -21,9 +22,9 @@ from tinyfaces.cli.runs import counted
 
 _CALIBRATION_PHOTOS = 30
 
-ConfigOption = Annotated[Path, typer.Option(help="Settings, a TOML file such as those in configs/.")]
+ConfigOption = Annotated[Path, typer.Option(help="TOML file, such as those in configs/.")]
 SetOption = Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Override a setting; repeatable.")]
-FreshOption = Annotated[bool, typer.Option("--fresh", help="Start over, even if a run of this name could be continued.")]
+FreshOption = Annotated[bool, typer.Option("--fresh", help="Start over, even where an interrupted run could be resumed.")]
 
 
 @command(train_app, "proposals")
@@ -31,13 +32,15 @@ def train_proposals(
     config: ConfigOption,
     annotations: Annotated[
         list[Path] | None,
-        typer.Option(help="COCO file, or the folder wider_face_split of WIDER FACE, in place of the sources in --config."),
+        typer.Option(help="COCO file, or WIDER FACE's folder wider_face_split, in place of the configuration's."),
     ] = None,
-    images: Annotated[Path | None, typer.Option(help="Folder of the photos that --annotations name.")] = None,
+    images: Annotated[Path | None, typer.Option(help="Folder of the photos of --annotations.")] = None,
     settings: SetOption = None,
     fresh: FreshOption = False,
 ) -> None:
-    """Train the proposal network. It first says how long that will take, and continues where a killed run stopped.
+    """Train the proposal network.
+
+    An interrupted run is resumed. The command first prints how long the training will take.
 
     Every 20th photo of --annotations is held out to measure on.
     """
@@ -58,9 +61,9 @@ def train_proposals(
 @command(train_app, "average")
 def train_average(
     first: Annotated[Path, typer.Argument(help="Checkpoint or .safetensors file of a proposal network.")],
-    second: Annotated[Path, typer.Argument(help="Another one, which was trained further from the first.")],
+    second: Annotated[Path, typer.Argument(help="Another, trained on from it.")],
     out: Annotated[Path, typer.Argument(help="The checkpoint to write.")],
-    share: Annotated[float, typer.Option(min=0.0, max=1.0, help="Weight of the first.")] = 0.5,
+    share: Annotated[float, typer.Option(min=0.0, max=1.0, help="Share of the first one's weights.")] = 0.5,
 ) -> None:
     """Average the weights of two trainings.
 
@@ -82,14 +85,14 @@ def train_candidates(
     config: ConfigOption,
     out: Annotated[Path, typer.Option(help="Folder for the candidates.")],
     model: ModelName = "accurate",
-    photos: Annotated[int | None, typer.Option(min=1, help="Search only this many, drawn at random; all by default.")] = None,
+    photos: Annotated[int | None, typer.Option(min=1, help="Search only so many, drawn at random; all if left out.")] = None,
     settings: SetOption = None,
     threads: Threads = None,
 ) -> None:
-    """Gather training data for the second stage.
+    """Gather training data of the second stage.
 
-    These are all boxes that the proposal network takes for faces in the training photos. --config is that of the proposal
-    network. Its [[train]] sources are searched, except photos without labels, through its cache.
+    These are the proposals, right and wrong, that the proposal network makes in the training photos. --config is that of the
+    proposal network: its [[train]] sources (but for photos without labels) are searched, by way of its cache.
     """
     try:
         import numpy as np
@@ -123,11 +126,13 @@ def train_relabel(
     settings: SetOption = None,
     threads: Threads = None,
 ) -> None:
-    """Decide about ignored boxes with a trained model.
+    """Settle ignored boxes with a trained model.
 
-    This is self-training. For each [[train]] source of --config (COCO files only; photos without labels are skipped), a copy of
-    the annotations is written. In it, ignored boxes are faces or background wherever the model's views of a photo (as it is,
-    mirrored, enlarged) agree. Continue training with `--set relabelled=OUT`.
+    This is self-training, for boxes that the annotations leave ignored.
+
+    Each [[train]] source of --config (COCO files; photos without labels are left out) is copied to OUT. In the copy, ignored
+    boxes are faces or background where the model's views of a photo (as it is, mirrored, enlarged) agree. To use the copies,
+    train with `--set relabelled=OUT`.
     """
     try:
         from tinyfaces.data.annotations import read_coco
@@ -157,37 +162,104 @@ def train_relabel(
                 ignored = sum(int(image.ignore.sum()) for image in images)
                 faces = sum(int((~b.ignore).sum() - (~a.ignore).sum()) for a, b in zip(images, changed, strict=True))
                 background = sum(map(len, images)) - sum(map(len, changed))
-                typer.echo(f"{target}: of {ignored:,} ignored boxes {faces:,} are faces, {background:,} background")
+                typer.echo(f"{target}: {ignored:,} ignored boxes, {faces:,} of them now faces, {background:,} background")
     except ValueError as error:
         fail(str(error))
 
 
 @command(train_app, "second-stage")
 def train_second_stage(config: ConfigOption, settings: SetOption = None, fresh: FreshOption = False) -> None:
-    """Train the second stage on gathered candidates. It continues where a killed run stopped."""
+    """Train generator and discriminator.
+
+    They learn from gathered candidates (see `tinyfaces train candidates`). An interrupted run is resumed.
+    """
     try:
-        from tinyfaces.training.second_stage_loop import load_gan_config, train_gan
+        from tinyfaces.training import second_stage_loop
+        from tinyfaces.training.settings import load_second_stage_config
     except ImportError as error:
         missing_extra(error, "train")
     try:
-        train_gan(load_gan_config(config, overrides_of(settings)), resume=not fresh)
+        second_stage_loop.train_second_stage(load_second_stage_config(config, overrides_of(settings)), resume=not fresh)
     except ValueError as error:
+        fail(str(error))
+
+
+@command(train_app, "pack")
+def train_pack(
+    config: Annotated[Path, typer.Argument(help="TOML file of the photos, such as configs/packs.toml.")],
+    out: Annotated[Path, typer.Argument(help="Folder for the packs.")],
+    megabytes: Annotated[float, typer.Option(min=0.01, help="Largest size of a pack, about.")] = 45.0,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that encode photos.")] = 2,
+) -> None:
+    """Pack labelled photos into small archives.
+
+    `tinyfaces train together` reads them, on another machine.
+    """
+    try:
+        from tinyfaces.training.packs import PackConfig, write_packs
+        from tinyfaces.training.typed_toml import load_settings
+    except ImportError as error:
+        missing_extra(error, "train")
+    try:
+        for path, photos in write_packs(load_settings(PackConfig, config, {}), out, megabytes, workers):
+            typer.echo(f"{path}: {len(photos):,} photos, {path.stat().st_size / 1e6:.1f} MB")
+    except (ValueError, OSError) as error:
+        fail(str(error))
+
+
+@command(train_app, "together")
+def train_together(
+    config: Annotated[Path, typer.Argument(help="TOML file, such as configs/together.toml.")],
+    packs: Annotated[Path | None, typer.Option(help="Folder of the packs.")] = None,
+    cache: Annotated[Path | None, typer.Option(help="Folder of decoded photos.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of checkpoints and the log.")] = None,
+    seconds: Annotated[float | None, typer.Option(min=1.0, help="Time of the whole run.")] = None,
+    batch: Annotated[int | None, typer.Option(min=1, help="Crops a step.")] = None,
+    workers: Annotated[int | None, typer.Option(min=0, help="Processes that make crops; if left out, all cores but one.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Stop after so many steps, for a trial.")] = None,
+    prepare: Annotated[
+        Path | None, typer.Option(help="Only unpack and decode this pack; a running training takes it in.")
+    ] = None,
+    settings: SetOption = None,
+) -> None:
+    """Train several networks in a fixed time.
+
+    All learn from the same crops, and larger ones teach smaller ones. An interrupted run is resumed.
+
+    --packs, --cache, --out, --seconds and --batch replace the configuration's values. A checkpoint is written every minute.
+    """
+    try:
+        from tinyfaces.training import together
+        from tinyfaces.training.packs import prepare_pack
+    except ImportError as error:
+        missing_extra(error, "train")
+    folders = {"packs": packs, "cache": cache, "out": out}
+    given = {name: str(folder) for name, folder in folders.items() if folder is not None}
+    numbers = {name: value for name, value in {"seconds": seconds, "batch": batch}.items() if value is not None}
+    try:
+        chosen = together.load_together_config(config, {**overrides_of(settings), **given, **numbers})
+        if prepare is not None:
+            prepare_pack(prepare, Path(chosen.cache))
+            return
+        cores = max(1, (os.cpu_count() or 2) - 1)
+        together.train_together(chosen, cores if workers is None else workers, steps, _say)
+    except (ValueError, OSError) as error:
         fail(str(error))
 
 
 @command(app, "export")
 def export_model(
     checkpoint: Annotated[Path, typer.Argument(help="best.pt of a run, or a .safetensors file that `export` wrote.")],
-    out: Annotated[Path, typer.Argument(help="ONNX file to write; a .safetensors file is written beside it.")],
+    out: Annotated[Path, typer.Argument(help="The ONNX file to write; a .safetensors is put beside it.")],
     photos: Annotated[
-        Path | None,
-        typer.Option(help="Also write an int8 copy, calibrated on the photos in this folder (30 are enough)."),
+        Path | None, typer.Option(help="Folder of photos: write an int8 copy too, which they calibrate (30 are enough).")
     ] = None,
 ) -> None:
-    """Export trained weights to ONNX, and check that both give the same outputs.
+    """Export trained weights to ONNX, and check that both give the same.
 
-    NAME.int8.onnx, beside NAME.onnx, is used on processors made for int8. For a second stage, NAME.generator.onnx and
-    NAME.discriminator.onnx are written, where OUT is NAME.onnx.
+    NAME.int8.onnx, beside NAME.onnx, is used on processors that are made for int8.
+
+    For a second stage, NAME.generator.onnx and NAME.discriminator.onnx are written, where OUT is NAME.onnx.
     """
     try:
         from tinyfaces.training.checkpoints import is_second_stage
@@ -211,3 +283,7 @@ def export_model(
     except (ValueError, OSError) as error:
         fail(str(error))
     typer.echo(f"wrote {out}, largest difference from torch {difference:.1e}")
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)

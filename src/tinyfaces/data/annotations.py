@@ -26,11 +26,13 @@ class AnnotationError(ValueError):
 class AnnotatedImage:
     """One photo and its faces.
 
-    path: the image file; width, height: its size in pixels.
-    boxes: (N, 4) float32, xyxy in pixels of the stored image.
-    ignore: (N,) bool, true where a box is neither a face to find nor background.
-    scores: (N,) float32 in 0-1, how sure the annotation is (1 where the file does not say).
-    hard_negatives: (K, 4) float32, xyxy of background that detectors take for faces, where the file lists any.
+    Attributes:
+        path: the image file.
+        width: in pixels, of the upright image. height: likewise.
+        boxes: (N, 4) float32, xyxy in pixels.
+        ignore: (N,) bool, true where a box is neither a face to find nor background.
+        scores: (N,) float32 in 0-1, how sure the annotation is (1 where the file does not say).
+        hard_negatives: (K, 4) float32, xyxy of background that detectors take for faces, where the file lists any.
     """
 
     path: Path
@@ -49,8 +51,11 @@ class AnnotatedImage:
 class WiderRecord:
     """One image of a WIDER FACE ground truth file.
 
-    event, name: its folder and its file name without the ending.
-    boxes: (N, 4) float64, x y w h in pixels as the file gives them; invalid: (N,) bool, the file's own flag.
+    Attributes:
+        event: its folder.
+        name: its file name without the ending.
+        boxes: (N, 4) float64, x y w h in pixels as the file gives them.
+        invalid: (N,) bool, the file's own flag.
     """
 
     event: str
@@ -60,12 +65,21 @@ class WiderRecord:
 
 
 def read_coco(annotations: str | Path, images: str | Path) -> list[AnnotatedImage]:
-    """Read a COCO detection file (json or json.gz) whose `file_name`s are relative to the folder `images`.
+    """Read a COCO detection file.
 
     `bbox` is x y w h in pixels. A box with `ignore` or `iscrowd` set, or with a side <= 0, is to be ignored; `score` is
-    optional. An image may list `hard_negatives`, each x y w h and perhaps more. Of several categories only the one named
-    "face" is read. Images keep the file's order, those without boxes included. Raises AnnotationError when the file is
-    malformed or an image is missing.
+    optional. An image may list `hard_negatives`, each x y w h and perhaps more. If there are several categories, only the one
+    named "face" is read.
+
+    Args:
+        annotations: the file, json or json.gz.
+        images: the folder that its `file_name`s start from.
+
+    Returns:
+        Images in the file's order, those without boxes included.
+
+    Raises:
+        AnnotationError: the file is malformed, or an image is missing.
     """
     source, folder = Path(annotations), Path(images)
     content = _read_json(source)
@@ -117,19 +131,34 @@ def _hard_negatives(entry: dict[str, Any], source: Path) -> npt.NDArray[np.float
 
 
 def dismiss_doubtful(image: AnnotatedImage, below: float) -> AnnotatedImage:
-    """The image without its ignored boxes of a score less than `below`: what lies there becomes background, hard negatives where
-    people have marked every face."""
+    """Make background of what an annotation is not sure of.
+
+    Args:
+        image: a photo and its boxes.
+        below: ignored boxes of a lower score go.
+
+    Returns:
+        The image without those boxes.
+    """
     kept = ~image.ignore | (image.scores >= below)
     return replace(image, boxes=image.boxes[kept], ignore=image.ignore[kept], scores=image.scores[kept])
 
 
 def read_wider(ground_truth: str | Path, images: str | Path, split: str = "train") -> list[AnnotatedImage]:
-    """Read the official WIDER FACE boxes of a split ("train" or "val").
+    """Read the official WIDER FACE boxes of a split.
 
-    `ground_truth` is the folder `wider_face_split`, or one of its txt or mat files (mat needs scipy). `images` is the
-    folder that holds the events' folders, or WIDER_<split>, or its parent. Boxes flagged invalid or with a side <= 0
-    are to be ignored. Image sizes are read from the images' headers. Raises AnnotationError when the file is malformed
-    or an image is missing or unreadable.
+    Boxes flagged invalid or with a side <= 0 are to be ignored. Image sizes are read from the images' headers.
+
+    Args:
+        ground_truth: the folder `wider_face_split`, or one of its txt or mat files (mat needs scipy).
+        images: the folder that holds the events' folders, or WIDER_<split>, or its parent.
+        split: "train" or "val".
+
+    Returns:
+        Images in the file's order.
+
+    Raises:
+        AnnotationError: the file is malformed, or an image is missing or unreadable.
     """
     source = _wider_file(Path(ground_truth), split)
     records = read_wider_mat(source) if source.suffix == ".mat" else read_wider_txt(source)

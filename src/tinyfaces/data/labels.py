@@ -17,9 +17,18 @@ _CLASS_LIST = "classes.txt"
 def read_yolo(labels: str | Path, images: str | Path) -> list[AnnotatedImage]:
     """Read a folder of YOLO label files: a line `class x y width height` per box, all but the class relative to the image.
 
-    `images` holds the images in the same folders as the label files below `labels`; images without a label file are left
-    out. Where there is a `classes.txt`, only the class called "face" is read, otherwise class 0. A score after the box is
-    not read: what was reviewed is certain. Sorted by path. Raises AnnotationError.
+    Where there is a `classes.txt`, only the class called "face" is read, otherwise class 0. A score after the box is not read:
+    what was reviewed is certain.
+
+    Args:
+        labels: the folder of the label files.
+        images: that of the images, in the same folders below it as the label files; those without a label file are left out.
+
+    Returns:
+        Images, sorted by path.
+
+    Raises:
+        AnnotationError: a label file is malformed or has no image, or an image is unreadable.
     """
     folder = Path(labels)
     wanted = _face_class(folder / _CLASS_LIST)
@@ -46,8 +55,15 @@ def read_yolo(labels: str | Path, images: str | Path) -> list[AnnotatedImage]:
 def read_voc(labels: str | Path, images: str | Path) -> list[AnnotatedImage]:
     """Read a folder of Pascal VOC's XML files, whose objects called "face" are the faces; `difficult` ones are to be ignored.
 
-    `images` holds the images in the same folders as the XML files below `labels`; images without one are left out.
-    Sorted by path. Raises AnnotationError.
+    Args:
+        labels: the folder of the XML files.
+        images: that of the images, in the same folders below it as the XML files; those without one are left out.
+
+    Returns:
+        Images, sorted by path.
+
+    Raises:
+        AnnotationError: an XML file is malformed or has no image, or an image is unreadable.
     """
     annotated = []
     for file, image in _labelled(Path(labels), Path(images), ".xml"):

@@ -1,6 +1,7 @@
 """The public class: `Detector` takes images of any size and gives the faces in them."""
 
 import os
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias, overload
@@ -44,7 +45,7 @@ class Detector:
         precision: "float32"; "int8", which is twice as fast on processors made for it and slightly less exact; "bfloat16", with
             openvino only; or "auto": int8 where the model has it and the processor is made for it.
         stages: "proposals" for the proposal network alone; "both" to have the second stage judge small or uncertain candidates.
-            If None, "both" with a shipped model or with `proposals`, else "proposals".
+            If None, "both" with `proposals`, else "proposals".
         rule: Which candidates the second stage judges, and how both scores become one. If None, the rule learnt for the model.
         proposals: Another detector, in place of `model`, whose faces the second stage judges: a function of an image HxWx3
             (uint8, RGB) that returns `Faces`, `supervision.Detections` or a pair of boxes (N, 4), x1 y1 x2 y2 in pixels, and
@@ -85,14 +86,15 @@ class Detector:
         shipped = path in {record.path for record in models().values()}
         self.threshold = _checked_threshold(own_threshold if threshold is None else threshold)
         self.scale = _checked_scale(1.0 if scale is None and not shipped else scale)
-        options = RuntimeOptions(backend, device, threads, precision, workers)
+        self._options = options = RuntimeOptions(backend, device, threads, precision, workers)
         self._first: Proposer = FirstStage(load_session(path, options=options)) if proposals is None else OtherDetector(proposals)
-        self.stages = stages or ("both" if shipped or proposals is not None else "proposals")
-        self._second: SecondStage | None = None
-        if self.stages == "both":
-            record = second_stage()
-            known = record.rules.get(str(model) if shipped and proposals is None else "other")
-            self._second = SecondStage(record, rule or FusionRule.from_dict(known or record.rules["other"]), options)
+        self.stages = stages or ("both" if proposals is not None else "proposals")
+        rules = second_stage().rules
+        known = rules.get(str(model), rules["other"]) if shipped and proposals is None else rules["other"]
+        self._rule = rule or FusionRule.from_dict(known)
+        self._opening = threading.Lock()
+        self._opened: SecondStage | None = None
+        self._second = self._second_stage() if self.stages == "both" else None
 
     @overload
     def detect(self, image: ImageSource, *, threshold: float | None = None, scale: Scale | None = None) -> Faces: ...
@@ -180,7 +182,6 @@ class Detector:
             (N, 64, 64, 3) uint8 RGB: each face with its context, at four times the 16x16 pixels that the generator sees.
 
         Raises:
-            ValueError: The detector has no second stage.
             ImageError: The image cannot be read.
 
         Example:
@@ -190,11 +191,16 @@ class Detector:
             crops = detector.restore("crowd.jpg", faces)
             ```
         """
-        if self._second is None:
-            raise ValueError("restoring needs the second stage: Detector(stages='both')")
         if isinstance(image, np.ndarray) or not isinstance(image, Regions):
             image = read_image(image)
-        return self._second.restore_faces(image, faces.boxes)
+        return self._second_stage().restore_faces(image, faces.boxes)
+
+    def _second_stage(self) -> SecondStage:
+        """The second stage, opened when it is first needed: to judge, or only to restore."""
+        with self._opening:
+            if self._opened is None:
+                self._opened = SecondStage(second_stage(), self._rule, self._options)
+            return self._opened
 
     def _stream(self, sources: Iterable[ImageSource], threshold: float, scale: Scale | None) -> Iterator[Faces | ImageError]:
         window: list[Pixels | ImageError] = []

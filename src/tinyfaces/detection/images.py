@@ -11,7 +11,7 @@ from typing import Any, BinaryIO, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 
 SUFFIXES = frozenset(
     ".avif .bmp .dib .gif .heic .heif .jfif .jp2 .jpe .jpeg .jpg .pbm .pgm .png .pnm .ppm .tga .tif .tiff .webp".split()
@@ -19,6 +19,11 @@ SUFFIXES = frozenset(
 """Endings of the files in a folder that count as images."""
 MAX_PIXELS = 250_000_000
 """Larger files are refused before they are decoded. The largest phone cameras give 200 million pixels."""
+RAW_SUFFIXES = frozenset(
+    ".3fr .arw .cr2 .cr3 .crw .dcr .dng .erf .fff .gpr .iiq .kdc .mef .mos .mrw .nef .nrw .orf .pef .raf .raw .rw2 .rwl .sr2 "
+    ".srf .srw .x3f".split()
+)
+"""Endings of cameras' raw files. What could be read of them is a preview of some hundred pixels, so they are refused."""
 
 Pixels: TypeAlias = npt.NDArray[np.uint8]
 
@@ -49,6 +54,13 @@ _TRANSPOSE = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_SUBFILE_TYPE, _OLD_SUBFILE_TYPE, _SUB_DIRECTORIES, _DNG_VERSION = 254, 255, 330, 50706  # tags of TIFF
+_REDUCED = 1  # bit of the subfile type
+_OLD_REDUCED = 2
+_CR2_MARK = (8, b"CR")
+_RAW_ADVICE = "convert it to TIFF or JPEG first"
+_STRETCHED_PERCENTILES = (0.1, 99.9)
+_SPREAD_ENOUGH = 170  # of 255: so much of the range shows whatever there is
 _STRIP_PIXELS = 4_000_000
 _pillow_limit = threading.Lock()
 
@@ -121,8 +133,8 @@ def open_image(path: Path) -> Iterator[Image.Image]:
         raise ImageError(f"{name}: permission denied") from None
     except ImageError:
         raise
-    except (OSError, ValueError) as error:
-        raise ImageError(f"{name}: cannot be read ({_one_line(str(error))})") from None
+    except Exception as error:  # nearly anything, for odd metadata and damaged pages after the first
+        raise ImageError(f"{name}: cannot be read ({_what(error)})") from None
 
 
 def _from_file(path: Path) -> Pixels:
@@ -140,11 +152,13 @@ def _open(file: BinaryIO, name: str) -> Image.Image:
                 with _lifted_pillow_limit():
                     return Image.open(file)
     except UnidentifiedImageError:
+        if Path(name).suffix.lower() in RAW_SUFFIXES:
+            raise ImageError(f"{name}: raw files of cameras are not read; {_RAW_ADVICE}") from None
         raise ImageError(f"{name}: not an image, or in an unsupported format") from None
     except Image.DecompressionBombError:
         raise ImageTooLarge(f"{name}: has more than {MAX_PIXELS // 10**6} megapixels") from None
     except Exception as error:  # Pillow's plugins raise nearly anything for a damaged header
-        raise ImageError(f"{name}: damaged ({_one_line(str(error)) or type(error).__name__})") from None
+        raise ImageError(f"{name}: damaged ({_what(error)})") from None
 
 
 @contextmanager
@@ -160,6 +174,7 @@ def _lifted_pillow_limit() -> Iterator[None]:
 
 
 def _from_pillow(image: Image.Image, name: str) -> Pixels:
+    _refuse_preview(image, name)
     width, height = image.size
     if width < 1 or height < 1:
         raise ImageError(f"{name}: has no pixels ({width}x{height})")
@@ -173,8 +188,77 @@ def _from_pillow(image: Image.Image, name: str) -> Pixels:
     except MemoryError:
         raise ImageError(f"{name}: not enough memory for {width}x{height} pixels") from None
     except Exception as error:  # Pillow's plugins raise nearly anything for damaged data
-        detail = _one_line(str(error)) or type(error).__name__
-        raise ImageError(f"{name}: damaged or cut short ({detail})") from None
+        raise ImageError(f"{name}: damaged or cut short ({_what(error)})") from None
+
+
+def _refuse_preview(image: Image.Image, name: str) -> None:
+    """Raise ImageError where the picture at hand is a reduced copy of another one in the same file, as in raw files."""
+    tags = getattr(image, "tag_v2", None)
+    if tags is None:  # no TIFF
+        return
+    if Path(name).suffix.lower() in RAW_SUFFIXES or _DNG_VERSION in tags or _is_cr2(image):
+        raise ImageError(f"{name}: is a camera's raw file, of which only a preview could be read; {_RAW_ADVICE}")
+    kind, old_kind = tags.get(_SUBFILE_TYPE, 0), tags.get(_OLD_SUBFILE_TYPE, 0)
+    reduced = isinstance(kind, int) and kind & _REDUCED
+    if reduced or old_kind == _OLD_REDUCED or _largest_part(image, tags) > image.width * image.height:
+        raise ImageError(f"{name}: its first picture is a reduced copy of another one in the file; save that one as a file")
+
+
+def _is_cr2(image: Image.Image) -> bool:
+    file: Any = getattr(image, "fp", None)
+    try:
+        file.seek(_CR2_MARK[0])
+        return bool(file.read(len(_CR2_MARK[1])) == _CR2_MARK[1])
+    except Exception:  # already loaded, or closed
+        return False
+
+
+def _largest_part(image: Image.Image, tags: Any) -> int:
+    """Pixels of the largest picture that lies in a sub-directory of the first one of a TIFF; 0 if there is none."""
+    largest, file = 0, getattr(image, "fp", None)
+    try:
+        assert file is not None  # else already loaded
+        offsets = tags.get(_SUB_DIRECTORIES, ())
+        for offset in offsets if isinstance(offsets, tuple) else (offsets,):
+            file.seek(0)
+            part = TiffImagePlugin.ImageFileDirectory_v2(file.read(8))
+            file.seek(offset)
+            part.load(file)
+            largest = max(largest, int(part.get(256, 0)) * int(part.get(257, 0)))
+    except Exception:  # a broken directory, which nothing reads
+        pass
+    return largest
+
+
+def without_alpha(image: Image.Image) -> Pixels | None:
+    """The colours of an upright image as if nothing of it were transparent, HxWx3 uint8 RGB; None if nothing is.
+
+    A face that is nearly transparent is none for a detector, but its colours are in the file.
+    """
+    if not image.has_transparency_data or image.mode.startswith(("I", "F")):  # whose transparency `read_image` does not apply
+        return None
+    if image.mode in ("La", "RGBa"):
+        image = image.convert("LA" if image.mode == "La" else "RGBA")
+    if image.mode in ("LA", "RGBA") and image.getextrema()[-1] == (255, 255):
+        return None
+    bare = image.convert("RGBA") if image.mode == "PA" else image.copy()
+    bare.info.pop("transparency", None)
+    return _by_strips(bare.convert("L") if bare.mode == "LA" else bare, "RGB")
+
+
+def stretched(image: Image.Image) -> Pixels | None:
+    """A grey image of more than 8 bits with its darkest value as black and its brightest as white, HxWx3 uint8 RGB.
+
+    None for other images, and where `read_image` shows it about so already. Cameras of 12 bits leave most of 16 empty.
+    """
+    if not image.mode.startswith(("I", "F")):
+        return None
+    values = np.nan_to_num(np.asarray(image).astype(np.float32), nan=0.0, posinf=0.0, neginf=0.0)
+    low, high = (float(value) for value in np.percentile(values, _STRETCHED_PERCENTILES))
+    shown = _to_rgb(image)
+    if high <= low or int(shown.max()) - int(shown.min()) > _SPREAD_ENOUGH:
+        return None
+    return _grey_to_rgb(np.rint(np.clip((values - low) / (high - low), 0, 1) * 255).astype(np.uint8))
 
 
 def upright(image: Image.Image) -> Image.Image:
@@ -256,6 +340,14 @@ def _from_array(array: npt.NDArray[Any]) -> Pixels:
     if channels == 1:
         return _grey_to_rgb(array.reshape(array.shape[:2]))
     return np.ascontiguousarray(array)
+
+
+def _what(error: Exception) -> str:
+    """What went wrong, with the kind of error where that is no usual one of Pillow."""
+    message = _one_line(str(error))
+    if isinstance(error, OSError | SyntaxError | ValueError) and message:
+        return message
+    return f"{type(error).__name__}: {message}" if message else type(error).__name__
 
 
 def _one_line(text: str) -> str:

@@ -3,6 +3,8 @@
 import ctypes
 import os
 import platform
+import sys
+import warnings
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
@@ -132,10 +134,39 @@ def load_session(
     return (_OpenVinoSession if options.backend == "openvino" else _OnnxRuntimeSession)(file, signature, options)
 
 
+def quiet_onnxruntime() -> Any:
+    """ONNX Runtime, without its telemetry. `import tinyfaces` has set what it looks at on Linux and macOS; on Windows only this
+    call switches it off."""
+    import onnxruntime
+
+    getattr(onnxruntime, "disable_telemetry_events", lambda: None)()
+    return onnxruntime
+
+
+def quiet_openvino() -> Any:
+    """OpenVINO, without its telemetry: its import alone would tell Google Analytics of itself. Raises ImportError."""
+    earlier = "openvino" in sys.modules
+    known = sys.modules.get("openvino_telemetry")
+    sys.modules["openvino_telemetry"] = None  # type: ignore[assignment]  # then importing it fails, and openvino does without
+    try:
+        import openvino
+    finally:
+        del sys.modules["openvino_telemetry"]
+        if known is not None:
+            sys.modules["openvino_telemetry"] = known
+    if earlier and known is not None and getattr(known.Telemetry(), "consent", False):
+        known.Telemetry().consent = False
+        warnings.warn(
+            "openvino was imported before tinyfaces, and has sent that it was. Its telemetry is off from now on; to keep it from "
+            "beginning, run `opt_in_out --opt_out` once",
+            RuntimeWarning, stacklevel=2,
+        )  # fmt: skip
+    return openvino
+
+
 class _OnnxRuntimeSession:
     def __init__(self, file: Path, signature: ModelSignature, settings: RuntimeOptions) -> None:
-        import onnxruntime
-
+        onnxruntime = quiet_onnxruntime()
         device = settings.device
         provider = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}[device]
         if device == "cuda" and hasattr(onnxruntime, "preload_dlls"):
@@ -176,7 +207,7 @@ class _OnnxRuntimeSession:
 class _OpenVinoSession:
     def __init__(self, file: Path, signature: ModelSignature, options: RuntimeOptions) -> None:
         try:
-            import openvino
+            openvino = quiet_openvino()
         except ImportError:
             raise ModelError("backend 'openvino' is not installed: pip install 'tinyfaces[openvino]'") from None
         settings = {

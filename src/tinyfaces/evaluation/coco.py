@@ -32,8 +32,10 @@ _OVERLAPS_AT_ONCE = 1 << 17
 class BandResult:
     """What was reached on the faces of one band of heights.
 
-    ap: 101-point average precision, 0-1; recall: with all detections, 0-1; both NaN where the band has no faces.
-    faces: faces to be found.
+    Attributes:
+        ap: 101-point average precision, 0-1; NaN where the band has no faces.
+        recall: with all detections, 0-1; NaN likewise.
+        faces: how many there are to be found.
     """
 
     ap: float
@@ -57,13 +59,22 @@ def score(
     overlaps: Sequence[float] = (0.5,),
     bands: dict[str, tuple[float, float]] | None = None,
 ) -> dict[str, BandResult]:
-    """Score detections by face height, averaged over the IoU thresholds `overlaps` (COCO_OVERLAPS for 0.5 to 0.95).
+    """Score detections by face height.
 
-    detections: for each of `images` boxes (N, 4) xyxy in pixels and scores (N,), in any order and without a limit.
-    bands: name -> heights above the first and up to the second number of pixels; BANDS when left out.
     Ignored annotations are COCO's crowds: they excuse every detection of whose area the overlap lies inside them. Faces
     outside the band excuse the one detection matched to them; unmatched detections outside the band do not count.
-    Raises ValueError when detections and images differ in number, or an image's boxes and scores in length.
+
+    Args:
+        detections: for each of `images` boxes (N, 4) xyxy in pixels and scores (N,), in any order and without a limit.
+        images: photos with known faces.
+        overlaps: IoU thresholds, over which results are averaged (COCO_OVERLAPS for 0.5 to 0.95).
+        bands: by name, heights above the first and up to the second number of pixels; BANDS when left out.
+
+    Returns:
+        The result of each band.
+
+    Raises:
+        ValueError: detections and images differ in number, or an image's boxes and scores in length.
     """
     if len(detections) != len(images):
         raise ValueError(f"detections of {len(detections)} images were given for {len(images)} annotated images")

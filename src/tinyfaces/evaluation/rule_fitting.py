@@ -26,8 +26,13 @@ _EXCUSED_SHARE = 0.3
 class KnownCandidates:
     """The proposals for one photo with known faces.
 
-    image: its annotation. proposals: all of them. places: (M,) which ones the second stage may judge. crops: (M, 16, 16, 3) uint8
-    RGB of these. face: (M,) bool. usable: (M,) bool, false where it lies on what is to be ignored.
+    Attributes:
+        image: its annotation.
+        proposals: all of them.
+        places: (M,) the candidates: which ones the second stage may judge.
+        crops: (M, 16, 16, 3) uint8 RGB of these.
+        face: (M,) bool, whether they are faces.
+        usable: (M,) bool, false where one lies on what is to be ignored.
     """
 
     image: AnnotatedImage
@@ -41,7 +46,16 @@ class KnownCandidates:
 def gather(
     detect: Callable[[Pixels], Faces], photos: Iterable[tuple[Pixels, AnnotatedImage]], bounds: Bounds
 ) -> list[KnownCandidates]:
-    """Search photos (HxWx3 uint8 RGB, with their known faces) with the first stage and cut out what is small and undecided."""
+    """Search photos with the first stage, and cut out what is small and undecided.
+
+    Args:
+        detect: the first stage.
+        photos: HxWx3 uint8 RGB, with their known faces.
+        bounds: of the candidates.
+
+    Returns:
+        What was found in each photo.
+    """
     gathered = []
     for pixels, image in photos:
         found = detect(pixels)

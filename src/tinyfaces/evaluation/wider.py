@@ -43,9 +43,10 @@ class PredictionError(ValueError):
 class GroundTruth:
     """The faces of a WIDER FACE split.
 
-    images: keys "<event>/<image without ending>", in the toolbox's order.
-    boxes: one (N, 4) float64 array an image, x y w h in pixels.
-    keep: for each subset one (N,) bool array an image, true where a face is to be found.
+    Attributes:
+        images: keys "<event>/<image without ending>", in the toolbox's order.
+        boxes: one (N, 4) float64 array an image, x y w h in pixels.
+        keep: for each subset one (N,) bool array an image, true where a face is to be found.
     """
 
     images: tuple[str, ...]
@@ -57,8 +58,10 @@ class GroundTruth:
 class SubsetResult:
     """What the protocol gives for one subset.
 
-    ap: area under the monotone envelope of the curve, 0-1; NaN where the subset has no faces.
-    faces: faces to be found. precision, recall: (1000,) float64, at falling thresholds on the normalised score.
+    Attributes:
+        ap: area under the monotone envelope of the curve, 0-1; NaN where the subset has no faces.
+        faces: how many there are to be found.
+        precision: (1000,) float64, at falling thresholds on the normalised score. recall: likewise.
     """
 
     ap: float
@@ -71,7 +74,15 @@ def read_ground_truth(folder: str | Path) -> GroundTruth:
     """Read wider_face_val.mat and wider_{easy,medium,hard}_val.mat from a folder (needs scipy).
 
     Beside the official subsets come "all" (both sides > 0), "tiny" (of those, height <= 16) and "micro" (<= 10).
-    Raises AnnotationError when a file is missing or malformed, or when the files do not belong together.
+
+    Args:
+        folder: of the four files.
+
+    Returns:
+        The faces, and which of them each subset has.
+
+    Raises:
+        AnnotationError: a file is missing or malformed, or the files do not belong together.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -90,8 +101,15 @@ def read_ground_truth(folder: str | Path) -> GroundTruth:
 def image_paths(ground_truth: GroundTruth, images: str | Path) -> dict[str, Path]:
     """The image file of every key, in the toolbox's order.
 
-    `images` is the folder of the events' folders, or WIDER_val, or its parent. Raises AnnotationError when an image is
-    missing.
+    Args:
+        ground_truth: of the split.
+        images: the folder of the events' folders, or WIDER_val, or its parent.
+
+    Returns:
+        Paths by key.
+
+    Raises:
+        AnnotationError: an image is missing.
     """
     if not ground_truth.images:
         return {}
@@ -113,7 +131,14 @@ def prediction_rows(boxes: npt.ArrayLike, scores: npt.ArrayLike) -> npt.NDArray[
 def read_predictions(path: str | Path) -> dict[str, npt.NDArray[np.float64]]:
     """Read official prediction files `<event>/<image>.txt` from a folder or a zip file, at any depth.
 
-    Gives "<event>/<image>" -> (N, 5) x y w h score, in the file's order. Raises PredictionError.
+    Args:
+        path: the folder or the zip file.
+
+    Returns:
+        "<event>/<image>" -> (N, 5) x y w h score, in the file's order.
+
+    Raises:
+        PredictionError: there are no such files, or one is malformed.
     """
     path = Path(path)
     predictions: dict[str, npt.NDArray[np.float64]] = {}
@@ -129,10 +154,18 @@ def read_predictions(path: str | Path) -> dict[str, npt.NDArray[np.float64]]:
 def score(predictions: Mapping[str, Rows], ground_truth: GroundTruth) -> dict[str, SubsetResult]:
     """Score detections by the official protocol, on every subset of the ground truth.
 
-    predictions: "<event>/<image>" -> (N, 5) x y w h score, in any order; an image without an entry has no detections,
-    entries of unknown images do not count. Where all scores are equal, which the toolbox cannot normalise, all
-    detections count at every threshold. Raises PredictionError when no entry belongs to an image of the ground
-    truth, or when one is not an (N, 5) array of finite numbers.
+    Where all scores are equal, which the toolbox cannot normalise, all detections count at every threshold.
+
+    Args:
+        predictions: "<event>/<image>" -> (N, 5) x y w h score, in any order; an image without an entry has no detections,
+            entries of unknown images do not count.
+        ground_truth: of the split.
+
+    Returns:
+        The result of each subset.
+
+    Raises:
+        PredictionError: no entry belongs to an image of the ground truth, or one is not an (N, 5) array of finite numbers.
     """
     if predictions and not any(key in predictions for key in ground_truth.images):
         raise PredictionError(

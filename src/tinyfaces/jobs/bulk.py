@@ -1,5 +1,7 @@
 """Work on many files: several at once in threads, so that decoding, inference and writing overlap; a journal of what is done."""
 
+import errno
+import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -13,7 +15,14 @@ from tinyfaces.jobs.journal import Journal, Outcome
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
+FULL = (errno.ENOSPC, errno.EDQUOT)
+"""Codes of errors that say that a disk is full."""
+
 _AHEAD = 16  # files that each worker may be ahead of the slowest one before it
+
+
+class DiskFull(ValueError):
+    """Nothing more can be written, whichever file it is made of. The message is one line that names what was written."""
 
 
 def overlapped(
@@ -57,13 +66,17 @@ def process(
 
     Args:
         files: What to work on.
-        work: Called with each file, from any of the threads. A ValueError (ImageError is one) or OSError that it raises is
-            that file's problem, and the others are done all the same.
+        work: Called with each file, from any of the threads. Whatever it raises is that file's problem, and the others are done
+            all the same.
         journal: What is done already, and what is to be recorded. Only this thread uses it.
         workers: See `overlapped`. 0 suits long work that uses threads itself, as an interruption then ends it at once.
 
     Returns:
         Each file and what came of it, in order.
+
+    Raises:
+        DiskFull: There is no space left for results.
+        JournalError: The journal cannot be written.
     """
 
     def attempt(item: tuple[InputFile, bool]) -> Outcome:
@@ -72,16 +85,37 @@ def process(
             return Outcome(skipped=True)
         try:
             return work(file)
-        except OSError as error:
-            return Outcome(problem=reason(error, file.path))
-        except ValueError as error:
-            return Outcome(problem=str(error))
+        except Exception as error:
+            if getattr(error, "errno", None) in FULL:  # FFmpeg's errors have it too
+                what = getattr(error, "strerror", None) or str(error)
+                raise DiskFull(f"{file.path}: what is made of it cannot be written ({what.lower()})") from None
+            return Outcome(problem=described(error, file.path))
 
     handed_out = ((file, journal.done(file)) for file in files)
     for (file, done), outcome in overlapped(handed_out, attempt, workers, _AHEAD):
         if not done:
+            outcome = _with_what_is_there(outcome)
             journal.write(file, outcome)
         yield file, outcome
+
+
+def _with_what_is_there(outcome: Outcome) -> Outcome:
+    """The outcome; a problem where something that was made of the file is gone again."""
+    for output in outcome.written:
+        if not os.path.lexists(output):
+            return Outcome(problem=f"{output}: is gone, though it was written")
+    return outcome
+
+
+def described(error: Exception, path: Path) -> str:
+    """One line about what went wrong with a file: the file, and the kind of error where its message was not made for people."""
+    if isinstance(error, OSError):
+        return reason(error, path)
+    message = " ".join(str(error).split())
+    if isinstance(error, ValueError) and (type(error).__module__.startswith("tinyfaces") or path.name in message):
+        return message
+    kind = type(error).__name__
+    return f"{path}: cannot be done ({kind}: {message})" if message else f"{path}: cannot be done ({kind})"
 
 
 def reason(error: OSError, path: Path) -> str:

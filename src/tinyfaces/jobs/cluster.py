@@ -165,11 +165,13 @@ class _Worker:
         try:
             with fsspec.open(file, "rb") as opened:
                 pixels = read_encoded(opened.read(), file)
+            faces = self._detector.detect(pixels)
         except ImageError as error:
             return {"file": file, "problem": str(error)}
         except OSError as error:
             return {"file": file, "problem": f"{file}: cannot be read ({error.strerror or error})"}
-        faces = self._detector.detect(pixels)
+        except Exception as error:  # one file never ends a part
+            return {"file": file, "problem": f"{file}: cannot be done ({type(error).__name__}: {_first_line(error)})"}
         height, width = pixels.shape[:2]
         return {
             "file": file, "width": width, "height": height, "boxes": faces.boxes.tolist(), "scores": faces.scores.tolist(),

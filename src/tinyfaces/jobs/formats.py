@@ -13,6 +13,7 @@ from xml.etree import ElementTree
 import numpy as np
 
 from tinyfaces.detection.faces import Faces
+from tinyfaces.files import named_after
 from tinyfaces.jobs.inputs import InputFile
 from tinyfaces.jobs.tracking import TrackedFaces
 
@@ -167,7 +168,7 @@ def as_voc(result: ImageResult) -> str:
 
 def as_wider(result: ImageResult) -> str:
     """WIDER FACE's prediction file: the image's name, the number of faces, then x y width height score for each."""
-    lines = [f"{result.name.stem}\n{len(result.faces)}\n"]
+    lines = [f"{_text(Path(result.name.stem))}\n{len(result.faces)}\n"]
     for (x1, y1, x2, y2), score in zip(result.faces.boxes.tolist(), result.faces.scores.tolist(), strict=True):
         lines.append(f"{x1:.3f} {y1:.3f} {x2 - x1:.3f} {y2 - y1:.3f} {score:.6f}\n")
     return "".join(lines)
@@ -175,18 +176,18 @@ def as_wider(result: ImageResult) -> str:
 
 def wider_name(result: Named) -> Path:
     """`<event>/<image>.txt`: the event is the image's folder."""
-    name = result.name.with_suffix(".txt")
+    name = named_after(result.name, ".txt")
     return name if name.parent != Path() else Path(result.path.absolute().parent.name) / name
 
 
 def yolo_name(result: Named) -> Path:
     """The label file's path, like the image's."""
-    return result.name.with_suffix(".txt")
+    return named_after(result.name, ".txt")
 
 
 def voc_name(result: Named) -> Path:
     """The label file's path, like the image's."""
-    return result.name.with_suffix(".xml")
+    return named_after(result.name, ".xml")
 
 
 DOCUMENTS: dict[str, Callable[[Iterable[ImageResult]], Iterator[str]]] = {

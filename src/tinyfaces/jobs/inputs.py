@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tinyfaces.detection.images import SUFFIXES
+from tinyfaces.files import named_after
 
 VIDEO_SUFFIXES = frozenset(".3gp .avi .flv .m2ts .m4v .mkv .mov .mp4 .mpeg .mpg .mts .ogv .ts .webm .wmv".split())
 """Endings of files that count as videos."""
@@ -42,7 +43,7 @@ class InputFile:
         """Its name when it is written again: the same, but .mkv for videos in a container that cannot be written."""
         if not self.is_video or self.path.suffix.lower() in CONTAINERS:
             return self.name
-        return self.name.with_suffix(_OTHER_CONTAINER)
+        return named_after(self.name, _OTHER_CONTAINER)
 
 
 @dataclass(frozen=True)
@@ -64,28 +65,36 @@ def find_inputs(given: Sequence[str], recursive: bool) -> Inputs:
     problems: list[str] = []
     single: list[Path] = []
     for text in given:
-        path = Path(text)
-        if path.is_dir():
-            inside = _files_in(path, recursive)
-            if not inside:
-                deeper = "" if recursive else " (--recursive searches the folders in it too)"
-                problems.append(f"{text}: no images or videos in this folder{deeper}")
-            found += [InputFile(file, file.relative_to(path)) for file in inside]
-        elif not os.path.lexists(path) and glob.has_magic(text):
-            matches = sorted(Path(match) for match in glob.glob(text, recursive=True))
-            files = [match for match in matches if match.suffix.lower() in _TAKEN and match.is_file()]
-            if not files:
-                problems.append(f"{text}: no image or video matches this pattern")
-            single += files
-            found += [InputFile(file, file) for file in files]
-        elif not os.path.lexists(path):
-            problems.append(f"{text}: no such file")
-        else:
-            single.append(path)
-            found.append(InputFile(path, path))
+        try:
+            _find_one(text, recursive, found, single, problems)
+        except OSError as error:  # no permission, a name too long
+            problems.append(f"{text}: {(error.strerror or str(error)).lower()}")
     shared = Path(os.path.commonpath([file.absolute().parent for file in single])) if single else Path()
     lone = {file: file.absolute().relative_to(shared) for file in single}
     return Inputs(list(_once(InputFile(f.path, lone.get(f.name, f.name)) for f in found)), problems)
+
+
+def _find_one(text: str, recursive: bool, found: list[InputFile], single: list[Path], problems: list[str]) -> None:
+    """Add what one argument leads to. Raises OSError."""
+    path = Path(text)
+    if path.is_dir():
+        inside = _files_in(path, recursive)
+        if not inside:
+            deeper = "" if recursive else " (--recursive searches the folders in it too)"
+            problems.append(f"{text}: no images or videos in this folder{deeper}")
+        found += [InputFile(file, file.relative_to(path)) for file in inside]
+    elif not os.path.lexists(path) and glob.has_magic(text):
+        matches = sorted(Path(match) for match in glob.glob(text, recursive=True))
+        files = [match for match in matches if match.suffix.lower() in _TAKEN and match.is_file()]
+        if not files:
+            problems.append(f"{text}: no image or video matches this pattern")
+        single += files
+        found += [InputFile(file, file) for file in files]
+    elif not os.path.lexists(path):
+        problems.append(f"{text}: no such file")
+    else:
+        single.append(path)
+        found.append(InputFile(path, path))
 
 
 def outside(files: Iterable[InputFile], folder: Path) -> list[InputFile]:
@@ -101,10 +110,7 @@ def outside(files: Iterable[InputFile], folder: Path) -> list[InputFile]:
 
 def _files_in(folder: Path, recursive: bool) -> list[Path]:
     entries = folder.rglob("*") if recursive else folder.iterdir()
-    try:
-        return sorted(entry for entry in entries if entry.suffix.lower() in _TAKEN and entry.is_file())
-    except OSError:
-        return []
+    return sorted(entry for entry in entries if entry.suffix.lower() in _TAKEN and entry.is_file())
 
 
 def _once(files: Iterable[InputFile]) -> Iterable[InputFile]:

@@ -4,6 +4,7 @@ import json
 import os
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,10 +70,12 @@ class Journal:
             known = self._database.execute("SELECT settings FROM run").fetchone()
             if known is None:
                 self._database.execute("INSERT INTO run VALUES (?)", (wanted,))
+        except OSError as error:
+            raise JournalError(f"{path}: cannot be written ({(error.strerror or str(error)).lower()})") from None
         except sqlite3.OperationalError as error:
             busy = "locked" in str(error)
             raise JournalError(f"{path}: {'another run is using this journal' if busy else error}") from None
-        except (sqlite3.DatabaseError, OSError) as error:
+        except sqlite3.DatabaseError as error:
             raise JournalError(f"{path}: not a journal of tinyfaces ({error})") from None
         if known is not None and known[0] != wanted:
             other = _differences(json.loads(known[0]), json.loads(wanted))
@@ -87,14 +90,17 @@ class Journal:
         return row is not None and _stamp(file.path) == (row[0], row[1]) and all(map(_as_written, json.loads(row[2])))
 
     def write(self, file: InputFile, outcome: Outcome) -> None:
-        """Record what came of a file. The files made of it are already in place."""
+        """Record what came of a file. The files made of it are already in place. Raises JournalError."""
         size, changed = _stamp(file.path)
-        written = json.dumps([[os.fsdecode(output.absolute()), output.stat().st_size] for output in outcome.written])
+        written = json.dumps([[os.fsdecode(output.absolute()), _stamp(output)[0]] for output in outcome.written])
         record = None if outcome.record is None else json.dumps(outcome.record)
-        self._database.execute(
-            "INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?)",
-            (_key(file), size, changed, written, record, outcome.problem),
-        )
+        problem = None if outcome.problem is None else outcome.problem.encode("utf-8", "replace").decode()
+        try:
+            self._database.execute(
+                "INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?)", (_key(file), size, changed, written, record, problem)
+            )
+        except sqlite3.Error as error:  # a full disk, or a folder that is gone
+            raise JournalError(f"{self.path}: cannot be written ({error})") from None
 
     def read(self, files: Sequence[InputFile]) -> Iterator[tuple[InputFile, dict[str, Any]]]:
         """The records of those of the files that have one, in the files' order."""
@@ -105,10 +111,12 @@ class Journal:
 
     def close(self, keep: bool) -> None:
         """Close the journal, and remove it unless it is to be kept."""
-        self._database.close()
+        with suppress(sqlite3.Error):  # what is recorded is on the disk already
+            self._database.close()
         if not keep and self.path is not None:
             for suffix in ("", "-wal", "-shm"):
-                self.path.with_name(self.path.name + suffix).unlink(missing_ok=True)
+                with suppress(OSError):
+                    self.path.with_name(self.path.name + suffix).unlink(missing_ok=True)
 
 
 def _key(file: InputFile) -> bytes:

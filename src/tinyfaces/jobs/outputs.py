@@ -1,17 +1,20 @@
 """Where the results of a detection go: one document, a file for each image, pictures, or nowhere."""
 
 import io
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from tinyfaces.detection.faces import Faces
 from tinyfaces.detection.images import Pixels
-from tinyfaces.files import write_atomically
+from tinyfaces.files import named_after, write_atomically
 from tinyfaces.jobs import formats
 from tinyfaces.jobs.finding import AnyImage, preview
 from tinyfaces.jobs.formats import ImageResult
 from tinyfaces.jobs.inputs import InputFile
 
+STATE_ENDING = ".state"
+"""Of the name of the folder beside published results."""
 _FORMAT_OF_SUFFIX = {".json": "json", ".jsonl": "jsonl", ".csv": "csv"}
 
 
@@ -75,7 +78,7 @@ class Output:
     def names(self, file: InputFile) -> list[Path]:
         """The files in the folder that are written for one input file alone."""
         if file.is_video:
-            return [file.name.with_suffix(f"{file.name.suffix}.{self.format}")] if self.document else []
+            return [named_after(file.name, f"{file.name.suffix}.{self.format}")] if self.document else []
         names = [formats.PER_IMAGE[self.format or ""][0](file)] if self.per_image else []
         return [*names, _picture_name(file)] if self.pictures else names
 
@@ -93,8 +96,47 @@ class Output:
         return written
 
 
+@dataclass(frozen=True)
+class StateFiles:
+    """The files of a run that tell where its results come from. They never lie in a folder that is made to be published.
+
+    Args:
+        journal: See `tinyfaces.jobs.journal`.
+        problems: The list of problems, a CSV file.
+    """
+
+    journal: Path
+    problems: Path
+
+    @classmethod
+    def of(cls, out: Path, report: Path | None) -> "StateFiles":
+        """Next to the report, or in a folder FOLDER.state beside the folder of the results.
+
+        Raises:
+            ValueError: There is nothing beside that folder.
+        """
+        if report is not None and not lies_in(report, out):
+            return cls(report.with_name(f"{report.stem}.journal"), report.with_name(f"{report.stem}_problems.csv"))
+        folder = out.resolve() if ".." in out.parts else out.absolute()
+        if folder.parent == folder:
+            raise ValueError(f"{out}: has nothing beside it where the journal could lie; choose another folder, or give --report")
+        beside = (out if out.name and ".." not in out.parts else folder).with_name(f"{folder.name}{STATE_ENDING}")
+        return cls(beside / "journal", beside / "problems.csv")
+
+    def tidy(self) -> None:
+        """Remove the state folder if nothing is left in it."""
+        if self.journal.parent.name.endswith(STATE_ENDING):
+            with suppress(OSError):
+                self.journal.parent.rmdir()
+
+
+def lies_in(path: Path, folder: Path) -> bool:
+    """Whether a file is, or would be, somewhere below a folder."""
+    return folder.resolve() in path.resolve().parents
+
+
 def _picture_name(file: formats.Named) -> Path:
-    return Path(file.name.with_name(f"{file.name.stem}_faces.{'png' if file.path.suffix.lower() == '.png' else 'jpg'}"))
+    return named_after(file.name, f"_faces.{'png' if file.path.suffix.lower() == '.png' else 'jpg'}")
 
 
 def _drawn(result: ImageResult, pixels: Pixels) -> bytes:

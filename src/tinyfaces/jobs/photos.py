@@ -1,25 +1,35 @@
 """Photos whose faces are masked, written again in their own format and without their metadata."""
 
 import io
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import ExifTags, Image, JpegImagePlugin
+import numpy.typing as npt
+from PIL import Image, JpegImagePlugin
 
+from tinyfaces.detection.boxes import nms
+from tinyfaces.detection.detector import Detector
 from tinyfaces.detection.faces import Faces
-from tinyfaces.detection.images import ImageError, Pixels, open_image, read_image, upright
+from tinyfaces.detection.images import ImageError, Pixels, open_image, read_image, stretched, upright, without_alpha
+from tinyfaces.detection.merging import joined
+from tinyfaces.jobs.depth import bits_per_value
 from tinyfaces.jobs.masking import MaskStyle, Plane, mask_faces
+from tinyfaces.jobs.metadata import exif_of, kept_exif, kinds_of
+
+LOST_TAG = "EXIF tag"
+"""How entries of `removed` begin that name a single tag."""
 
 _EDITED_MODES = ("L", "LA", "RGB", "RGBA", "CMYK", "I;16", "I;16L", "I;16B", "I", "F")
-# What may hold a picture without masks, or describes the pixels as they were: previews, maker notes, orientation, XMP, IPTC.
-_NEVER_KEPT = (
-    ExifTags.Base.Orientation, ExifTags.Base.SubIFDs, ExifTags.Base.JpegIFOffset, ExifTags.Base.JpegIFByteCount,
-    ExifTags.Base.XMLPacket, ExifTags.Base.IPTCNAA, ExifTags.Base.ImageResources,
-    ExifTags.Base.StripOffsets, ExifTags.Base.StripByteCounts, ExifTags.Base.TileOffsets, ExifTags.Base.TileByteCounts,
-)  # fmt: skip
-_IN_INFO = {"xmp": "XMP", "photoshop": "IPTC", "comment": "comment", "XML:com.adobe.xmp": "XMP", "mp": "second picture"}
+_DEEP_MODES = ("I;16", "I;16L", "I;16B", "I;16N", "I", "F")
+_SAME_BOX = 0.7  # IoU from which two looks at a photo found the same face
+_OUTLINE = 0.01  # of all values that lie between the extremes: the edges of what was cut out
+_FLAT = 16  # range of transparency in which nothing can be seen
+_HIGH_QUALITY = 95  # of JPEG, where the source's own tables cannot be used again
+_LOSSLESS_TIFF = "tiff_adobe_deflate"
 
 
 @dataclass(frozen=True)
@@ -28,33 +38,42 @@ class Photo:
 
     Args:
         path: Its file.
-        image: The upright image in its own mode, but palettes and rare modes as RGB or RGBA.
+        image: The upright image in its own mode, but palettes and rare modes as RGB or RGBA, and black and white as L. What is
+            fully transparent has no colour.
         pixels: HxWx3 uint8 RGB, for the detector.
+        looks: The same in other ways in which a viewer may show it: without its transparency, with its greys stretched.
+        alpha: Its transparency as a picture, HxWx3 uint8, if that may show something.
         kind: Its format, as Pillow calls it.
         save: Options to write it with.
         exif: Its EXIF block.
         found: The kinds of metadata in the file.
+        bilevel: Whether it is to be written in black and white only.
     """
 
     path: Path
     image: Image.Image
     pixels: Pixels
+    looks: Sequence[Pixels]
+    alpha: Pixels | None
     kind: str
     save: dict[str, Any]
     exif: Image.Exif
     found: list[str]
+    bilevel: bool = False
 
 
 def open_photo(path: Path) -> Photo:
     """Read a photo and all that is needed to write it again.
 
     Raises:
-        ImageError: It cannot be read, or holds several pictures (an animation, a document), of which only one would be masked.
+        ImageError: It cannot be read; it holds several pictures (an animation, a document), of which only one would be masked; or
+            it has more than 8 bits per colour, which cannot be written again.
     """
     with open_image(path) as image:
         frames = getattr(image, "n_frames", 1)
         if frames > 1 and image.format != "MPO":
             raise ImageError(f"{path}: has {frames} pictures, of which only the first would be masked; save them as single files")
+        _refuse_deep_colour(image, path)
         vars(image)["filename"] = str(path)  # which messages name
         pixels = read_image(image)
         kind = "JPEG" if image.format == "MPO" else image.format or ""
@@ -63,16 +82,24 @@ def open_photo(path: Path) -> Photo:
         save = _save_options(image, kind)
         if kind == "WEBP" and _is_lossless_webp(path):
             save = {**save, "lossless": True}
-        exif = _exif_of(image)
-        found = _metadata(image, exif)
+        exif = exif_of(image)
+        found = kinds_of(image, exif)
         whole = upright(image).copy()
-    whole.info = {name: value for name, value in whole.info.items() if name == "transparency"}
-    if whole.mode not in _EDITED_MODES:
-        whole = whole.convert("RGBA" if whole.has_transparency_data else "RGB")
-    return Photo(path, whole, pixels, kind, save, exif, found)
+    bilevel = whole.mode == "1" and not whole.has_transparency_data
+    looks = [look for look in (without_alpha(whole), stretched(whole)) if look is not None]
+    image = _editable(whole, bilevel)
+    return Photo(path, image, pixels, looks, _alpha_picture(image), kind, save, exif, found, bilevel)
 
 
-def anonymised(photo: Photo, faces: Faces, style: MaskStyle, keep_metadata: bool = False) -> bytes:
+def find_photo_faces(photo: Photo, detector: Detector) -> tuple[Faces, Faces]:
+    """The faces of a photo, in all ways in which a viewer may show it, and those of them that its transparency alone shows."""
+    in_alpha = [] if photo.alpha is None else [photo.alpha, 255 - photo.alpha]
+    seen = [detector.detect(look) for look in (photo.pixels, *photo.looks)]
+    shown = [detector.detect(look) for look in in_alpha]
+    return _each_once([*seen, *shown]), _each_once(shown)
+
+
+def anonymised(photo: Photo, faces: Faces, style: MaskStyle, keep_metadata: bool = False, in_alpha: Faces | None = None) -> bytes:
     """Mask the faces of a photo. Colour profile and resolution are kept.
 
     Args:
@@ -81,6 +108,7 @@ def anonymised(photo: Photo, faces: Faces, style: MaskStyle, keep_metadata: bool
         style: How faces are masked.
         keep_metadata: Keep the EXIF block (date, camera, place), but never its thumbnail, maker's notes, XMP or IPTC, which can
             hold the picture without masks.
+        in_alpha: Faces that are to be masked in the transparency too.
 
     Returns:
         The content of a file in the photo's own format.
@@ -94,21 +122,87 @@ def anonymised(photo: Photo, faces: Faces, style: MaskStyle, keep_metadata: bool
     blank = _blank(photo.image.mode)
     planes = [Plane(channels[..., n], 1, 1, blank[n]) for n in range(channels.shape[2] - alpha)]
     mask_faces(planes, faces.boxes, style)
+    if alpha and in_alpha is not None:
+        mask_faces([Plane(channels[..., -1], 1, 1, 255)], in_alpha.boxes, style)
     masked = Image.fromarray(values) if photo.image.mode != "CMYK" else Image.fromarray(values, "CMYK")
+    if photo.bilevel:
+        masked = masked.convert("1", dither=Image.Dither.NONE)
     options = dict(photo.save)
     if keep_metadata:
-        options["exif"] = _kept_exif(photo.exif)
-    content = io.BytesIO()
-    try:
-        masked.save(content, photo.kind, **options)
-    except (OSError, ValueError) as error:
-        raise ImageError(f"{photo.path}: cannot be written as {photo.kind} ({error})") from None
-    return content.getvalue()
+        options["exif"] = kept_exif(photo.exif)[0]
+    return _encoded(masked, photo, options)
 
 
 def removed(photo: Photo, keep_metadata: bool) -> list[str]:
-    """The kinds of metadata in the photo that `anonymised` leaves out."""
-    return [kind for kind in photo.found if not (keep_metadata and kind in ("EXIF", "GPS"))]
+    """The kinds of metadata in the photo that `anonymised` leaves out, and single EXIF tags that cannot be kept."""
+    if not keep_metadata:
+        return photo.found
+    kinds = [kind for kind in photo.found if kind not in ("EXIF", "GPS")]
+    return [*kinds, *(f"{LOST_TAG} {name}" for name in kept_exif(photo.exif)[1])]
+
+
+def _each_once(parts: Sequence[Faces]) -> Faces:
+    if len(parts) == 1:
+        return parts[0]
+    faces = joined(parts)[0] if parts else Faces.empty()
+    return faces[nms(faces.boxes, faces.scores, _SAME_BOX)]
+
+
+def _alpha_picture(image: Image.Image) -> Pixels | None:
+    """The transparency of an image as grey pixels; None where it is but an outline: all or nothing, with soft edges."""
+    if image.mode not in ("LA", "RGBA"):
+        return None
+    alpha: Pixels = np.asarray(image.getchannel("A"))
+    between = np.count_nonzero((alpha > 0) & (alpha < 255)) / alpha.size
+    if between < _OUTLINE or int(alpha.max()) - int(alpha.min()) < _FLAT:
+        return None
+    return np.repeat(alpha[..., None], 3, axis=2)
+
+
+def _editable(image: Image.Image, bilevel: bool) -> Image.Image:
+    """An upright image in a mode whose values can be changed; no colour is left where it is fully transparent."""
+    image.info = {name: value for name, value in image.info.items() if name == "transparency"}
+    if bilevel or (image.mode == "L" and image.has_transparency_data):
+        image = image.convert("L" if bilevel else "LA")
+    elif image.mode == "La":
+        image = image.convert("LA")
+    elif image.has_transparency_data and image.mode not in ("LA", *_DEEP_MODES):
+        image = image.convert("RGBA")
+    elif image.mode not in _EDITED_MODES:
+        image = image.convert("RGB")
+    if image.mode not in ("LA", "RGBA"):
+        return image
+    values: npt.NDArray[np.uint8] = np.array(image)
+    values[values[..., -1] == 0] = 0
+    return Image.fromarray(values)
+
+
+def _refuse_deep_colour(image: Image.Image, path: Path) -> None:
+    if image.mode in _DEEP_MODES:
+        return
+    with path.open("rb") as file:
+        bits = bits_per_value(image, file)
+    if bits > 8:
+        raise ImageError(f"{path}: has {bits} bits per colour, of which only 8 could be written; convert it to 8 bits first")
+
+
+def _encoded(image: Image.Image, photo: Photo, options: dict[str, Any]) -> bytes:
+    """The content of a file. Where the source's own way of compression cannot be had, the next best of the same format is."""
+    ways = [options]
+    if photo.kind == "JPEG" and options.get("qtables"):
+        ways.append({**options, "qtables": None, "quality": _HIGH_QUALITY})
+    if photo.kind == "TIFF" and options.get("compression"):
+        ways.append({**options, "compression": _LOSSLESS_TIFF})
+    for number, way in enumerate(ways, start=1):
+        content = io.BytesIO()
+        try:
+            image.save(content, photo.kind, **way)
+            return content.getvalue()
+        except Exception as error:  # Pillow's plugins raise nearly anything for options that do not fit
+            if number == len(ways):
+                what = f"{type(error).__name__}: {error}"
+                raise ImageError(f"{photo.path}: cannot be written as {photo.kind} ({what})") from None
+    raise AssertionError("there is always a way to try")
 
 
 def _blank(mode: str) -> tuple[float, ...]:
@@ -117,9 +211,12 @@ def _blank(mode: str) -> tuple[float, ...]:
 
 def _save_options(image: Image.Image, kind: str) -> dict[str, Any]:
     options: dict[str, Any] = {}
-    for name in ("icc_profile", "dpi"):
-        if image.info.get(name):
-            options[name] = image.info[name]
+    if image.info.get("icc_profile"):
+        options["icc_profile"] = image.info["icc_profile"]
+    if _is_resolution(image.info.get("dpi")):
+        options["dpi"] = image.info["dpi"]
+    if image.mode in _DEEP_MODES and image.info.get("transparency") is not None:
+        options["transparency"] = image.info["transparency"]  # one grey, which is in no channel of its own
     if kind == "JPEG":
         # With the source's own tables, what is not masked loses next to nothing, and the file keeps about its size.
         options["qtables"] = getattr(image, "quantization", None)
@@ -132,48 +229,19 @@ def _save_options(image: Image.Image, kind: str) -> dict[str, Any]:
         options["quality"] = 90
     elif kind == "TIFF" and image.info.get("compression") not in (None, "raw"):
         options["compression"] = image.info["compression"]
+        if options["compression"] == "jpeg":
+            options["quality"] = _HIGH_QUALITY
     return options
 
 
-def _metadata(image: Image.Image, exif: Image.Exif) -> list[str]:
-    found = []
-    if image.format in ("JPEG", "MPO", "PNG", "WEBP", "AVIF") and len(exif):
-        found.append("EXIF")
-    if exif.get_ifd(ExifTags.IFD.GPSInfo):
-        found.append("GPS")
-    if exif.get_ifd(ExifTags.IFD.IFD1):
-        found.append("thumbnail")
-    if getattr(image, "text", None):
-        found.append("text")
-    if getattr(image, "n_frames", 1) > 1:
-        found.append("second picture")
-    found += [kind for name, kind in _IN_INFO.items() if image.info.get(name) and kind not in found]
-    return found
-
-
-def _kept_exif(exif: Image.Exif) -> bytes:
-    details = dict(exif.get_ifd(ExifTags.IFD.Exif))
-    details.pop(ExifTags.Base.MakerNote, None)
-    places = dict(exif.get_ifd(ExifTags.IFD.GPSInfo))
-    kept = Image.Exif()
-    for tag, value in exif.items():
-        if tag not in (*_NEVER_KEPT, ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo):
-            kept[tag] = value
-    # Pillow writes the main block and these two, and no thumbnail.
-    if details:
-        kept.get_ifd(ExifTags.IFD.Exif).update(details)
-    if places:
-        kept.get_ifd(ExifTags.IFD.GPSInfo).update(places)
-    return kept.tobytes()
+def _is_resolution(value: Any) -> bool:
+    """Whether it is two numbers as files can hold them; EXIF blocks say anything."""
+    try:
+        return len(value) == 2 and all(math.isfinite(side) and 0 < side < 65536 for side in map(float, value))
+    except (TypeError, ValueError):
+        return False
 
 
 def _is_lossless_webp(path: Path) -> bool:
     with path.open("rb") as file:
         return file.read(16)[12:] == b"VP8L"
-
-
-def _exif_of(image: Image.Image) -> Image.Exif:
-    try:
-        return image.getexif()
-    except Exception:  # a broken EXIF block, which is not written again
-        return Image.Exif()

@@ -13,6 +13,7 @@ from av.error import FFmpegError
 
 from tinyfaces.detection.images import Pixels
 from tinyfaces.jobs import fields
+from tinyfaces.jobs.bulk import FULL
 from tinyfaces.jobs.clocks import Clock, Packet
 from tinyfaces.jobs.other_streams import kind_of, open_video
 from tinyfaces.jobs.turns import Shape, Turn
@@ -181,6 +182,8 @@ def naming(path: Path, what: str) -> Iterator[None]:
     except VideoError:
         raise
     except Exception as error:
+        if getattr(error, "errno", None) in FULL:
+            raise
         raise VideoError(f"{path}: {what} ({_reason(error)})") from None
 
 

@@ -22,11 +22,14 @@ from tinyfaces.detection.second_stage import Judgements
 from tinyfaces.evaluation import LOWEST_SCORE, coco
 from tinyfaces.evaluation.rule_fitting import Detections, fuse_across, gather, judge_all
 from tinyfaces.training import losses
+from tinyfaces.training.candidate_batches import make_batch, make_pools
 from tinyfaces.training.candidates import Candidates, read_candidates
 from tinyfaces.training.checkpoints import load_second_stage
 from tinyfaces.training.export import fused
 from tinyfaces.training.networks.second_stage_networks import SLIM, Discriminator, Generator
-from tinyfaces.training.second_stage_loop import GanConfig, make_batch, make_pools, psnr, train_gan
+from tinyfaces.training.second_stage_loop import train_second_stage
+from tinyfaces.training.second_stage_measures import psnr
+from tinyfaces.training.settings import SecondStageConfig
 
 WAYS: dict[str, dict[str, Any]] = {
     "shallow classifier of the low-resolution crop": {"generator": "none", "pretrain_steps": 0},
@@ -59,19 +62,30 @@ class TorchStage:
 
 
 def run_ablation(
-    config: GanConfig, model: str, photos: Sequence[tuple[Pixels, AnnotatedImage]], bounds: Bounds, say: Callable[[str], None]
+    config: SecondStageConfig,
+    model: str,
+    photos: Sequence[tuple[Pixels, AnnotatedImage]],
+    bounds: Bounds,
+    say: Callable[[str], None],
 ) -> dict[str, Any]:
-    """Train every way under `config.out` (a finished one is taken as it is) and measure all on photos, HxWx3 uint8 RGB, with
-    their known faces.
+    """Train every way and measure all of them.
 
-    model: of the proposals. Gives {"detection": {way: {band: AP, "ms": milliseconds a photo}}, "restoration": {picture: {...}}},
-    where ms is the mean time of a photo with two threads, of both stages together.
+    Args:
+        config: of the second stage. Each way is trained in a folder under `config.out`; a finished one is taken as it is.
+        model: of the proposals.
+        photos: HxWx3 uint8 RGB, with their known faces.
+        bounds: of the candidates that the second stage judges.
+        say: takes a line about each thing that begins.
+
+    Returns:
+        {"detection": {way: {band: AP, "ms": milliseconds a photo}}, "restoration": {picture: {...}}}, where ms is the mean time
+        of a photo with two threads, of both stages together.
     """
     trained = {}
     for number, (way, changes) in enumerate(WAYS.items()):
         say(f"training: {way}")
         settings = dataclasses.replace(config, **{**changes, "out": f"{config.out}/{number}"})
-        train_gan(settings)
+        train_second_stage(settings)
         trained[way] = load_second_stage(Path(settings.out) / "last.pt")[:2]
     torch.set_num_threads(config.threads or torch.get_num_threads())
 
@@ -109,7 +123,7 @@ def _bands(found: Detections, images: Sequence[AnnotatedImage], seconds: float) 
 
 
 @torch.no_grad()
-def measure_restoration(generators: Mapping[str, Generator], config: GanConfig) -> dict[str, dict[str, float]]:
+def measure_restoration(generators: Mapping[str, Generator], config: SecondStageConfig) -> dict[str, dict[str, float]]:
     """On held-out sharp faces: PSNR in dB and SSIM against the original, and how often a classifier that was trained apart, on
     originals alone, takes the picture for a face. Of the whole generator SRN's picture is measured too."""
     from torchmetrics.functional.image import structural_similarity_index_measure
@@ -144,7 +158,9 @@ def measure_restoration(generators: Mapping[str, Generator], config: GanConfig) 
     return results
 
 
-def train_classifier(data: Candidates, sharp: npt.NDArray[np.int64], config: GanConfig, steps: int = 300) -> Discriminator:
+def train_classifier(
+    data: Candidates, sharp: npt.NDArray[np.int64], config: SecondStageConfig, steps: int = 300
+) -> Discriminator:
     """A face classifier of sharp crops that has never seen a restored one."""
     torch.manual_seed(config.seed)
     network = Discriminator(SLIM).train()
@@ -163,7 +179,7 @@ def train_classifier(data: Candidates, sharp: npt.NDArray[np.int64], config: Gan
     return network.eval()
 
 
-def as_tables(results: Mapping[str, Any], command: str, machine: str, config: GanConfig) -> str:
+def as_tables(results: Mapping[str, Any], command: str, machine: str, config: SecondStageConfig) -> str:
     """The numbers in Markdown."""
     bands = [name for name in next(iter(results["detection"].values())) if name != "ms"]
     rows = [

@@ -8,10 +8,15 @@ from tinyfaces.training.checkpoints import load_network, save_atomically
 
 
 def average_weights(first: Path, second: Path, share: float, out: Path) -> None:
-    """Write a checkpoint that holds `share` of the first proposal network's weights and the rest of the second's.
+    """Write a checkpoint with weights between those of two proposal networks; normalisations' statistics are averaged too.
 
-    Both are checkpoints or .safetensors files. Normalisations' statistics are averaged too. Raises ValueError where the networks
-    are not of one variant or cannot be read.
+    Args:
+        first: a checkpoint or .safetensors file. second: another.
+        share: of the first one's weights, 0 to 1; the rest is the second's.
+        out: the checkpoint to write.
+
+    Raises:
+        ValueError: the networks are not of one variant, or cannot be read.
     """
     (one, variant), (other, other_variant) = load_network(first), load_network(second)
     if variant != other_variant:

@@ -22,14 +22,14 @@ _STANDING_BACK = 10  # levels of niceness
 
 
 @dataclass
-class Lesson:
-    """A batch, and what the teacher's four maps say of it once it was asked."""
+class StepBatch:
+    """What a step learns from: crops, and the teacher's four maps of them once it was asked."""
 
-    batch: CropBatch
+    crops: CropBatch
     taught: list[torch.Tensor] | None = None
 
 
-def lessons_from(
+def batches_from(
     images: Sequence[AnnotatedImage],
     cache: ImageCache,
     weights: np.ndarray,
@@ -38,7 +38,7 @@ def lessons_from(
     rank: int,
     world: int,
     device: torch.device,
-) -> Iterator[Lesson]:
+) -> Iterator[StepBatch]:
     """This process's share of every step's crops, from `first_step` on, on `device`.
 
     Of `config.echo` steps one has new crops, each other those of some batches before (see `new_batch_of`).
@@ -71,11 +71,11 @@ def lessons_from(
         multiprocessing_context="fork" if config.workers else None,
         pin_memory=device.type == "cuda",
     )
-    batches, known = iter(loader), deque[Lesson](maxlen=_ECHO_AFTER * (config.echo - 1) + 1)
+    loaded, known = iter(loader), deque[StepBatch](maxlen=_ECHO_AFTER * (config.echo - 1) + 1)
     reached = first
     for wanted in waiting:
         while reached <= wanted:
-            known.append(Lesson(next(batches).to(device)))
+            known.append(StepBatch(next(loaded).to(device)))
             reached += 1
         yield known[wanted - reached]
 

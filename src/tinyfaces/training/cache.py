@@ -11,17 +11,20 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from rich.progress import track
 
 from tinyfaces.data.annotations import AnnotatedImage, AnnotationError
 from tinyfaces.detection.images import read_image
+from tinyfaces.training.run_log import progress_bar
 
 
 @dataclass(frozen=True)
 class ImageCache:
     """Random access to decoded photos.
 
-    pixels: one flat uint8 memory map; image i starts at offsets[i] and is heights[i] x widths[i] x 3, RGB.
+    Attributes:
+        pixels: one flat uint8 memory map; image i starts at offsets[i] and is heights[i] x widths[i] x 3, RGB.
+        offsets: (N,) in bytes.
+        heights: (N,) in pixels. widths: likewise.
     """
 
     pixels: npt.NDArray[np.uint8]
@@ -38,11 +41,22 @@ class ImageCache:
 
 
 def open_cache(images: Sequence[AnnotatedImage], folder: Path, workers: int | None = None) -> ImageCache:
-    """Open the cache of `images` in `folder`, decoding them into it first if it isn't there yet.
+    """Open a cache of decoded photos, and make it first if it isn't there yet.
 
     A photo listed twice is in it once. The file's name is a digest of the images' paths and sizes in bytes, so changed
-    photos make a new cache. It is written under another name and renamed when complete. Raises AnnotationError where a
-    photo's size isn't the one that its annotation states, ImageError where one cannot be decoded.
+    photos make a new cache. It is written under another name and renamed when complete.
+
+    Args:
+        images: the photos.
+        folder: of the cache files.
+        workers: processes that decode; as many as cores if left out.
+
+    Returns:
+        The photos' pixels, in the order of `images`.
+
+    Raises:
+        AnnotationError: a photo's size isn't the one that its annotation states.
+        ImageError: a photo cannot be decoded.
     """
     listed = {(image.path, image.width, image.height): image for image in images}
     place_of = {name: place for place, name in enumerate(listed)}
@@ -59,9 +73,9 @@ def open_cache(images: Sequence[AnnotatedImage], folder: Path, workers: int | No
         try:
             with partial.open("wb") as file:
                 file.truncate(int(offsets[-1]))
-            with ProcessPoolExecutor(workers) as pool:
+            with ProcessPoolExecutor(workers) as pool, progress_bar() as progress:
                 written = pool.map(_decode_into, repeat(partial), offsets[:-1].tolist(), distinct, chunksize=8)
-                for _ in track(written, "decoding photos", total=len(distinct)):
+                for _ in progress.track(written, len(distinct), description="decoding photos"):
                     pass
             partial.replace(target)
         finally:

@@ -29,12 +29,16 @@ MANIFEST = "manifest.json"
 class CandidateSettings:
     """Which candidates are kept.
 
-    threshold: lowest proposal score. factors: for each search of a photo the bounds, log-uniform, of the factor by which it is
-    reduced (and degraded, see `tinyfaces.training.degradation`); 1 leaves it as it is. sides: bounds of the longer side of a
-    candidate, in pixels where it was found. context: see `tinyfaces.detection.crops`. positive: IoU with a face from which a
-    candidate is one; negative: highest IoU with any face of a non-face, which also lies by no more than that in an ignored box.
-    per_search: at most so many non-faces, the highest scored, and so many faces.
-    sharpness: lowest variance of the Laplacian (8-bit grey) of a sharp target, without its context.
+    Attributes:
+        threshold: lowest proposal score.
+        factors: for each search of a photo the bounds, log-uniform, of the factor by which it is reduced (and degraded, see
+            `tinyfaces.training.degradation`); 1 leaves it as it is.
+        sides: bounds of the longer side of a candidate, in pixels where it was found.
+        context: see `tinyfaces.detection.crops`.
+        positive: IoU with a face from which a candidate is one.
+        negative: highest IoU with any face of a non-face, which also lies by no more than that in an ignored box.
+        per_search: at most so many non-faces, the highest scored, and so many faces.
+        sharpness: lowest variance of the Laplacian (8-bit grey) of a sharp target, without its context.
     """
 
     threshold: float = 0.05
@@ -51,10 +55,16 @@ class CandidateSettings:
 class Candidates:
     """N candidates.
 
-    low: (N, 16, 16, 3) uint8 RGB, what the network saw. high: (M, 64, 64, 3) uint8, the sharp originals; target: (N,) int32, the
-    place in `high`, -1 where there is none. face: (N,) bool. score: (N,) float32, the proposal's. overlap: (N,) float32, IoU with
-    the nearest face. side: (N,) float32, longer side in pixels where it was found. box: (N, 4) float32, the face's centre offset
-    and log size relative to the candidate's (zeros for non-faces). photo: (N,) int32.
+    Attributes:
+        low: (N, 16, 16, 3) uint8 RGB, what the network saw.
+        high: (M, 64, 64, 3) uint8 RGB, the sharp originals.
+        target: (N,) int32, the place in `high`, -1 where there is none.
+        face: (N,) bool, whether it is one.
+        score: (N,) float32, the proposal's.
+        overlap: (N,) float32, IoU with the nearest face.
+        side: (N,) float32, longer side in pixels where it was found.
+        box: (N, 4) float32, the face's centre offset and log size relative to the candidate's (zeros for non-faces).
+        photo: (N,) int32, number of the photo.
     """
 
     low: npt.NDArray[np.uint8]
@@ -162,9 +172,21 @@ def gather_candidates(
     seed: int = 0,
     shard: int = 4096,
 ) -> Iterator[int]:
-    """Search the chosen photos (all if left out) and write the candidates to `folder`; gives the number of each photo when done.
+    """Search photos and write the candidates to a folder.
 
     Shards are written whole or not at all, the manifest last: a folder without one is not complete.
+
+    Args:
+        images: photos with known faces. cache: their pixels.
+        detector: the first stage.
+        settings: which candidates are kept.
+        folder: where shards and manifest are written.
+        chosen: numbers of the photos to search; all if left out.
+        seed: of the degradation and of the choice among too many faces.
+        shard: candidates from which a shard is written.
+
+    Yields:
+        The number of each photo when it is done.
     """
     waiting: list[Candidates] = []
     shards: list[dict[str, Any]] = []

@@ -1,9 +1,7 @@
-"""What a run leaves behind: averaged weights, checkpoints that are never half-written, and its numbers; and how both are read."""
+"""Checkpoints and weights: written so that they are never half-written, and read back as networks."""
 
-import json
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -12,9 +10,6 @@ from torch import Tensor, nn
 
 from tinyfaces.training.networks.proposal_network import VARIANTS, ProposalNetwork
 from tinyfaces.training.networks.second_stage_networks import Discriminator, Generator, make_networks
-
-if TYPE_CHECKING:
-    from torch.utils.tensorboard import SummaryWriter
 
 
 def save_atomically(state: dict[str, Any], path: Path) -> None:
@@ -39,8 +34,8 @@ def load_network(path: Path) -> tuple[ProposalNetwork, str]:
 
 
 def load_second_stage(path: Path) -> tuple[Generator, Discriminator, dict[str, str]]:
-    """Generator and discriminator in evaluation mode, and the settings `variant` and `parts`, of a checkpoint of `train gan`
-    or of a .safetensors file that `export` wrote. Raises ValueError with one line that names the file."""
+    """Generator and discriminator in evaluation mode, and the settings `variant` and `parts`, of a checkpoint of `train
+    second-stage` or of a .safetensors file that `export` wrote. Raises ValueError with one line that names the file."""
     settings, weights = _read(path, "a second stage", "parts")
     try:
         generator, discriminator = make_networks(settings["variant"], settings["parts"])
@@ -73,25 +68,3 @@ def _read(path: Path, what: str, needed: str) -> tuple[dict[str, str], dict[str,
 def is_second_stage(path: Path) -> bool:
     """Whether a checkpoint or .safetensors file holds generator and discriminator. Raises ValueError where it cannot be read."""
     return "parts" in _read(path, "a network", "variant")[0]
-
-
-def log(out: Path, writer: "SummaryWriter", step: int, seconds: float, numbers: Mapping[str, float]) -> None:
-    """Append a line to log.jsonl and the same numbers to TensorBoard."""
-    with (out / "log.jsonl").open("a") as file:
-        rounded = {name: round(float(value), 5) for name, value in numbers.items()}
-        file.write(json.dumps({"step": step, "seconds": round(seconds, 1), **rounded}) + "\n")
-    for name, value in numbers.items():
-        writer.add_scalar(name, value, step)
-
-
-@torch.no_grad()
-def update_average(average: nn.Module, network: nn.Module, step: int, decay: float) -> None:
-    """Move the averaged weights towards the network's, faster in the first steps; counters and statistics too."""
-    pace = 1 - min(decay, (1 + step) / (10 + step))
-    pairs = list(zip(average.state_dict().values(), network.state_dict().values(), strict=True))
-    values = [pair for pair in pairs if pair[0].is_floating_point()]
-    if values:  # bilinear enlargement has none
-        torch._foreach_lerp_([kept for kept, _ in values], [new for _, new in values], pace)
-    for kept, new in pairs:
-        if not kept.is_floating_point():
-            kept.copy_(new)

@@ -9,9 +9,9 @@ from collections.abc import Callable
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
-Pixels = npt.NDArray[np.uint8]
+from tinyfaces.training.photo_crops import Pixels, compressed
+
 Step = Callable[[Pixels, float], Pixels]
 
 _KERNELS = (cv2.INTER_AREA, cv2.INTER_AREA, cv2.INTER_LINEAR, cv2.INTER_CUBIC, cv2.INTER_LANCZOS4)
@@ -93,7 +93,6 @@ def _compress(rng: np.random.Generator) -> Step:
     quality = int(rng.integers(*_QUALITY))
 
     def step(photo: Pixels, ratio: float) -> Pixels:
-        coded = cv2.imencode(".jpg", np.ascontiguousarray(photo[..., ::-1]), [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
-        return np.asarray(cv2.cvtColor(cv2.imdecode(coded, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB), np.uint8)  # type: ignore[arg-type]
+        return compressed(photo, quality)
 
     return step

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+import onnx
 import torch
 from safetensors.torch import save
 from torch import Tensor, nn
@@ -27,6 +28,7 @@ from tinyfaces.training.networks.proposal_network import STRIDES, ProposalNetwor
 from tinyfaces.training.networks.second_stage_networks import Discriminator
 
 _OPSET = 17
+_MIN_STORED_IN_FLOAT16 = 256  # values; biases stay as they are
 LARGEST_DIFFERENCE = 1e-3
 """That ONNX Runtime's outputs may have from torch's."""
 
@@ -48,25 +50,40 @@ def fused(network: Network) -> Network:
     return merged
 
 
-def export(checkpoint: Path, out: Path) -> float:
-    """Write a proposal network to `out` (ONNX, dynamic batch and size) and the same weights as .safetensors beside it.
+def export(checkpoint: Path, out: Path, in_float16: bool = False) -> float:
+    """Write a proposal network as ONNX, with dynamic batch and size, and the same weights as .safetensors beside it.
 
-    Returns the largest absolute difference of the outputs between torch and ONNX Runtime on noise. Raises ValueError
-    where that is above LARGEST_DIFFERENCE or the checkpoint cannot be used; `out` is not touched then.
+    Args:
+        checkpoint: of a training, or a .safetensors file.
+        out: the ONNX file.
+        in_float16: store the convolutions in the .safetensors file in 16 bits.
+
+    Returns:
+        The largest absolute difference of the outputs between torch and ONNX Runtime on noise.
+
+    Raises:
+        ValueError: that is above LARGEST_DIFFERENCE, or the checkpoint cannot be used; `out` is not touched then.
     """
     network, variant = load_network(checkpoint)
     axes = {"images": {0: "batch", 2: "height", 3: "width"}}
     axes |= {f"stride{stride}": {0: "batch", 2: f"height{stride}", 3: f"width{stride}"} for stride in STRIDES}
     difference = write_onnx(network, PROPOSALS, ((1, 3, 96, 160), (3, 3, 64, 64)), 255.0, axes, out)
-    _write_weights(out.with_suffix(".safetensors"), network, {"variant": variant})
+    _write_weights(out.with_suffix(".safetensors"), network, {"variant": variant}, in_float16)
     return difference
 
 
 def export_second_stage(checkpoint: Path, out: Path) -> float:
-    """Write generator and discriminator to NAME.generator.onnx and NAME.discriminator.onnx (dynamic batch), where `out` is
-    NAME.onnx, and the weights of both as NAME.safetensors.
+    """Write generator and discriminator as ONNX, with dynamic batch, and the weights of both as NAME.safetensors.
 
-    Returns the largest absolute difference between torch and ONNX Runtime on noise. Raises ValueError as `export` does.
+    Args:
+        checkpoint: of a training, or a .safetensors file.
+        out: NAME.onnx, in place of which NAME.generator.onnx and NAME.discriminator.onnx are written.
+
+    Returns:
+        The largest absolute difference between torch and ONNX Runtime on noise.
+
+    Raises:
+        ValueError: as `export` does.
     """
     generator, discriminator, settings = load_second_stage(checkpoint)
     if settings["parts"] == "none":
@@ -101,9 +118,22 @@ def write_onnx(
     axes: dict[str, dict[int, str]],
     out: Path,
 ) -> float:
-    """Write the fused network as ONNX with the names of `signature` and the dynamic `axes`, and compare it with torch on noise
-    from 0 to `largest_input` of the given shapes. Returns the largest absolute difference; raises ValueError where that is above
-    LARGEST_DIFFERENCE, and leaves `out` as it was."""
+    """Write a fused network as ONNX, and compare it with torch on noise.
+
+    Args:
+        network: a proposal network, a generator, or a discriminator that gives a tuple.
+        signature: names of its inputs and outputs.
+        shapes: of the noise.
+        largest_input: noise is from 0 to this.
+        axes: names of the dynamic ones of each input and output.
+        out: the ONNX file.
+
+    Returns:
+        The largest absolute difference of the outputs.
+
+    Raises:
+        ValueError: that is above LARGEST_DIFFERENCE; `out` is left as it was.
+    """
     partial = out.with_suffix(".partial.onnx")
     out.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -119,6 +149,28 @@ def write_onnx(
     finally:
         partial.unlink(missing_ok=True)
     return difference
+
+
+def store_in_float16(model: Path) -> None:
+    """Store the large weights of an ONNX file in 16 bits, half the bytes. They become float32 again when it is loaded, so it
+    runs as before, from rounded weights.
+
+    Args:
+        model: the file, which is replaced.
+    """
+    proto = onnx.load(str(model))
+    graph = proto.graph
+    casts = []
+    for weights in graph.initializer:
+        values = onnx.numpy_helper.to_array(weights)
+        if values.dtype != np.float32 or values.size < _MIN_STORED_IN_FLOAT16:
+            continue
+        name = weights.name
+        weights.CopyFrom(onnx.numpy_helper.from_array(values.astype(np.float16), f"{name}_float16"))
+        casts.append(onnx.helper.make_node("Cast", [weights.name], [name], to=onnx.TensorProto.FLOAT))
+    for number, cast in enumerate(casts):
+        graph.node.insert(number, cast)
+    write_atomically(model, proto.SerializeToString())
 
 
 @torch.no_grad()
@@ -137,6 +189,8 @@ def largest_difference(
     return largest
 
 
-def _write_weights(path: Path, network: nn.Module, settings: dict[str, Any]) -> None:
+def _write_weights(path: Path, network: nn.Module, settings: dict[str, Any], in_float16: bool = False) -> None:
     weights = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
+    if in_float16:
+        weights = {name: tensor.half() if tensor.ndim > 1 else tensor for name, tensor in weights.items()}
     write_atomically(path, save(weights, settings))

@@ -8,15 +8,24 @@ from tinyfaces.training.networks.proposal_network import ProposalNetwork, Propos
 
 @torch.no_grad()
 def grown(network: ProposalNetwork, shape: ProposalShape) -> ProposalNetwork:
-    """A network of `shape`, at least as wide and deep as `network` everywhere, with the same outputs as it in evaluation mode.
+    """A larger network with the same outputs as a smaller one in evaluation mode.
 
     The first channels of each layer are the old ones; they take nothing from the new channels at first, which begin at random
-    and see everything. New blocks add nothing at first. Raises ValueError where `shape` is smaller somewhere.
+    and see everything. New blocks add nothing at first.
+
+    Args:
+        network: the smaller network.
+        shape: the larger one's numbers, nowhere below those of `network`.
+
+    Returns:
+        A new network of `shape`.
+
+    Raises:
+        ValueError: `shape` is smaller somewhere, or has other blocks after the last stage.
     """
     larger = ProposalNetwork(shape)
-    for stage, old_stage in zip(larger.stages, network.stages, strict=True):
-        _silence(list(stage)[len(old_stage) :])  # type: ignore[call-overload]
-    _silence(list(larger.fine)[len(network.fine) :])
+    for stage, old_stage in zip((*larger.stages, larger.fine), (*network.stages, network.fine), strict=True):
+        _silence(list(stage.children())[len(list(old_stage.children())) :])
     blocks = [block for block in larger.context if isinstance(block, ResidualBlock)]
     old_blocks = [block for block in network.context if isinstance(block, ResidualBlock)]
     if len(blocks) != len(old_blocks) or bool(shape.surroundings) != bool(network.shape.surroundings):

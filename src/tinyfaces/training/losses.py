@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tinyfaces.training.networks.proposal_network import FACE_SIZES, STRIDES
+from tinyfaces.training.processes import share_of_total
 
 _SLACK = 1.5
 _WINDOW = 3
@@ -18,8 +19,14 @@ _SURE_OF_FACE = 0.3
 
 @dataclass(frozen=True)
 class Points:
-    """The P points of all branches: centres (P, 2) in pixels, strides (P,); per level the grid (height, width) and its
-    start."""
+    """The P points of all branches.
+
+    Attributes:
+        centres: (P, 2) in pixels.
+        strides: (P,).
+        grids: height and width of each branch's grid.
+        starts: the first point of each branch.
+    """
 
     centres: Tensor
     strides: Tensor
@@ -91,9 +98,16 @@ class Assignment:
 def assign(predicted: Tensor, points: Points, boxes: Tensor, owners: Tensor) -> Assignment:
     """Give each face the points that already do best for it, as many as their IoUs sum to (dynamic k, as in OTA).
 
-    predicted: N x P x 5 outputs. boxes: (M, 4) xyxy, owners: (M,) their images. Only the 3x3 points around the face's
-    centre are candidates, in the branches made for its size with a slack of 1.5 at both ends. A point wanted by two faces
-    goes to the one it costs less.
+    Only the 3x3 points around the face's centre are in question, in the branches made for its size with a slack of 1.5 at both
+    ends. A point wanted by two faces goes to the one it costs less.
+
+    Args:
+        predicted: N x P x 5 outputs.
+        points: the P points.
+        boxes: (M, 4) xyxy in pixels. owners: (M,) their images.
+
+    Returns:
+        The points and their faces.
     """
     device, count = boxes.device, len(points.centres)
     size = (boxes[:, 2:] - boxes[:, :2]).clamp(min=1e-3).prod(1).sqrt()
@@ -159,8 +173,17 @@ def proposal_loss(
 ) -> ProposalLoss:
     """Quality focal loss over all points outside ignored places, DIoU loss over the assigned ones.
 
-    outputs: the network's four maps. boxes (M, 4) xyxy, owners (M,), ignored (N, H / 4, W / 4) bool. Both parts are divided by
-    the sum of the targets.
+    Both are divided by the sum of the targets, over all processes.
+
+    Args:
+        outputs: the network's four maps Nx5xH/sxW/s.
+        points: those of the maps.
+        boxes: (M, 4) xyxy in pixels. owners: (M,) their images.
+        ignored: (N, H / 4, W / 4) bool, where no loss is taken unless a face is assigned there.
+        box_weight: of the DIoU loss.
+
+    Returns:
+        The loss and its parts.
     """
     predicted = flatten_outputs(outputs)
     matches = assign(predicted.detach(), points, boxes, owners)
@@ -178,22 +201,31 @@ def proposal_loss(
     targets[matches.points] = quality
     weights[matches.points] = 1.0
 
-    norm = quality.sum().clamp(min=1.0)
+    norm = share_of_total(quality.sum())
     classification = (quality_focal_loss(logits, targets) * weights).sum() / norm
     box = ((1 - distance_iou(decoded, truth)) * quality.clamp(min=0.1)).sum() / norm
     return ProposalLoss(classification + box_weight * box, classification, box, len(place))
 
 
 def distillation_loss(outputs: Sequence[Tensor], taught: Sequence[Tensor], points: Points, box_weight: float = 2.0) -> Tensor:
-    """How far a network's four maps are from those of a teacher with the same points: a scalar.
+    """How far a network's four maps are from those of a teacher with the same points.
 
     Quality focal loss with the teacher's score as the target of every point, ignored places included, and DIoU loss to the
-    teacher's boxes, weighted by its scores where these are above 0.3. Both are divided by the sum of those scores.
+    teacher's boxes, weighted by its scores where these are above 0.3. Both are divided by the sum of those scores, over all
+    processes.
+
+    Args:
+        outputs: the network's four maps Nx5xH/sxW/s. taught: the teacher's.
+        points: those of the maps.
+        box_weight: of the DIoU loss.
+
+    Returns:
+        A scalar.
     """
     predicted, target = flatten_outputs(outputs), flatten_outputs(taught)
     scores = target[..., 0].sigmoid()
     sure = scores > _SURE_OF_FACE
-    norm = scores[sure].sum().clamp(min=1.0)
+    norm = share_of_total(scores[sure].sum())
     classification = quality_focal_loss(predicted[..., 0], scores).sum() / norm
     _, place = torch.nonzero(sure, as_tuple=True)
     centres, strides = points.centres[place], points.strides[place]
@@ -212,7 +244,7 @@ def pixel_loss(enlarged: Tensor, refined: Tensor, target: Tensor, has_target: Te
     """
     weight = has_target.to(target.dtype)
     error = 4 * ((enlarged - target).square() + (refined - target).square()).sum(1).mean((1, 2))
-    return (error * weight).sum() / weight.sum().clamp(min=1)
+    return (error * weight).sum() / share_of_total(weight.sum())
 
 
 def adversarial_loss_of_generator(real_logits: Tensor) -> Tensor:
@@ -236,4 +268,4 @@ def refinement_loss(predicted: Tensor, wanted: Tensor, is_face: Tensor) -> Tenso
     """Smooth L1 of box offsets (N, 4) over the faces among the crops, is_face (N,) bool: a scalar (Pattern Recognition 94)."""
     weight = is_face.to(predicted.dtype)
     error = F.smooth_l1_loss(predicted, wanted, reduction="none", beta=0.1).sum(1)
-    return (error * weight).sum() / weight.sum().clamp(min=1)
+    return (error * weight).sum() / share_of_total(weight.sum())

@@ -6,7 +6,7 @@ Crop number i is a function of (seed, i) alone, so a resumed run sees just the c
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import cv2
 import numpy as np
@@ -16,7 +16,6 @@ from PIL import Image, ImageDraw, ImageFont
 
 from tinyfaces.data.annotations import AnnotatedImage
 from tinyfaces.detection.boxes import areas, clip, mirror
-from tinyfaces.training.cache import ImageCache
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -28,6 +27,12 @@ _LETTER_SIZES = (8.0, 60.0)
 _DOWNSCALING = (cv2.INTER_AREA, cv2.INTER_AREA, cv2.INTER_AREA, cv2.INTER_LINEAR, cv2.INTER_CUBIC)
 _UPSCALING = (cv2.INTER_LINEAR, cv2.INTER_CUBIC)
 _LIGHT, _COLOURED_LIGHT = (0.9, 1.1), (0.3, 1.3)  # factors of the channels: daylight and lamps; stages, fires, night
+
+
+class PhotoPixels(Protocol):
+    """Pixels of photos by number, each HxWx3 uint8 RGB: an `ImageCache`, or what holds several."""
+
+    def __getitem__(self, index: int) -> Pixels: ...
 
 
 class Part(NamedTuple):
@@ -43,16 +48,23 @@ class Part(NamedTuple):
 class CropSettings:
     """What a training crop looks like.
 
-    size: side in pixels. grids: cells a side of the layouts (1: one photo, 2: mosaic of 2x2, ...) and grid_shares: how often
-    each is drawn. small_share: how often the chosen face of a cell gets a height from small_heights, else from all_heights
-    (both log-uniform, in pixels). scales: bounds of the resulting scale factor. anywhere_share: how often a cell shows any
-    place of its photo at a scale of 0.25 to 1, as where no face is known, in place of a chosen face. negative_share: how often a
-    cell of a photo that lists hard negatives is laid around one of them, at a scale from own_scales. own_scale_share: how often
-    any other cell has a scale from own_scales, near that of the photo, whatever its face is to become. least_height: smaller
-    faces are neither faces nor background. least_piece: what a small photo leaves empty of a cell is filled with others, if
-    its sides have so many pixels. least_visible: a face cut more than that is ignored too. turned_share: how often a piece is
-    turned by up to `most_turned` degrees; lying_share: by 90. text_share: how often lines of letters, which detectors like to
-    take for faces, are written between the faces of a crop.
+    Attributes:
+        size: side in pixels.
+        grids: cells a side of the layouts (1: one photo, 2: mosaic of 2x2, ...). grid_shares: how often each is drawn.
+        small_share: how often the chosen face of a cell gets a height from `small_heights`, else from `all_heights`.
+        small_heights: bounds in pixels, log-uniform. all_heights: likewise.
+        scales: bounds of the resulting scale factor.
+        anywhere_share: how often a cell shows any place of its photo at a scale of 0.25 to 1, as where no face is known, in place
+            of a chosen face.
+        negative_share: how often a cell of a photo that lists hard negatives is laid around one of them, at a scale from
+            `own_scales`.
+        own_scale_share: how often any other cell has a scale from `own_scales`, whatever its face is to become.
+        own_scales: bounds of scale factors near the photo's own size, log-uniform.
+        min_height: smaller faces, in pixels, are neither faces nor background.
+        min_piece: what a small photo leaves empty of a cell is filled with others, if its sides have so many pixels.
+        min_visible: a face of which a smaller share is left is ignored too.
+        turned_share: how often a piece is turned by up to `max_turned` degrees. lying_share: how often by 90.
+        text_share: how often lines of letters, which detectors like to take for faces, are written between the faces of a crop.
     """
 
     size: int = 448
@@ -66,21 +78,30 @@ class CropSettings:
     negative_share: float = 0.0
     own_scale_share: float = 0.0
     own_scales: tuple[float, float] = (0.7, 1.35)
-    least_height: float = 4.0
-    least_piece: int = 64
-    least_visible: float = 0.4
+    min_height: float = 4.0
+    min_piece: int = 64
+    min_visible: float = 0.4
     turned_share: float = 0.12
-    most_turned: float = 30.0
+    max_turned: float = 30.0
     lying_share: float = 0.03
     text_share: float = 0.2
+
+    def check(self, name: str) -> None:
+        """Raise ValueError, with one line that begins with `name`, where such crops can't be laid out."""
+        if self.size % 32 or any(self.size % (4 * grid) for grid in self.grids):
+            raise ValueError(f"{name}.size is {self.size}, must be a multiple of 32 and of 4 x each grid")
+        if len(self.grids) != len(self.grid_shares) or abs(sum(self.grid_shares) - 1) > 1e-6:
+            raise ValueError(f"{name}.grid_shares must be one for each of grids, and 1 together")
 
 
 @dataclass(frozen=True)
 class Crop:
     """One training crop.
 
-    pixels: (S, S, 3) uint8 RGB. boxes: (N, 4) float32 xyxy of the faces to find. ignored: (S / 4, S / 4) bool, where no
-    loss is taken unless a face is assigned there.
+    Attributes:
+        pixels: (S, S, 3) uint8 RGB.
+        boxes: (N, 4) float32 xyxy of the faces to find.
+        ignored: (S / 4, S / 4) bool, where no loss is taken unless a face is assigned there.
     """
 
     pixels: Pixels
@@ -90,8 +111,14 @@ class Crop:
 
 @dataclass(frozen=True)
 class CropBatch:
-    """B crops: pixels (B, S, S, 3) uint8 RGB; boxes (M, 4) xyxy; owners (M,) index of each box's crop; ignored
-    (B, S / 4, S / 4) bool."""
+    """B crops.
+
+    Attributes:
+        pixels: (B, S, S, 3) uint8 RGB.
+        boxes: (M, 4) float32 xyxy in pixels, of all crops.
+        owners: (M,) index of each box's crop.
+        ignored: (B, S / 4, S / 4) bool.
+    """
 
     pixels: torch.Tensor
     boxes: torch.Tensor
@@ -129,21 +156,26 @@ class CropBatch:
 
 
 class CropDataset(torch.utils.data.Dataset[Crop]):
-    """Crops `first` to `first + length` of the endless stream that `seed` defines.
-
-    images, cache: photos and their pixels, in the same order. weights: (len(images),) how often each is drawn.
-    """
+    """Crops `first` to `first + length` of the endless stream that `seed` defines."""
 
     def __init__(
         self,
         images: Sequence[AnnotatedImage],
-        cache: ImageCache,
+        cache: PhotoPixels,
         weights: npt.NDArray[np.float64],
         settings: CropSettings,
         seed: int,
         first: int,
         length: int,
     ) -> None:
+        """
+        Args:
+            images: photos. cache: their pixels, in the same order.
+            weights: (len(images),) how often each is drawn.
+            settings: what crops look like.
+            seed: of the stream.
+            first: number of the first crop. length: how many there are.
+        """
         self.images, self.cache, self.settings = images, cache, settings
         self.cumulated = np.cumsum(weights / weights.sum())
         self.seed, self.first, self.length = seed, first, length
@@ -168,7 +200,7 @@ class CropDataset(torch.utils.data.Dataset[Crop]):
             cell_boxes, cell_ignore, used = cut_cell(self.cache[photo], self.images[photo], cell, settings, rng)
             boxes.append(cell_boxes + np.array([part.x, part.y] * 2, np.float32))
             ignore.append(cell_ignore)
-            empty += left_empty(part, used, settings.least_piece)
+            empty += left_empty(part, used, settings.min_piece)
         all_boxes, all_ignore = np.concatenate(boxes), np.concatenate(ignore)
         if rng.random() < settings.text_share:
             write_lines(pixels, all_boxes, rng)
@@ -178,11 +210,17 @@ class CropDataset(torch.utils.data.Dataset[Crop]):
 def cut_cell(
     photo: Pixels, image: AnnotatedImage, cell: Pixels, settings: CropSettings, rng: np.random.Generator
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_], Part]:
-    """Fill `cell` (h, w, 3), or a corner of it, with a rescaled piece of `photo`, perhaps mirrored or turned, around a chosen
-    face where it has one.
+    """Fill a cell, or a corner of it, with a rescaled piece of a photo, mirrored or turned now and then, around a face if any.
 
-    Returns the boxes (N, 4) that lie in the cell, clipped to the piece, which of them (N,) are to be ignored, and the part of the
-    cell that was filled.
+    Args:
+        photo: (H, W, 3) uint8 RGB. image: its annotation.
+        cell: (h, w, 3) uint8, the part of a crop that is written into.
+        settings: what crops look like.
+        rng: decides.
+
+    Returns:
+        The boxes (N, 4) that lie in the cell, clipped to the piece; which of them (N,) are to be ignored; and the part of the
+        cell that was filled.
     """
     height, width = cell.shape[:2]
     faces = np.flatnonzero(~image.ignore)
@@ -219,13 +257,13 @@ def cut_cell(
     kind = rng.random()
     if kind < settings.lying_share + settings.turned_share:
         lying = kind < settings.lying_share
-        degrees = rng.choice([-90.0, 90.0]) if lying else rng.uniform(-settings.most_turned, settings.most_turned)
+        degrees = rng.choice([-90.0, 90.0]) if lying else rng.uniform(-settings.max_turned, settings.max_turned)
         piece, boxes = turned(piece, boxes, float(degrees))
         boxes, still_visible = _cut(boxes, out_w, out_h)
         visible = visible * still_visible
     cell[out_y : out_y + out_h, out_x : out_x + out_w] = piece
 
-    ignore = image.ignore | (visible < settings.least_visible) | (boxes[:, 3] - boxes[:, 1] < settings.least_height)
+    ignore = image.ignore | (visible < settings.min_visible) | (boxes[:, 3] - boxes[:, 1] < settings.min_height)
     placed = (boxes + np.array([out_x, out_y] * 2)).astype(np.float32)
     return placed[visible > 0], ignore[visible > 0], Part(out_x, out_y, out_w, out_h)
 
@@ -333,6 +371,12 @@ def degrade(pixels: Pixels, rng: np.random.Generator) -> Pixels:
         pixels = np.clip(pixels + noise, 0, 255).astype(np.uint8)
     if rng.random() < 0.25:
         quality = int(rng.integers(25, 90))
-        coded = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
-        pixels = np.asarray(cv2.imdecode(coded, cv2.IMREAD_COLOR), np.uint8)
+        pixels = compressed(pixels, quality)
     return np.ascontiguousarray(pixels)
+
+
+def compressed(pixels: Pixels, quality: int) -> Pixels:
+    """(H, W, 3) uint8 RGB after JPEG compression of the given quality, 0 to 100."""
+    # OpenCV codes BGR. In RGB order blue would lose as little as red should: JPEG's luminance weighs them differently.
+    coded = cv2.imencode(".jpg", np.ascontiguousarray(pixels[..., ::-1]), [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
+    return np.ascontiguousarray(np.asarray(cv2.imdecode(coded, cv2.IMREAD_COLOR), np.uint8)[..., ::-1])

@@ -4,71 +4,280 @@ tinyfaces train proposals --config configs/accurate.toml
 torchrun --nproc-per-node 4 -m tinyfaces train proposals --config configs/accurate.toml
 """
 
-import copy
-import dataclasses
-import json
-import math
-import os
 import time
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils.tensorboard import SummaryWriter
 
 from tinyfaces.data.annotations import AnnotatedImage
 from tinyfaces.detection.context import rescore_by_neighbours
 from tinyfaces.detection.decoding import find_faces
 from tinyfaces.evaluation import LOWEST_SCORE, coco
-from tinyfaces.training.batches import as_input, large_batch, lessons_from
+from tinyfaces.training.batches import StepBatch, as_input, batches_from, large_batch
 from tinyfaces.training.cache import ImageCache, open_cache
-from tinyfaces.training.checkpoints import load_network, log, save_atomically, update_average
-from tinyfaces.training.losses import distillation_loss, make_points, mirrored_outputs, proposal_loss
-from tinyfaces.training.muon import Muon
+from tinyfaces.training.checkpoints import load_network, save_atomically
+from tinyfaces.training.losses import (
+    Points,
+    ProposalLoss,
+    distillation_loss,
+    make_points,
+    mirrored_outputs,
+    proposal_loss,
+)
 from tinyfaces.training.networks.proposal_network import VARIANTS, ProposalNetwork
+from tinyfaces.training.optimisers import (
+    MovingAverage,
+    make_optimisers,
+    set_learning_rate,
+    set_mode,
+    step_all,
+    warmup_and_cosine,
+)
+from tinyfaces.training.processes import Process, join_processes
+from tinyfaces.training.run_log import REPORT_EVERY, RunLog
 from tinyfaces.training.settings import Config, read_sources
+
+Forward = Callable[[Tensor], list[Tensor]]
 
 _TRIAL_STEPS = 3
 
 
+def train(config: Config, resume: bool = True) -> None:
+    """Run a training to its last step; go on from `out/last.pt` if it is there and `resume` is set.
+
+    Writes last.pt and best.pt (by dev AP), log.jsonl, config.json and TensorBoard's files under `config.out`.
+
+    Args:
+        config: the run.
+        resume: False begins anew.
+
+    Raises:
+        ValueError: a batch can't be shared by the processes, or photos, annotations or weights cannot be used.
+    """
+    with join_processes(config.threads) as process:
+        process.require_divisible("batch", config.batch)
+        if config.large_every:
+            process.require_divisible("the number of large crops of a step", large_batch(config))
+        torch.manual_seed(config.seed)
+        torch.backends.cudnn.benchmark = True  # all crops have one of two sizes
+        photos = open_photos(config, process)
+        run = ProposalRun(config, process)
+        if resume:
+            run.resume()
+        forward = as_run(run.network, config, process.world > 1)
+        teacher = open_teacher(config, process)
+        batches = batches_from(
+            photos.images, photos.cache, photos.weights, config, run.step, process.rank, process.world, process.device
+        )
+        with RunLog(config, run.out, run.step, run.seconds, process.leader) as log:
+            if run.step < config.steps:  # a finished run has nothing to compile
+                log.say(estimate(run, forward, len(photos.dev_images)))
+            window: list[ProposalLoss] = []
+            while run.step < config.steps:
+                set_learning_rate(run.optimisers, learning_rate(run.step, config))
+                fetched = time.monotonic()
+                batch = next(batches)
+                waited = time.monotonic() - fetched
+                if teacher is not None and batch.taught is None:
+                    with torch.no_grad(), run.autocast:
+                        batch.taught = teacher(as_input(batch.crops, config))
+                window.append(run.learn(batch, forward))
+                log.advance(waited)
+
+                finished = run.step == config.steps
+                if run.step % REPORT_EVERY == 0 or finished:
+                    report(run, window, log)
+                    window = []
+                if process.leader and (run.step % config.evaluate_every == 0 or finished):
+                    measure(run, photos, log, finished)
+                if process.leader and (run.step % config.save_every == 0 or finished):
+                    run.save(log.seconds)
+
+
 def learning_rate(step: int, config: Config) -> float:
     """Factor of the peak rate: linear warm-up, then a cosine down to `final_lr`."""
-    if step < config.warmup:
-        return (step + 1) / config.warmup
-    progress = (step - config.warmup) / max(1, config.steps - config.warmup)
-    return config.final_lr + (1 - config.final_lr) * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
+    return warmup_and_cosine(step, config.steps, config.warmup, config.final_lr)
 
 
-def make_optimisers(network: nn.Module, config: Config) -> list[torch.optim.Optimizer]:
-    """Muon for the convolutions but the stem and heads, AdamW for the rest (or for all)."""
-    special = {
-        id(parameter)
-        for name, parameter in network.named_parameters()
-        if config.optimiser == "muon" and parameter.ndim == 4 and not name.startswith(("stem", "heads"))
-    }
-    muon = [p for p in network.parameters() if id(p) in special]
-    decayed = [p for p in network.parameters() if id(p) not in special and p.ndim > 1]
-    plain = [p for p in network.parameters() if p.ndim <= 1]
-    groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
-    optimisers: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, config.adamw_lr, betas=(0.9, 0.99))]
-    if muon:
-        optimisers.append(Muon(muon, config.muon_lr, weight_decay=config.weight_decay))
-    for optimiser in optimisers:
-        for group in optimiser.param_groups:
-            group["peak"] = group["lr"]
-    return optimisers
+@dataclass(frozen=True)
+class Photos:
+    """Photos to train on, with how often each is drawn (N,), and those to measure on; and the pixels of both."""
+
+    images: list[AnnotatedImage]
+    weights: npt.NDArray[np.float64]
+    cache: ImageCache
+    dev_images: list[AnnotatedImage]
+    dev_cache: ImageCache
+
+
+def open_photos(config: Config, process: Process) -> Photos:
+    """Read the annotations and open the caches of decoded photos; the leader makes them where there are none yet."""
+    images, weights = read_sources(config.train, config.relabelled)
+    dev_images, _ = read_sources(config.dev)
+    if not process.leader:
+        process.wait_for_all()  # the leader decodes first
+    cache, dev_cache = open_cache(images, Path(config.cache)), open_cache(dev_images, Path(config.cache))
+    if process.leader:
+        process.wait_for_all()
+    return Photos(images, weights, cache, dev_images, dev_cache)
+
+
+class ProposalRun:
+    """A run's state: the network, the moving average of its weights, optimisers, and how far it has come.
+
+    Attributes:
+        step: steps taken.
+        best: the highest dev AP so far.
+        seconds: what the run had taken when it was last saved.
+    """
+
+    def __init__(self, config: Config, process: Process) -> None:
+        self.config, self.process = config, process
+        self.out = Path(config.out)
+        self.out.mkdir(parents=True, exist_ok=True)
+        network = network_to_train(config).to(process.device)
+        if config.channels_last:
+            network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.network = network
+        self.average = MovingAverage(network, config.ema)
+        self.optimisers = make_optimisers(network, config.muon_lr, config.adamw_lr, config.weight_decay, config.optimiser)
+        sizes = {config.crops.size, config.large_crops.size}
+        self.points = {size: make_points(size, size, process.device) for size in sizes}
+        self.autocast: AbstractContextManager[Any] = nullcontext()
+        if config.bfloat16:
+            self.autocast = torch.autocast(process.device.type, torch.bfloat16)
+        self.step, self.best, self.seconds = 0, -1.0, 0.0
+
+    @property
+    def fixed_norm(self) -> bool:
+        """Whether the normalisations keep their statistics at this step."""
+        return self.step >= self.config.steps - self.config.fixed_norm_steps
+
+    def learn(self, batch: StepBatch, forward: Forward) -> ProposalLoss:
+        """Take one step: forward, losses, backward, update. Gives the loss against the labels."""
+        config = self.config
+        mirrored = self.step % config.echo % 2 == 1
+        crops = batch.crops.mirrored() if mirrored else batch.crops
+        inputs = as_input(crops, config)
+        points = self.points[inputs.shape[-1]]
+        set_mode(self.network, self.fixed_norm)
+        with self.autocast:
+            outputs = forward(inputs)
+        loss = proposal_loss(outputs, points, crops.boxes, crops.owners, crops.ignored)
+        (loss.total + self._taught_loss(outputs, batch.taught, mirrored, points)).backward()
+        nn.utils.clip_grad_norm_(self.network.parameters(), config.clip)
+        step_all(self.optimisers)
+        self.average.update(self.step)
+        self.step += 1
+        return ProposalLoss(loss.total.detach(), loss.classification.detach(), loss.box.detach(), loss.positives)
+
+    def _taught_loss(self, outputs: list[Tensor], taught: list[Tensor] | None, mirrored: bool, points: Points) -> Tensor | float:
+        if taught is None:
+            return 0.0
+        target = mirrored_outputs(taught) if mirrored else taught
+        return self.config.teacher_weight * distillation_loss(outputs, target, points)
+
+    def save(self, seconds: float) -> None:
+        """Write last.pt, from which the run can go on."""
+        state = {
+            "network": self.network.state_dict(), "average": self.average.network.state_dict(), "variant": self.config.variant,
+            "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
+            "step": self.step, "best": self.best, "seconds": seconds,
+        }  # fmt: skip
+        save_atomically(state, self.out / "last.pt")
+
+    def save_best(self) -> None:
+        """Write best.pt: the averaged weights alone."""
+        state = {"average": self.average.network.state_dict(), "variant": self.config.variant, "step": self.step}
+        save_atomically(state, self.out / "best.pt")
+
+    def resume(self) -> None:
+        """Go on from last.pt, if it is there."""
+        last = self.out / "last.pt"
+        if not last.exists():
+            return
+        state = torch.load(last, map_location=self.process.device, weights_only=True)
+        self.network.load_state_dict(state["network"])
+        self.average.network.load_state_dict(state["average"])
+        for optimiser, saved in zip(self.optimisers, state["optimisers"], strict=True):
+            optimiser.load_state_dict(saved)
+        self.step, self.best, self.seconds = state["step"], state["best"], state["seconds"]
+
+
+def network_to_train(config: Config) -> ProposalNetwork:
+    """A new network of the variant, or the one that `config.start` holds. Raises ValueError with one line that names the file
+    where that cannot be read or is of another variant."""
+    if not config.start:
+        return ProposalNetwork(VARIANTS[config.variant])
+    network, variant = load_network(Path(config.start))
+    if variant != config.variant:
+        raise ValueError(f"{config.start}: weights of {variant}, not of {config.variant}")
+    return network.train()
+
+
+def as_run(network: nn.Module, config: Config, shared: bool) -> Forward:
+    """The network as the loop calls it: averaging gradients over processes where it is `shared`, compiled where asked for."""
+    wrapped: nn.Module = DistributedDataParallel(network) if shared else network
+    return torch.compile(wrapped, dynamic=False) if config.compile else wrapped
+
+
+def open_teacher(config: Config, process: Process) -> Forward | None:
+    """The network whose outputs are targets too, where there is one."""
+    if not config.teacher:
+        return None
+    teacher = load_network(Path(config.teacher))[0].to(process.device).requires_grad_(False)
+    if config.channels_last:
+        teacher = teacher.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return torch.compile(teacher, dynamic=False) if config.compile else teacher
+
+
+def report(run: ProposalRun, window: Sequence[ProposalLoss], log: RunLog) -> None:
+    """Log the means over the steps since the last report."""
+    classification, box, positives = np.mean(
+        [[float(loss.classification), float(loss.box), loss.positives] for loss in window], axis=0
+    )
+    numbers = {"classification": classification, "box": box, "positives": positives}
+    numbers |= log.pace(len(window) * run.config.batch)
+    numbers["learning_rate"] = learning_rate(run.step - 1, run.config)
+    log.write(run.step, numbers, f"{numbers['crops_per_second']:.1f} crops/s, loss {classification:.3f} + {box:.3f}")
+
+
+def measure(run: ProposalRun, photos: Photos, log: RunLog, finished: bool) -> None:
+    """Log AP on the dev split, on all of it where the run is finished, and keep the weights where they are the best so far."""
+    began = time.monotonic()
+    count = len(photos.dev_images)
+    chosen = np.unique(np.linspace(0, count - 1, count if finished else run.config.evaluate_images).astype(int)).tolist()
+    result = evaluate(run.average.network, photos.dev_images, photos.dev_cache, chosen, run.process.device)
+    log.write(run.step, {f"ap {name}": band.ap for name, band in result.items()})
+    if result["all"].ap > run.best or finished:
+        run.best = max(run.best, result["all"].ap)
+        run.save_best()
+    log.pause(time.monotonic() - began)
 
 
 @torch.no_grad()
 def evaluate(
     network: nn.Module, images: Sequence[AnnotatedImage], cache: ImageCache, indices: Sequence[int], device: torch.device
 ) -> dict[str, coco.BandResult]:
-    """AP by face height over photos at original size, single scale."""
+    """AP by face height over photos at original size, single scale.
+
+    Args:
+        network: a proposal network.
+        images, cache: photos with known faces, and their pixels.
+        indices: which of them to measure on.
+        device: where the network is.
+
+    Returns:
+        The result of each band of face heights.
+    """
     network.eval()
     found = []
     for index in indices:
@@ -84,16 +293,23 @@ def evaluate(
     return coco.score(found, [images[index] for index in indices])
 
 
-def set_mode(network: nn.Module, step: int, config: Config) -> None:
-    """Training mode for a step; in the last `fixed_norm_steps` but for the normalisations, which keep their statistics then."""
-    network.train()
-    if step >= config.steps - config.fixed_norm_steps:
-        for module in network.modules():
-            if isinstance(module, nn.BatchNorm2d):
-                module.eval()
+def estimate(run: ProposalRun, forward: Forward, dev_photos: int) -> str:
+    """A line that says how long the run will take here, from a trial that leaves the network as it was."""
+    config, process = run.config, run.process
+    blank = torch.zeros(config.batch // process.world, 3, config.crops.size, config.crops.size, device=process.device)
+    if config.channels_last:
+        blank = blank.contiguous(memory_format=torch.channels_last)
+    set_mode(run.network, run.fixed_norm)
+    with run.autocast:
+        trial = seconds_a_step(forward, run.network, blank)
+    left = config.steps - run.step
+    return (
+        f"{left:,} steps of {config.batch} crops, {config.batch / trial:.1f} crops/s on this machine:"
+        f" about {duration(left * trial)}, plus measuring on {dev_photos:,} photos"
+    )
 
 
-def seconds_a_step(forward: Callable[[torch.Tensor], list[torch.Tensor]], network: nn.Module, inputs: torch.Tensor) -> float:
+def seconds_a_step(forward: Forward, network: nn.Module, inputs: Tensor) -> float:
     """What the network's part of a step takes here, from a trial that leaves `network` as it was. It compiles what is to be."""
     before = {name: value.clone() for name, value in network.state_dict().items()}
     times = []
@@ -112,161 +328,3 @@ def duration(seconds: float) -> str:
     """Such as "2 h 05 min", a minute at least."""
     minutes = max(1, round(seconds / 60))
     return f"{minutes // 60} h {minutes % 60:02d} min" if minutes >= 60 else f"{minutes} min"
-
-
-def train(config: Config, resume: bool = True) -> None:
-    """Run a training to its last step; go on from `out/last.pt` if it is there and `resume` is set.
-
-    Writes last.pt and best.pt (by dev AP), log.jsonl, config.json and TensorBoard's files under `config.out`.
-    """
-    rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    if config.batch % world:
-        raise ValueError(f"batch is {config.batch}, must be a multiple of the {world} processes")
-    if config.large_every and large_batch(config) % world:
-        raise ValueError(f"{large_batch(config)} large crops make a step, must be a multiple of the {world} processes")
-    device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if torch.cuda.is_available() else torch.device("cpu")
-    if config.threads:
-        torch.set_num_threads(config.threads)
-    if world > 1:
-        torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    torch.manual_seed(config.seed)
-    torch.backends.cudnn.benchmark = True  # all crops have one of two sizes
-    network = network_to_train(config).to(device)
-    leader = rank == 0
-    out = Path(config.out)
-    out.mkdir(parents=True, exist_ok=True)
-
-    images, weights = read_sources(config.train, config.relabelled)
-    dev_images, _ = read_sources(config.dev)
-    if world > 1 and not leader:
-        torch.distributed.barrier()  # the leader decodes first
-    cache, dev_cache = open_cache(images, Path(config.cache)), open_cache(dev_images, Path(config.cache))
-    if world > 1 and leader:
-        torch.distributed.barrier()
-
-    if config.channels_last:
-        network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    average = copy.deepcopy(network).requires_grad_(False)
-    optimisers = make_optimisers(network, config)
-    step, best, seconds = 0, -1.0, 0.0
-    last = out / "last.pt"
-    if resume and last.exists():
-        state = torch.load(last, map_location=device, weights_only=True)
-        network.load_state_dict(state["network"])
-        average.load_state_dict(state["average"])
-        for optimiser, saved in zip(optimisers, state["optimisers"], strict=True):
-            optimiser.load_state_dict(saved)
-        step, best, seconds = state["step"], state["best"], state["seconds"]
-    wrapped: nn.Module = DistributedDataParallel(network) if world > 1 else network
-    forward = torch.compile(wrapped, dynamic=False) if config.compile else wrapped
-
-    teach = None
-    if config.teacher:
-        teacher = load_network(Path(config.teacher))[0].to(device).requires_grad_(False)
-        if config.channels_last:
-            teacher = teacher.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        teach = torch.compile(teacher, dynamic=False) if config.compile else teacher
-    points = {size: make_points(size, size, device) for size in {config.crops.size, config.large_crops.size}}
-    autocast = torch.autocast(device.type, torch.bfloat16) if config.bfloat16 else nullcontext()
-    lessons = lessons_from(images, cache, weights, config, step, rank, world, device)
-    writer = SummaryWriter(str(out)) if leader else None
-    if leader:
-        (out / "config.json").write_text(json.dumps(dataclasses.asdict(config), indent=1))
-    columns = (
-        TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"),
-        TextColumn("{task.fields[note]}"), TimeRemainingColumn(compact=True),
-    )  # fmt: skip
-    estimate = ""
-    if step < config.steps:  # a finished run has nothing to compile
-        blank = torch.zeros(config.batch // world, 3, config.crops.size, config.crops.size, device=device)
-        if config.channels_last:
-            blank = blank.contiguous(memory_format=torch.channels_last)
-        set_mode(network, step, config)
-        with autocast:
-            trial = seconds_a_step(forward, network, blank)
-        estimate = (
-            f"{config.steps - step:,} steps of {config.batch} crops, {config.batch / trial:.1f} crops/s on this machine:"
-            f" about {duration((config.steps - step) * trial)}, and the measuring on {len(dev_images):,} photos"
-        )
-    started, waited = time.monotonic() - seconds, 0.0
-    with Progress(*columns, disable=not leader) as progress:
-        if leader and estimate:
-            progress.console.print(estimate, highlight=False)
-        bar = progress.add_task(config.variant, total=config.steps, completed=step, note="")
-        window: list[tuple[torch.Tensor, torch.Tensor, int]] = []
-        window_started = time.monotonic()
-        while step < config.steps:
-            factor = learning_rate(step, config)
-            for optimiser in optimisers:
-                for group in optimiser.param_groups:
-                    group["lr"] = group["peak"] * factor
-
-            fetch = time.monotonic()
-            lesson = next(lessons)
-            waited += time.monotonic() - fetch
-            if teach is not None and lesson.taught is None:
-                with torch.no_grad(), autocast:
-                    lesson.taught = teach(as_input(lesson.batch, config))
-            mirrored = step % config.echo % 2 == 1
-            batch = lesson.batch.mirrored() if mirrored else lesson.batch
-            inputs = as_input(batch, config)
-            set_mode(network, step, config)
-            with autocast:
-                outputs = forward(inputs)
-            loss = proposal_loss(outputs, points[inputs.shape[-1]], batch.boxes, batch.owners, batch.ignored)
-            total = loss.total
-            if lesson.taught is not None:
-                taught = mirrored_outputs(lesson.taught) if mirrored else lesson.taught
-                total = total + config.teacher_weight * distillation_loss(outputs, taught, points[inputs.shape[-1]])
-            total.backward()
-            nn.utils.clip_grad_norm_(network.parameters(), config.clip)
-            for optimiser in optimisers:
-                optimiser.step()
-                optimiser.zero_grad(set_to_none=True)
-            update_average(average, network, step, config.ema)
-            step += 1
-            window.append((loss.classification.detach(), loss.box.detach(), loss.positives))
-            progress.advance(bar)
-
-            if leader and writer and (step % 50 == 0 or step == config.steps):
-                classification, box, positives = np.mean([[float(value) for value in values] for values in window], axis=0)
-                passed = time.monotonic() - window_started
-                rate = len(window) * config.batch / passed
-                numbers = {
-                    "classification": classification, "box": box, "positives": positives, "crops_per_second": rate,
-                    "waiting": waited / passed, "learning_rate": factor,
-                }  # fmt: skip
-                log(out, writer, step, time.monotonic() - started, numbers)
-                progress.update(bar, note=f"{rate:.1f} crops/s, loss {classification:.3f} + {box:.3f}")
-                window, window_started, waited = [], time.monotonic(), 0.0
-
-            finished = step == config.steps
-            if leader and writer and (step % config.evaluate_every == 0 or finished):
-                paused = time.monotonic()
-                chosen = np.linspace(0, len(dev_images) - 1, len(dev_images) if finished else config.evaluate_images)
-                result = evaluate(average, dev_images, dev_cache, np.unique(chosen.astype(int)).tolist(), device)
-                log(out, writer, step, time.monotonic() - started, {f"ap {name}": r.ap for name, r in result.items()})
-                window_started += time.monotonic() - paused
-                if result["all"].ap > best or finished:
-                    best = max(best, result["all"].ap)
-                    save_atomically({"average": average.state_dict(), "variant": config.variant, "step": step}, out / "best.pt")
-            if leader and (step % config.save_every == 0 or finished):
-                state = {
-                    "network": network.state_dict(), "average": average.state_dict(), "variant": config.variant,
-                    "optimisers": [optimiser.state_dict() for optimiser in optimisers],
-                    "step": step, "best": best, "seconds": time.monotonic() - started,
-                }  # fmt: skip
-                save_atomically(state, last)
-    if world > 1:
-        torch.distributed.destroy_process_group()
-
-
-def network_to_train(config: Config) -> ProposalNetwork:
-    """A new network of the variant, or the one that `config.start` holds. Raises ValueError with one line that names the file
-    where that cannot be read or is of another variant."""
-    if not config.start:
-        return ProposalNetwork(VARIANTS[config.variant])
-    network, variant = load_network(Path(config.start))
-    if variant != config.variant:
-        raise ValueError(f"{config.start}: weights of {variant}, not of {config.variant}")
-    return network.train()

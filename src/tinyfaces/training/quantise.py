@@ -11,16 +11,27 @@ from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, Q
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from tinyfaces.detection.images import read_image
-from tinyfaces.detection.runtime import Batch, ModelSignature, int8_file
+from tinyfaces.detection.runtime import Batch, ModelSignature, int8_file, quiet_onnxruntime
 
+quiet_onnxruntime()
 _SIDE = 480
 
 
 def quantise(model: Path, signature: ModelSignature, batches: Iterable[Batch]) -> Path:
-    """Write NAME.int8.onnx beside NAME.onnx, and give its path: the same network with convolutions in int8.
+    """Write NAME.int8.onnx beside NAME.onnx: the same network with convolutions in int8.
 
-    batches: what the network is used on, in float32 as it takes them; they say which values its activations have. The layers that
-    give the outputs stay in float32, and so do fully connected ones. Raises ValueError where there is no batch.
+    The layers that give the outputs stay in float32, and so do fully connected ones.
+
+    Args:
+        model: NAME.onnx.
+        signature: names of its inputs and outputs.
+        batches: what the network is used on, in float32 as it takes them; they say which values its activations have.
+
+    Returns:
+        The path of NAME.int8.onnx.
+
+    Raises:
+        ValueError: there is no batch.
     """
     remaining = iter(batches)
     first = next(remaining, None)

@@ -26,9 +26,13 @@ from tinyfaces.files import write_atomically
 class RelabelSettings:
     """When an ignored box changes.
 
-    scales: by which the photo is enlarged for each view; every second view is mirrored. threshold: lowest score looked at.
-    overlap: IoU from which a detection speaks for a box. face: mean score over the views from which a box is a face. background:
-    mean score below which it is background, if the annotation's own score is below `certain` too.
+    Attributes:
+        scales: by which the photo is enlarged for each view; every second view is mirrored.
+        threshold: lowest score looked at.
+        overlap: IoU from which a detection speaks for a box.
+        face: mean score over the views from which a box is a face.
+        background: mean score below which it is background, if the annotation's own score is below `certain` too.
+        certain: annotations of at least this score never become background.
     """
 
     scales: tuple[float, ...] = (1.0, 1.5)
@@ -62,10 +66,18 @@ def settled(image: AnnotatedImage, detector: Detector, settings: RelabelSettings
 
 
 def relabel(image: AnnotatedImage, views: Sequence[Faces], settings: RelabelSettings) -> AnnotatedImage:
-    """The image with those ignored boxes changed that the views agree on.
+    """Change those ignored boxes that the views agree on.
 
     A box that becomes a face takes the place of the first view's detection, where there is one, and the views' mean score;
     one that becomes background goes.
+
+    Args:
+        image: a photo and its boxes.
+        views: what a detector found in each view, in the pixels of the photo.
+        settings: when a box changes.
+
+    Returns:
+        The image with its new boxes.
     """
     best, places = [], image.boxes.copy()
     for number, view in enumerate(views):

@@ -1,18 +1,18 @@
-"""What a training of the proposal network is: its settings, and the photos it learns from."""
+"""What a training is: the settings of both stages, and the photos that the first learns from."""
 
 import dataclasses
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from tinyfaces.data.annotations import AnnotatedImage, dismiss_doubtful, read_coco, read_wider
 from tinyfaces.data.labels import read_unlabelled, read_voc, read_yolo, without_labels
 from tinyfaces.training.networks.proposal_network import VARIANTS
+from tinyfaces.training.networks.second_stage_networks import PARTS, SECOND_STAGE_VARIANTS
 from tinyfaces.training.photo_crops import CropSettings
+from tinyfaces.training.typed_toml import load_settings
 
 _UNLABELLED = "unlabelled"
 _LABEL_READERS = {"yolo": read_yolo, "voc": read_voc}
@@ -28,12 +28,18 @@ _HELD_OUT = 20  # one photo in so many
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """One set of photos. annotations: a COCO json(.gz), or the folder wider_face_split (then `format` is "wider"); images: its
-    folder; share: how often crops are drawn from it, before normalising; format: "coco", "wider", "yolo" or "voc" (of these two
-    annotations is a folder of label files), or "unlabelled" for photos of which the teacher alone says what is in them (all of
-    the folder, or those that a COCO json in annotations lists, whatever boxes it has); split: WIDER's only; doubt: ignored boxes
-    that score less than this are background (see `dismiss_doubtful`); part: "all" photos, or "held out", every 20th, or the
-    "rest"."""
+    """One set of photos.
+
+    Attributes:
+        annotations: a COCO json(.gz); with another `format` the folder wider_face_split or one of label files.
+        images: the folder of the photos.
+        share: how often crops are drawn from it, before normalising.
+        format: "coco", "wider", "yolo", "voc", or "unlabelled" for photos of which the teacher alone says what is in them (all of
+            the folder, or those that a COCO json in `annotations` lists, whatever boxes it has).
+        split: of WIDER FACE: "train" or "val".
+        doubt: ignored boxes that score less than this are background (see `dismiss_doubtful`).
+        part: "all" photos, or "held out", every 20th, or the "rest".
+    """
 
     annotations: str = ""
     images: str
@@ -51,9 +57,9 @@ class Source:
 
 @dataclass(frozen=True)
 class Config:
-    """All there is to a run."""
+    """All there is to a run of the proposal network."""
 
-    variant: str  # "accurate" or "fast"
+    variant: str  # "accurate", "fast" or "thorough"
     train: tuple[Source, ...]
     dev: tuple[Source, ...]
     relabelled: str = ""  # a folder of `train relabel`, whose files are read in place of the training sources' own
@@ -90,33 +96,43 @@ class Config:
     start: str = ""  # weights to begin from (.safetensors or a checkpoint), for fine-tuning
 
 
-def read_toml(path: Path) -> dict[str, Any]:
-    """What a TOML file holds. Raises ValueError with one line that names the file."""
-    try:
-        return tomllib.loads(path.read_text())
-    except OSError as error:
-        raise ValueError(f"{path}: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: {error}") from None
+@dataclass(frozen=True)
+class SecondStageConfig:
+    """All there is to a run of the second stage."""
+
+    candidates: str  # folder that `tinyfaces train candidates` wrote
+    variant: str = "slim"  # "slim" or "paper"
+    generator: str = "srn+rn"  # or, for the ablation, "srn", "bilinear", "none"
+    out: str = "runs/second_stage"
+    pretrain_steps: int = 2000  # of the generator on the pixel loss alone
+    steps: int = 10_000  # in all
+    batch: int = 64  # over all processes
+    generator_every: int = 1  # once all learn together, the generator learns at one step in so many: a discriminator's is cheaper
+    start: str = ""  # weights to begin from (.safetensors or a checkpoint)
+    lr: float = 1e-3  # Adam's peak: linear warm-up, then a cosine down to a hundredth
+    warmup: int = 100  # steps
+    adversarial: float = 0.001  # weights in the generator's loss, beside the pixel loss
+    classification: float = 0.01
+    box: float = 0.01
+    real_fake_weight: float = (
+        1.0  # of real_fake_weight real from generated in the discriminator's loss, beside faces from the rest
+    )
+    clip: float = 10.0  # norm of each network's gradient
+    ema: float = 0.998  # of both networks' weights; the averages are what is measured and shipped
+    held_out: int = 20  # one photo in so many is for measuring
+    bfloat16: bool = False  # autocast; gains where the processor has AVX-512 BF16 or AMX, or on a GPU
+    channels_last: bool = True
+    threads: int = 2
+    seed: int = 0
+    save_every: int = 500
+    evaluate_every: int = 1000
 
 
 def load_config(path: Path, overrides: Mapping[str, object]) -> Config:
     """Read a TOML file and put `overrides` (names of Config or "crops.NAME") over it. Paths in it are relative to the working
     directory. Raises ValueError with one line that names the file."""
-    values = read_toml(path)
-    for name, value in overrides.items():
-        section, _, key = name.rpartition(".")
-        (values.setdefault(section, {}) if section else values)[key] = value
-    try:
-        crops: dict[str, Any] = {}
-        for name, default in (("crops", CropSettings()), ("large_crops", LARGE_CROPS), ("natural_crops", NATURAL_CROPS)):
-            given: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.pop(name, {}).items()}
-            crops[name] = dataclasses.replace(default, **given)
-        crops["natural_crops"] = dataclasses.replace(crops["natural_crops"], size=crops["crops"].size)
-        sources: dict[str, Any] = {name: tuple(Source(**source) for source in values.pop(name)) for name in ("train", "dev")}
-        config = Config(**crops, **sources, **values)
-    except (TypeError, KeyError) as error:
-        raise ValueError(f"{path}: {error}") from None
+    config = load_settings(Config, path, overrides)
+    config = dataclasses.replace(config, natural_crops=dataclasses.replace(config.natural_crops, size=config.crops.size))
     for source in config.train + config.dev:
         if source.part not in _PARTS:
             raise ValueError(f"{path}: part of a source is {source.part!r}, known are {', '.join(_PARTS)}")
@@ -129,16 +145,34 @@ def load_config(path: Path, overrides: Mapping[str, object]) -> Config:
     if config.variant not in VARIANTS:
         raise ValueError(f"{path}: variant is {config.variant!r}, known are {', '.join(VARIANTS)}")
     for name in ("crops", "large_crops", "natural_crops"):
-        chosen = crops[name]
-        if chosen.size % 32 or any(chosen.size % (4 * grid) for grid in chosen.grids):
-            raise ValueError(f"{path}: {name}.size is {chosen.size}, must be a multiple of 32 and of 4 x each grid")
+        getattr(config, name).check(f"{path}: {name}")
+    return config
+
+
+def load_second_stage_config(path: Path, overrides: Mapping[str, object]) -> SecondStageConfig:
+    """Read a TOML file and put `overrides` over it. Raises ValueError with one line that names the file."""
+    config = load_settings(SecondStageConfig, path, overrides)
+    if config.variant not in SECOND_STAGE_VARIANTS:
+        raise ValueError(f"{path}: variant is {config.variant!r}, known are {', '.join(SECOND_STAGE_VARIANTS)}")
+    if config.generator not in PARTS:
+        raise ValueError(f"{path}: generator is {config.generator!r}, known are {', '.join(PARTS)}")
+    if config.batch < 8 or config.batch % 4:
+        raise ValueError(f"{path}: batch is {config.batch}, must be a multiple of 4 and at least 8")
     return config
 
 
 def read_sources(sources: Sequence[Source], relabelled: str = "") -> tuple[list[AnnotatedImage], np.ndarray]:
-    """All photos of the sources and how often each is drawn: (N,) float64, each source's share spread over its photos.
+    """Read the photos of sources.
 
-    relabelled: a folder of annotation files that take the place of those of the same name. Raises ValueError where it is missing.
+    Args:
+        sources: sets of photos.
+        relabelled: a folder of annotation files that take the place of those of the same name.
+
+    Returns:
+        All photos, and how often each is drawn: (N,) float64, each source's share spread over its photos.
+
+    Raises:
+        ValueError: `relabelled` is missing, or annotations or images cannot be used.
     """
     if relabelled and not Path(relabelled).is_dir():
         raise ValueError(f"{relabelled}: no such folder of relabelled annotations")
@@ -168,7 +202,12 @@ def read_sources(sources: Sequence[Source], relabelled: str = "") -> tuple[list[
 def sources_of(annotations: Sequence[Path], images: Path) -> dict[str, list[dict[str, object]]]:
     """Settings that train on a user's photos and measure on every 20th of them, which is held out.
 
-    annotations: COCO files, or WIDER FACE's folder wider_face_split; images: the folder of the photos.
+    Args:
+        annotations: COCO files, or WIDER FACE's folder wider_face_split.
+        images: the folder of the photos.
+
+    Returns:
+        The sections `train` and `dev` of a configuration.
     """
     given = [
         {"annotations": str(path), "images": str(images), "format": "wider" if path.is_dir() else "coco"} for path in annotations

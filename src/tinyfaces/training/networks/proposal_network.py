@@ -19,10 +19,17 @@ _MIDDLE, _CONTRAST = 127.5, 64.0  # of pixels
 
 @dataclass(frozen=True)
 class ProposalShape:
-    """The numbers that make a variant: channels at strides 2, 4, 8, 16, 32; residual blocks at strides 4 to 32; channels of
-    each pyramid level; dilated residual blocks after the last stage, without which the network sees some 460 pixels at once;
-    channels of what is seen at stride 64 after those (see `Surroundings`), 0 for none; residual blocks at stride 2; channels
-    between the two convolutions of each block at strides 4 to 32, where they aren't those around it."""
+    """The numbers that make a variant.
+
+    Attributes:
+        widths: channels at strides 2, 4, 8, 16 and 32.
+        depths: residual blocks at strides 4, 8, 16 and 32.
+        pyramid: channels of each pyramid level, at strides 4, 8, 16 and 32.
+        context: dilated residual blocks after the last stage, without which the network sees some 460 pixels at once.
+        surroundings: channels of what is seen at stride 64 after those (see `Surroundings`), 0 for none.
+        fine: residual blocks at stride 2.
+        inner: channels between the two convolutions of each block at strides 4, 8, 16 and 32; those around it if left out.
+    """
 
     widths: tuple[int, int, int, int, int]
     depths: tuple[int, int, int, int]
@@ -72,7 +79,8 @@ class ResidualBlock(nn.Module):
         self.second = convolution(inner, channels, dilation=dilation)
 
     def forward(self, features: Tensor) -> Tensor:
-        return F.relu(features + self.second(F.relu(self.first(features))))
+        between = F.relu(self.first(features))  # NxIxHxW, I the inner channels
+        return F.relu(features + self.second(between))  # NxCxHxW
 
 
 class Surroundings(nn.Module):
@@ -86,17 +94,13 @@ class Surroundings(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         height, width = features.shape[2:]
-        around = F.interpolate(self.back(self.block(F.relu(self.down(features)))), scale_factor=2.0, mode="nearest")
-        return F.relu(features + around[:, :, :height, :width])
+        around = self.block(F.relu(self.down(features)))  # NxBxH/2xW/2, rounded up
+        around = F.interpolate(self.back(around), scale_factor=2.0, mode="nearest")  # NxCxHxW, or a row or column more
+        return F.relu(features + around[:, :, :height, :width])  # NxCxHxW
 
 
 class ProposalNetwork(nn.Module):
-    """Multi-branch fully convolutional face detector.
-
-    forward: images Nx3xHxW RGB, 0-255, H and W multiples of 32, to four maps Nx5x(H/s)x(W/s), s in STRIDES. Channel 0 is the
-    face logit; 1-2 the centre's offset, in strides, from the point ((x + 0.5) s, (y + 0.5) s); 3-4 log(width / s) and
-    log(height / s).
-    """
+    """Multi-branch fully convolutional face detector."""
 
     def __init__(self, shape: ProposalShape) -> None:
         super().__init__()
@@ -151,16 +155,29 @@ class ProposalNetwork(nn.Module):
         self.takes_raw_pixels = True
 
     def forward(self, images: Tensor) -> list[Tensor]:
+        """Look at images.
+
+        Args:
+            images: Nx3xHxW RGB, 0-255, H and W multiples of 32.
+
+        Returns:
+            Four maps Nx5xH/sxW/s, s in STRIDES. Channel 0 is the face logit; 1-2 the centre's offset, in strides, from the point
+            ((x + 0.5) s, (y + 0.5) s); 3-4 log(width / s) and log(height / s).
+        """
+        # Comments give the shapes of `accurate`.
         if not self.takes_raw_pixels:  # what lies around an image is black, as zeros would be around raw pixels
-            images = F.pad((images - _MIDDLE) / _CONTRAST, (1, 1, 1, 1), value=-_MIDDLE / _CONTRAST)
-        features = self.fine(F.relu(self.stem(images)))
+            images = F.pad((images - _MIDDLE) / _CONTRAST, (1, 1, 1, 1), value=-_MIDDLE / _CONTRAST)  # Nx3xH+2xW+2
+        features = self.fine(F.relu(self.stem(images)))  # Nx16xH/2xW/2
         levels = []
         for stage, lateral in zip(self.stages, self.laterals, strict=True):
-            features = stage(features)
-            levels.append(lateral(self.context(features) if stage is self.stages[-1] else features))
-        merged = F.relu(levels[-1])
+            features = stage(features)  # Nx32xH/4xW/4, Nx48xH/8xW/8, Nx80xH/16xW/16, Nx112xH/32xW/32
+            seen = self.context(features) if stage is self.stages[-1] else features
+            levels.append(lateral(seen))  # Nx32xH/4xW/4, Nx32xH/8xW/8, Nx48xH/16xW/16, Nx48xH/32xW/32
+        merged = F.relu(levels[-1])  # Nx48xH/32xW/32
         pyramid = [merged]
         for level, reduce in zip(reversed(levels[:-1]), reversed(self.from_above), strict=True):
-            merged = F.relu(level + F.interpolate(reduce(merged), scale_factor=2.0, mode="nearest"))
+            above = F.interpolate(reduce(merged), scale_factor=2.0, mode="nearest")  # as `level`
+            merged = F.relu(level + above)  # Nx48xH/16xW/16, Nx32xH/8xW/8, Nx32xH/4xW/4
             pyramid.insert(0, merged)
+        # Nx5xH/4xW/4, Nx5xH/8xW/8, Nx5xH/16xW/16, Nx5xH/32xW/32
         return [head(F.relu(branch(level))) for head, branch, level in zip(self.heads, self.branches, pyramid, strict=True)]

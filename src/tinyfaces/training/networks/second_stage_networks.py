@@ -17,13 +17,19 @@ _VGG_SPREAD = (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True)
-class GanShape:
+class SecondStageShape:
     """The numbers that make a variant.
 
-    trunk, blocks: channels and residual blocks of the up-sampling network; raised: channels after each doubling, or none where
-    one deconvolution gives all four times. refine, refine_blocks, refine_raised: the same of the refinement network; patch: side
-    of the squares of pixels that it takes for one place. stages: (channels, convolutions) of each stage of the discriminator, a
-    halving between two; first_stride: of its first convolution; hidden: width of its last shared layer.
+    Attributes:
+        trunk: channels of the up-sampling network (SRN). blocks: its residual blocks.
+        raised: its channels after each doubling; none where one deconvolution enlarges fourfold.
+        refine: channels of the refinement network (RN). refine_blocks: its residual blocks.
+        refine_raised: its channels after those.
+        patch: side of the squares of pixels that it takes for one place.
+        stages: channels and convolutions of each stage of the discriminator; between two stages sides are halved.
+        first_stride: stride of its first convolution.
+        shortcuts: whether its convolutions are residual blocks.
+        hidden: width of its last shared layer.
     """
 
     trunk: int
@@ -39,15 +45,15 @@ class GanShape:
     hidden: int
 
 
-PAPER = GanShape(
+PAPER = SecondStageShape(
     trunk=64, blocks=8, raised=(256, 256), refine=64, refine_blocks=8, refine_raised=(256, 256), patch=1,
     stages=((64, 2), (128, 2), (256, 4), (512, 4), (512, 4)), first_stride=1, shortcuts=False, hidden=512,
 )  # fmt: skip
-SLIM = GanShape(
+SLIM = SecondStageShape(
     trunk=32, blocks=3, raised=(), refine=32, refine_blocks=2, refine_raised=(), patch=4,
     stages=((48, 5), (64, 3), (96, 1)), first_stride=4, shortcuts=True, hidden=96,
 )  # fmt: skip
-GAN_VARIANTS = {"paper": PAPER, "slim": SLIM}
+SECOND_STAGE_VARIANTS = {"paper": PAPER, "slim": SLIM}
 SHALLOW = replace(SLIM, stages=((32, 1), (48, 1), (64, 1)), first_stride=1, shortcuts=False)
 """A classifier of the low-resolution crop itself: the cheap way that the paper argues against, for the ablation."""
 PARTS = ("srn+rn", "srn", "bilinear", "none")
@@ -76,14 +82,15 @@ class GeneratorBlock(nn.Module):
         self.second = normalised(channels, channels)
 
     def forward(self, features: Tensor) -> Tensor:
-        output: Tensor = features + self.second(F.relu(self.first(features)))
+        between = F.relu(self.first(features))  # NxCxHxW
+        output: Tensor = features + self.second(between)  # NxCxHxW
         return output
 
 
 class UpSampling(nn.Module):
     """SRN: Nx3xhxw to Nx3x4hx4w, RGB in 0-1. It adds what it learns to the bilinearly enlarged crop."""
 
-    def __init__(self, shape: GanShape) -> None:
+    def __init__(self, shape: SecondStageShape) -> None:
         super().__init__()
         self.head = nn.Sequential(normalised(3, shape.trunk), nn.ReLU())
         self.blocks = nn.Sequential(
@@ -100,17 +107,18 @@ class UpSampling(nn.Module):
         self.to_rgb = nn.ConvTranspose2d(widths[-1], 3, rest, rest)
 
     def forward(self, low: Tensor) -> Tensor:
-        features = self.head(low - 0.5)
-        features = F.relu(features + self.blocks(features))
-        enlarged = F.interpolate(low, scale_factor=float(FACTOR), mode="bilinear", align_corners=False)
-        output: Tensor = enlarged + self.to_rgb(self.raised(features))
+        features = self.head(low - 0.5)  # NxCx16x16, C = 32 channels in `slim`, 64 in `paper`
+        features = F.relu(features + self.blocks(features))  # NxCx16x16
+        enlarged = F.interpolate(low, scale_factor=float(FACTOR), mode="bilinear", align_corners=False)  # Nx3x64x64
+        raised = self.raised(features)  # `slim`: as it is; `paper`: Nx256x64x64
+        output: Tensor = enlarged + self.to_rgb(raised)  # Nx3x64x64
         return output
 
 
 class Refinement(nn.Module):
     """RN: Nx3xHxW to the same, sharper. The last layer has neither normalisation nor activation."""
 
-    def __init__(self, shape: GanShape) -> None:
+    def __init__(self, shape: SecondStageShape) -> None:
         super().__init__()
         widths = (shape.refine, *shape.refine_raised)
         raised = [part for before, after in pairwise(widths) for part in (normalised(before, after), nn.ReLU())]
@@ -123,7 +131,8 @@ class Refinement(nn.Module):
         self.layers = nn.Sequential(first, nn.ReLU(), *blocks, *raised)
 
     def forward(self, image: Tensor) -> Tensor:
-        output: Tensor = image + self.to_rgb(self.layers(image - 0.5))
+        features = self.layers(image - 0.5)  # `slim`: Nx32x16x16, squares of 4x4 pixels; `paper`: Nx256x64x64
+        output: Tensor = image + self.to_rgb(features)  # Nx3x64x64
         return output
 
 
@@ -134,7 +143,7 @@ class Generator(nn.Module):
     Weights start from N(0, 0.02), the layers that give RGB from a tenth of it: training begins at bilinear enlargement.
     """
 
-    def __init__(self, shape: GanShape, parts: str = "srn+rn") -> None:
+    def __init__(self, shape: SecondStageShape, parts: str = "srn+rn") -> None:
         super().__init__()
         enlarged: nn.Module = nn.Upsample(scale_factor=float(FACTOR), mode="bilinear") if parts == "bilinear" else nn.Identity()
         self.up_sampling = UpSampling(shape) if parts in ("srn", "srn+rn") else enlarged
@@ -148,8 +157,16 @@ class Generator(nn.Module):
                 nn.init.zeros_(module.to_rgb.bias)  # type: ignore[arg-type]
 
     def forward(self, low: Tensor) -> tuple[Tensor, Tensor]:
-        enlarged = self.up_sampling(low)
-        return enlarged, self.refinement(enlarged)
+        """Restore crops.
+
+        Args:
+            low: Nx3x16x16, RGB in 0-1.
+
+        Returns:
+            What SRN made and what RN made of it, both Nx3x64x64, not clipped to 0-1.
+        """
+        enlarged = self.up_sampling(low)  # Nx3x64x64
+        return enlarged, self.refinement(enlarged)  # Nx3x64x64 both
 
 
 @dataclass(frozen=True)
@@ -166,13 +183,13 @@ class Discriminator(nn.Module):
     """VGG19's layout without the last pooling, three parallel heads in place of its fully connected layers. `slim` takes squares
     of 4x4 pixels for one place, and most of its layers lie there.
 
-    forward: images Nx3xSxS of the given side S, RGB in 0-1, to a `Judgement`.
+    side: of the crops that it judges, in pixels.
     """
 
     mean: Tensor
     spread: Tensor
 
-    def __init__(self, shape: GanShape, side: int = HIGH_SIDE) -> None:
+    def __init__(self, shape: SecondStageShape, side: int = HIGH_SIDE) -> None:
         super().__init__()
         self.register_buffer("mean", torch.tensor(_VGG_MEAN).reshape(1, 3, 1, 1), persistent=False)
         self.register_buffer("spread", torch.tensor(_VGG_SPREAD).reshape(1, 3, 1, 1), persistent=False)
@@ -197,12 +214,14 @@ class Discriminator(nn.Module):
         nn.init.zeros_(self.box.bias)
 
     def forward(self, images: Tensor) -> Judgement:
-        features = self.shared(self.trunk((images - self.mean) / self.spread))
-        return Judgement(self.real(features)[:, 0], self.face(features)[:, 0], self.box(features))
+        """Judge crops: Nx3xSxS, RGB in 0-1, S the side that the network is made for."""
+        features = self.trunk((images - self.mean) / self.spread)  # `slim`: Nx96x4x4; `paper`: Nx512x4x4
+        shared = self.shared(features)  # `slim`: Nx96; `paper`: Nx512
+        return Judgement(self.real(shared)[:, 0], self.face(shared)[:, 0], self.box(shared))  # N, N, Nx4
 
 
 def make_networks(variant: str, parts: str) -> tuple[Generator, Discriminator]:
     """Generator and discriminator of a variant, or those of the ablation where `parts` is not the whole generator."""
     if parts == "none":
-        return Generator(GAN_VARIANTS[variant], parts), Discriminator(SHALLOW, LOW_SIDE)
-    return Generator(GAN_VARIANTS[variant], parts), Discriminator(GAN_VARIANTS[variant])
+        return Generator(SECOND_STAGE_VARIANTS[variant], parts), Discriminator(SHALLOW, LOW_SIDE)
+    return Generator(SECOND_STAGE_VARIANTS[variant], parts), Discriminator(SECOND_STAGE_VARIANTS[variant])

@@ -1,0 +1,98 @@
+"""What each step of the second stage's training learns from: as many faces as others, and a quarter with a sharp target."""
+
+from dataclasses import dataclass, fields
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from tinyfaces.detection.crops import FACTOR
+from tinyfaces.training.candidates import Candidates
+from tinyfaces.training.settings import SecondStageConfig
+
+
+@dataclass(frozen=True)
+class CandidateBatch:
+    """N candidates.
+
+    Attributes:
+        low: Nx3x16x16, RGB in 0-1.
+        high: Nx3x64x64, RGB in 0-1; black where there is no sharp original.
+        has_target: (N,) bool, whether there is one.
+        face: (N,) 0 or 1.
+        box: (N, 4), see `Candidates`.
+    """
+
+    low: Tensor
+    high: Tensor
+    has_target: Tensor
+    face: Tensor
+    box: Tensor
+
+    def to(self, device: torch.device) -> "CandidateBatch":
+        """The same batch on another device."""
+        return CandidateBatch(**{field.name: getattr(self, field.name).to(device) for field in fields(CandidateBatch)})
+
+
+def make_batch(
+    data: Candidates, chosen: npt.NDArray[np.int64], rng: np.random.Generator | None, mine: slice = slice(None)
+) -> CandidateBatch:
+    """Candidates as tensors.
+
+    Args:
+        data: all candidates.
+        chosen: which of them make the batch, over all processes.
+        rng: with it each is mirrored or not, and lit and tinted alike in both sizes.
+        mine: the part of the batch that is wanted; what happens to a candidate does not depend on it.
+    """
+    count = len(chosen)
+    if rng is not None:
+        flips = rng.random(count) < 0.5
+        lights = rng.uniform(0.7, 1.3, (count, 1, 1, 1)) * rng.uniform(0.93, 1.07, (count, 3, 1, 1))
+    chosen = chosen[mine]
+    count = len(chosen)
+    target = data.target[chosen]
+    low = torch.from_numpy(data.low[chosen]).permute(0, 3, 1, 2).float() / 255
+    high = torch.zeros(count, 3, FACTOR * low.shape[2], FACTOR * low.shape[3])
+    has = torch.from_numpy(target >= 0)
+    if has.any():
+        high[has] = torch.from_numpy(data.high[target[target >= 0]]).permute(0, 3, 1, 2).float() / 255
+    box = torch.from_numpy(data.box[chosen]).clone()
+    if rng is not None:
+        mirrored = torch.from_numpy(flips[mine])
+        low[mirrored], high[mirrored] = low[mirrored].flip(3), high[mirrored].flip(3)
+        box[mirrored, 0] *= -1
+        light = torch.from_numpy(lights[mine].astype(np.float32))
+        low, high = (low * light).clamp(0, 1), (high * light).clamp(0, 1)
+    face = torch.from_numpy(data.face[chosen]).float()
+    return CandidateBatch(low, high, has, face, box)
+
+
+@dataclass(frozen=True)
+class Pools:
+    """Indices of candidates to draw from: faces and non-faces, and of both those with a sharp target."""
+
+    faces: npt.NDArray[np.int64]
+    others: npt.NDArray[np.int64]
+    sharp: npt.NDArray[np.int64]
+
+
+def make_pools(data: Candidates, config: SecondStageConfig) -> tuple[Pools, npt.NDArray[np.int64]]:
+    """Pools of the training candidates, and the indices of those held out, by photo. Raises ValueError where a pool is empty."""
+    held = data.photo % config.held_out == 0
+    pools = Pools(
+        np.flatnonzero(data.face & ~held), np.flatnonzero(~data.face & ~held), np.flatnonzero((data.target >= 0) & ~held)
+    )
+    for name in ("faces", "others", "sharp"):
+        if not len(getattr(pools, name)):
+            raise ValueError(f"{config.candidates}: no candidates to train on among the {name}")
+    return pools, np.flatnonzero(held)
+
+
+def draw(pools: Pools, config: SecondStageConfig, step: int) -> npt.NDArray[np.int64]:
+    """Indices of batch number `step`: a quarter with sharp targets, a quarter faces, half non-faces; a function of the seed."""
+    rng = np.random.default_rng((config.seed, step))
+    quarter = config.batch // 4
+    parts = [rng.choice(pools.sharp, quarter), rng.choice(pools.faces, quarter), rng.choice(pools.others, 2 * quarter)]
+    return np.stack([np.concatenate(parts)[i::quarter] for i in range(quarter)]).reshape(-1)
