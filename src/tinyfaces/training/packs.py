@@ -19,7 +19,6 @@ import shutil
 import time
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +30,7 @@ from PIL import Image
 from tinyfaces.data.annotations import AnnotatedImage, AnnotationError, read_coco
 from tinyfaces.detection.images import read_image
 from tinyfaces.training.cache import ImageCache, open_cache
+from tinyfaces.training.worker_pool import map_in_processes
 
 ANNOTATIONS = "annotations.json.gz"
 _SEED = 7
@@ -109,13 +109,12 @@ def write_packs(config: PackConfig, out: Path, megabytes: float, workers: int) -
     photos = list(spread([chosen_photos(source) for source in config.source]))
     waiting: list[PackedPhoto] = []
     size, number = 0, 0
-    with ProcessPoolExecutor(workers) as pool:
-        for photo in pool.map(pack_photo, photos, chunksize=16):
-            if waiting and size + photo.size > megabytes * 2**20:
-                yield _written(waiting, out / f"{number:02}.zip")
-                number, size, waiting = number + 1, 0, []
-            size += photo.size
-            waiting.append(photo)
+    for photo in map_in_processes(pack_photo, photos, workers=workers, chunksize=16):
+        if waiting and size + photo.size > megabytes * 2**20:
+            yield _written(waiting, out / f"{number:02}.zip")
+            number, size, waiting = number + 1, 0, []
+        size += photo.size
+        waiting.append(photo)
     if waiting:
         yield _written(waiting, out / f"{number:02}.zip")
 
