@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tinyfaces.files import write_atomically, write_parts
+from tinyfaces.files import GivenFiles, write_atomically, write_parts
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
@@ -28,3 +28,19 @@ def test_others_may_read_what_is_written_as_the_umask_says(tmp_path, mask):
         os.umask(before)
     for name in ("a.json", "b.json"):
         assert (tmp_path / name).stat().st_mode & 0o777 == 0o666 & ~mask
+
+
+def test_new_files_have_the_permissions_of_new_files_and_no_thread_touches_the_umask(tmp_path, monkeypatch):
+    (tmp_path / "usual").touch()
+    monkeypatch.setattr(os, "umask", lambda mask: pytest.fail("the umask is the whole process's"))
+    write_atomically(tmp_path / "ours", b"x")
+    assert (tmp_path / "ours").stat().st_mode == (tmp_path / "usual").stat().st_mode
+
+
+def test_given_files_are_known_by_any_path(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a/x").touch()
+    (tmp_path / "link").symlink_to("a/x")
+    given = GivenFiles([tmp_path / "a/x", tmp_path / "gone"])
+    assert tmp_path / "link" in given and tmp_path / "a/../a/x" in given
+    assert tmp_path / "gone" not in given and tmp_path / "a" not in given

@@ -124,7 +124,7 @@ def test_restore_overwrites_no_input(run, tmp_path):
     "given",
     [
         ["detect", "in", "--out", "in/0.json"],
-        ["count", "in", "--out", "in/0.png"],
+        ["count", "in", "--out", "in/0.json"],
         ["anonymise", "in", "--report", "in/0.png"],
         ["evaluate", "coco", "--annotations", "known.json", "--images", "in", "--json", "in/0.png"],
     ],
@@ -134,7 +134,8 @@ def test_documents_overwrite_no_input(run, photos, given):
     expected = 0 if given[-1].endswith(".json") else 2
     result = run(*given, code=expected)
     assert (photos / "0.png").read_bytes() == before
-    assert expected == 0 or ("is one of the input files" in result.stderr and len(result.stderr.splitlines()) == 1)
+    told = re.search("is one of the input files|writes JSON", result.stderr)
+    assert expected == 0 or (told and len(result.stderr.splitlines()) == 1)
 
 
 def test_videos_and_stages_that_restore_cannot_use_are_said(run, tmp_path):
@@ -170,3 +171,91 @@ def test_help_is_in_groups(command):
     groups = [line[:-1] for line in text.splitlines() if re.fullmatch(r"[A-Z]\w+:", line)]
     assert groups == ["Input", "Model", "Output", "Speed", "Options"]
     assert text.index("Model:") < text.index("--scale") < text.index("Output:") < text.index("--threads")
+
+
+def _document(folder):
+    (folder / "areas.json").write_text('{"left": [[0, 0], [0.5, 0], [0.5, 1]]}')
+
+
+@pytest.mark.parametrize(
+    "given,kept",
+    [
+        (["count", "in", "--regions", "areas.json", "--out", "areas.json"], "areas.json"),
+        (["count", "in", "--regions", "areas.json", "--out", "in/../areas.json"], "areas.json"),
+        (["evaluate", "coco", "--annotations", "known.json", "--images", "in", "--json", "known.json"], "known.json"),
+        (["detect", "in", "--format", "yolo", "--no-scores", "--out", "in"], "in/classes.txt"),
+    ],
+)
+def test_nothing_that_was_given_is_written_over(run, photos, tmp_path, given, kept):
+    _document(tmp_path)
+    (photos / "classes.txt").write_text("person\nface\n")
+    before = (tmp_path / kept).read_bytes()
+    result = run(*given, code=2)
+    assert "choose another" in result.stderr.splitlines()[-1] and (tmp_path / kept).read_bytes() == before
+
+
+def test_the_model_is_not_written_over(photos, tmp_path, toy_model, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "faces.json").write_bytes(toy_model.read_bytes())
+    result = CliRunner().invoke(app, ["detect", "in", "--out", ".", "--model", "faces.json"])
+    assert result.exit_code == 2 and "faces.json: is the model" in result.stderr
+    assert (tmp_path / "faces.json").read_bytes() == toy_model.read_bytes()
+
+
+def test_only_a_list_of_problems_is_removed(run, photos, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/faces_problems.csv").write_text("my own notes\n")
+    run("detect", "in", "--out", "out")
+    assert (tmp_path / "out/faces_problems.csv").read_text() == "my own notes\n"
+
+
+@pytest.mark.parametrize(
+    "given,words",
+    [
+        (["detect", "in", "--out", "x.csv", "--format", "json"], "x.csv: --format json writes .json files"),
+        (["detect", "in", "--out", "x.jsonl", "--format", "coco"], "x.jsonl: --format coco writes .json files"),
+        (["detect", "in", "--out", "x.json", "--format", "yolo"], "a file for each image, to a folder"),
+        (["detect", "in", "--out", "x.txt", "--format", "yolo"], "a file for each image, to a folder"),
+        (["detect", "in", "--out", "x.txt"], "x.txt: --out is a folder, or a file whose name ends in .json, .jsonl, .csv"),
+        (["count", "in", "--out", "x.csv", "--format", "json"], "x.csv: --format json writes .json files"),
+        (["count", "in", "--out", "x.jsonl"], "x.jsonl: --out is a folder, or a file whose name ends in .json, .csv"),
+        (["count", "in", "--out", "x.txt"], "x.txt: --out is a folder"),
+        (["count", "in", "--density", "x.png"], "x.png: --density is a folder"),
+        (["anonymise", "in", "--out", "x.txt"], "x.txt: --out is a folder"),
+        (["anonymise", "in", "--report", "x.csv"], "x.csv: --report writes JSON"),
+        (["restore", "in", "--out", "x.png"], "x.png: --out is a folder"),
+        (["evaluate", "coco", "--annotations", "known.json", "--images", "in", "--json", "x.csv"], "x.csv: --json writes JSON"),
+    ],
+)
+def test_names_and_formats_that_contradict_are_refused(run, photos, tmp_path, given, words):
+    before = sorted(tmp_path.rglob("*"))
+    result = run(*given, code=2)
+    assert words in result.stderr and len(result.stderr.splitlines()) == 1
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_count_writes_to_a_folder_as_detect_does(run, photos, tmp_path):
+    run("count", "in", "--out", "res")
+    run("count", "in", "--out", "res", "--format", "csv")
+    assert {path.name for path in (tmp_path / "res").iterdir()} == {"counts.json", "counts.csv"}
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        ["export", "a.safetensors", "a.onnx"],
+        ["export", "a.onnx", "in/../a.onnx"],
+        ["train", "average", "a.pt", "b.pt", "b.pt"],
+        ["evaluate", "wider", "--predictions", "b.json", "--ground-truth", ".", "--json", "b.json"],
+        ["evaluate", "ablation", "--config", "b.json", "--proposals", "a.pt", "--out", "b.md"],
+    ],
+)
+def test_commands_without_a_run_keep_what_they_are_given(tmp_path, monkeypatch, given):
+    pytest.importorskip("torch")
+    monkeypatch.chdir(tmp_path)
+    names = ("a.safetensors", "a.onnx", "a.pt", "b.pt", "b.json")
+    for name in names:
+        (tmp_path / name).write_text(name)
+    result = CliRunner().invoke(app, given)
+    assert result.exit_code == 2 and "never overwritten" in result.stderr, result.output
+    assert [(tmp_path / name).read_text() for name in names] == list(names)

@@ -11,9 +11,19 @@ import typer
 from rich.console import Console
 
 from tinyfaces.cli import runs
-from tinyfaces.cli.options import MODEL, OUTPUT, DetectorOptions, InputOptions, ProgressOptions, app, command
+from tinyfaces.cli.options import (
+    MODEL,
+    OUTPUT,
+    DetectorOptions,
+    InputOptions,
+    ProgressOptions,
+    app,
+    command,
+    folder_of,
+    json_file,
+)
 from tinyfaces.files import write_atomically
-from tinyfaces.jobs.inputs import InputFile, Inputs, find_inputs, outside
+from tinyfaces.jobs.inputs import InputFile, find_inputs
 from tinyfaces.jobs.journal import Outcome
 from tinyfaces.jobs.masking import MaskStyle
 from tinyfaces.jobs.photos import anonymised, open_photo, removed
@@ -85,9 +95,11 @@ def anonymise(
     Exit code: 0 if all files were done, 1 if some could not be, 2 if nothing could be done.
     """
     style = MaskStyle(method.value, shape.value, enlarge)
-    found = find_inputs(inputs.paths, inputs.recursive)
-    run = runs.Run(Inputs(outside(found.files, out), found.problems), "masking faces", progress.quiet)
-    run.plan(out, lambda file: [file.written_name], [report])
+    folder_of("--out", out)
+    json_file("--report", report)
+    run = runs.Run(find_inputs(inputs.paths, inputs.recursive, out), "masking faces", progress.quiet)
+    run.plan(out, lambda file: [file.written_name], [report, out / "problems.csv"])
+    run.mark(out)
     settings = {"command": "anonymise", **asdict(style), "keep_metadata": keep_metadata, "quality": quality}
     run.open(detector, threshold, out / "anonymised.journal", resume=progress.resume, settings=settings)
     for _ in run.process(

@@ -1,20 +1,29 @@
 """`tinyfaces restore`."""
 
-import io
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from PIL import Image
 from rich.console import Console
 
 from tinyfaces.cli import runs
-from tinyfaces.cli.options import OUTPUT, DetectorOptions, InputOptions, ProgressOptions, Threshold, app, command, fail
+from tinyfaces.cli.options import (
+    OUTPUT,
+    DetectorOptions,
+    InputOptions,
+    ProgressOptions,
+    Threshold,
+    app,
+    command,
+    fail,
+    folder_of,
+)
 from tinyfaces.files import clear_partials, write_atomically
 from tinyfaces.jobs.contact_sheets import contact_sheet, low_crops, pair
 from tinyfaces.jobs.finding import find_faces
-from tinyfaces.jobs.inputs import InputFile, Inputs, find_inputs, outside
+from tinyfaces.jobs.inputs import InputFile, find_inputs
 from tinyfaces.jobs.journal import Outcome
+from tinyfaces.jobs.own_results import as_marked_picture
 
 
 @command(app)
@@ -39,10 +48,13 @@ def restore(
     """
     if detector.stages == "proposals":
         fail("restoring needs the second stage: --stages both")
-    found = find_inputs(inputs.paths, inputs.recursive)
-    run = runs.Run(Inputs(outside(found.files, out), found.problems), "restoring faces", progress.quiet)
+    folder_of("--out", out)
+    run = runs.Run(find_inputs(inputs.paths, inputs.recursive, out), "restoring faces", progress.quiet)
     run.drop_videos("faces are restored in images only")
-    run.plan(out, lambda file: [file.name.with_name(f"{file.name.stem}_restored.png"), file.name.with_suffix("")])
+    run.plan(
+        out, lambda file: [file.name.with_name(f"{file.name.stem}_restored.png"), file.name.with_suffix("")],
+        [out / "problems.csv"],
+    )  # fmt: skip
     both = DetectorOptions(**{**vars(detector), "stages": "both"})
     settings = {"command": "restore", "max_height": max_height}
     run.open(both, threshold, out / "restored.journal", resume=progress.resume, settings=settings)
@@ -66,13 +78,7 @@ def _on_image(file: InputFile, run: runs.Run, max_height: float) -> Outcome:
     pairs = [folder / f"{number:03d}.png" for number in range(len(faces))]
     clear_partials(pairs)
     for path, small, large in zip(pairs, low, restored, strict=True):
-        write_atomically(path, _png(pair(small, large)))
-    write_atomically(sheet, _png(contact_sheet(low, restored)))
+        write_atomically(path, as_marked_picture(pair(small, large), "PNG"))
+    write_atomically(sheet, as_marked_picture(contact_sheet(low, restored), "PNG"))
     record = {"width": result.width, "height": result.height, "faces": len(result.faces), "restored": len(faces)}
     return Outcome(record, written=[*pairs, sheet])
-
-
-def _png(picture: Image.Image) -> bytes:
-    content = io.BytesIO()
-    picture.save(content, "PNG")
-    return content.getvalue()

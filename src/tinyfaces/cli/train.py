@@ -12,6 +12,7 @@ from tinyfaces.cli.options import (
     app,
     command,
     fail,
+    keep,
     missing_extra,
     overrides_of,
     train_app,
@@ -20,6 +21,7 @@ from tinyfaces.cli.progress import bar
 from tinyfaces.cli.runs import counted
 
 _CALIBRATION_PHOTOS = 30
+_WRITTEN_BESIDE = (".safetensors", ".int8.onnx", ".generator.onnx", ".discriminator.onnx")
 
 ConfigOption = Annotated[Path, typer.Option(help="Settings, a TOML file such as those in configs/.")]
 SetOption = Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Override a setting; repeatable.")]
@@ -70,6 +72,7 @@ def train_average(
         from tinyfaces.training.averaging import average_weights
     except ImportError as error:
         missing_extra(error, "train")
+    keep([first, second], [out])
     try:
         average_weights(first, second, share, out)
     except (ValueError, OSError) as error:
@@ -144,6 +147,7 @@ def train_relabel(
         names = [Path(source.annotations).name for source in sources]
         if doubled := [name for name in names if names.count(name) > 1]:
             fail(f"{doubled[0]}: two sources have annotations of this name, and only one can be written to {out}")
+        keep([Path(source.annotations) for source in sources], [out / name for name in names])
         known = [read_coco(source.annotations, source.images) for source in sources]
         out.mkdir(parents=True, exist_ok=True)
         with bar("searching photos", sum(map(len, known))) as advance:
@@ -195,6 +199,7 @@ def export_model(
     except ImportError as error:
         missing_extra(error, "train")
     try:
+        keep([checkpoint], [out, *(out.with_suffix(ending) for ending in _WRITTEN_BESIDE)])
         second = is_second_stage(checkpoint)
         if second and photos is not None:
             fail("--photos goes with a proposal network")
