@@ -150,7 +150,7 @@ def test_coco_of_several_categories_gives_the_faces_alone(tmp_path):
         (_changed(annotations__bbox=[1, 2, 3, "x"]), "annotation 1 has no 'bbox' of 4 numbers"),
         (_changed(annotations__bbox=[1, 2, 3, float("nan")]), "not finite"),
         (_changed(annotations__score="high"), "'score' is not a number"),
-        (_changed(annotations__ignore=None), "'ignore' is not a number"),
+        (_changed(annotations__ignore="x"), "'ignore' is not a number"),
     ],
 )
 def test_malformed_coco_is_refused_in_a_line_that_names_the_file(tmp_path, content, complaint):
@@ -163,7 +163,7 @@ def test_malformed_coco_is_refused_in_a_line_that_names_the_file(tmp_path, conte
     assert "\n" not in message
 
 
-@pytest.mark.parametrize("field", ["id", "file_name", "width", "height"])
+@pytest.mark.parametrize("field", ["id", "file_name"])
 def test_coco_image_without_a_field_is_refused(tmp_path, field):
     content = json.loads(json.dumps(COCO))
     del content["images"][1][field]

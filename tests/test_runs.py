@@ -244,7 +244,7 @@ def test_count_writes_to_a_folder_as_detect_does(run, photos, tmp_path):
     "given",
     [
         ["export", "a.safetensors", "a.onnx"],
-        ["export", "a.onnx", "in/../a.onnx"],
+        ["export", "a.onnx", "deep/../a.onnx"],
         ["train", "average", "a.pt", "b.pt", "b.pt"],
         ["evaluate", "wider", "--predictions", "b.json", "--ground-truth", ".", "--json", "b.json"],
         ["evaluate", "ablation", "--config", "b.json", "--proposals", "a.pt", "--out", "b.md"],
@@ -253,6 +253,7 @@ def test_count_writes_to_a_folder_as_detect_does(run, photos, tmp_path):
 def test_commands_without_a_run_keep_what_they_are_given(tmp_path, monkeypatch, given):
     pytest.importorskip("torch")
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "deep").mkdir()
     names = ("a.safetensors", "a.onnx", "a.pt", "b.pt", "b.json")
     for name in names:
         (tmp_path / name).write_text(name)
