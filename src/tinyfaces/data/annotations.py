@@ -63,9 +63,9 @@ def read_coco(annotations: str | Path, images: str | Path) -> list[AnnotatedImag
     """Read a COCO detection file (json or json.gz) whose `file_name`s are relative to the folder `images`.
 
     `bbox` is x y w h in pixels. A box with `ignore` or `iscrowd` set, or with a side <= 0, is to be ignored; `score` is
-    optional. Where an image's size is missing or null, it is read from the photo. An image may list `hard_negatives`, each x y w h
-    and perhaps more. Of several categories only the one named "face" is read. Images keep the file's order, those without boxes
-    included. Raises AnnotationError when the file is malformed or an image is missing.
+    optional. Where an image's size is missing or null, it is read from the photo. An image may list `hard_negatives`, each
+    x y w h and perhaps more. Of several categories only the one named "face" is read. Images keep the file's order, those
+    without boxes included. Raises AnnotationError when the file is malformed or an image is missing.
     """
     source, folder = Path(annotations), Path(images)
     content = _read_json(source)

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import TypeVar
 
 from tinyfaces.jobs.inputs import InputFile
-from tinyfaces.jobs.journal import Journal, Outcome
+from tinyfaces.jobs.journal import Journal, Outcome, Stamp, stamp_of
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
+_NO_STAMP: Stamp = (-1, -1)
 _AHEAD = 16  # files that each worker may be ahead of the slowest one before it
 
 
@@ -55,6 +56,8 @@ def process(
 ) -> Iterator[tuple[InputFile, Outcome]]:
     """Do some work on each file that the journal does not know as done, and record it there.
 
+    A photo that changes meanwhile is done once more. If it changes again, or is a video, the next run with the journal does it.
+
     Args:
         files: What to work on.
         work: Called with each file, from any of the threads. A ValueError (ImageError is one) or OSError that it raises is
@@ -66,22 +69,32 @@ def process(
         Each file and what came of it, in order.
     """
 
-    def attempt(item: tuple[InputFile, bool]) -> Outcome:
+    def attempt(item: tuple[InputFile, bool]) -> tuple[Outcome, Stamp]:
         file, done = item
         if done:
-            return Outcome(skipped=True)
-        try:
-            return work(file)
-        except OSError as error:
-            return Outcome(problem=reason(error, file.path))
-        except ValueError as error:
-            return Outcome(problem=str(error))
+            return Outcome(skipped=True), _NO_STAMP
+        stamp = stamp_of(file.path)
+        outcome = _attempted(file, work)
+        # A photo may still be being copied. A video, which takes long, is left to the next run.
+        if outcome.record is not None and not file.is_video and stamp_of(file.path) != stamp:
+            stamp = stamp_of(file.path)
+            outcome = _attempted(file, work)
+        return outcome, stamp
 
     handed_out = ((file, journal.done(file)) for file in files)
-    for (file, done), outcome in overlapped(handed_out, attempt, workers, _AHEAD):
+    for (file, done), (outcome, stamp) in overlapped(handed_out, attempt, workers, _AHEAD):
         if not done:
-            journal.write(file, outcome)
+            journal.write(file, outcome, stamp)
         yield file, outcome
+
+
+def _attempted(file: InputFile, work: Callable[[InputFile], Outcome]) -> Outcome:
+    try:
+        return work(file)
+    except OSError as error:
+        return Outcome(problem=reason(error, file.path))
+    except ValueError as error:
+        return Outcome(problem=str(error))
 
 
 def reason(error: OSError, path: Path) -> str:

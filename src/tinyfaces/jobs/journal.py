@@ -6,7 +6,7 @@ import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from tinyfaces.jobs.inputs import InputFile
 
@@ -16,6 +16,9 @@ CREATE TABLE IF NOT EXISTS files (
     path BLOB PRIMARY KEY, size INTEGER NOT NULL, changed INTEGER NOT NULL, outputs TEXT NOT NULL, record TEXT, problem TEXT
 ) WITHOUT ROWID;
 """
+
+Stamp: TypeAlias = tuple[int, int]
+"""Size of a file in bytes and the time of its last change in nanoseconds; both -1 where there is none."""
 
 
 class JournalError(ValueError):
@@ -84,11 +87,17 @@ class Journal:
         row = self._database.execute(
             "SELECT size, changed, outputs FROM files WHERE path = ? AND problem IS NULL", (_key(file),)
         ).fetchone()
-        return row is not None and _stamp(file.path) == (row[0], row[1]) and all(map(_as_written, json.loads(row[2])))
+        return row is not None and stamp_of(file.path) == (row[0], row[1]) and all(map(_as_written, json.loads(row[2])))
 
-    def write(self, file: InputFile, outcome: Outcome) -> None:
-        """Record what came of a file. The files made of it are already in place."""
-        size, changed = _stamp(file.path)
+    def write(self, file: InputFile, outcome: Outcome, stamp: Stamp) -> None:
+        """Record what came of a file. The files made of it are already in place.
+
+        Args:
+            file: The file.
+            outcome: What came of it.
+            stamp: Its `stamp_of` from before the work: a file that changed meanwhile is not done.
+        """
+        size, changed = stamp
         written = json.dumps([[os.fsdecode(output.absolute()), output.stat().st_size] for output in outcome.written])
         record = None if outcome.record is None else json.dumps(outcome.record)
         self._database.execute(
@@ -115,7 +124,8 @@ def _key(file: InputFile) -> bytes:
     return os.fsencode(file.path.absolute())
 
 
-def _stamp(path: Path) -> tuple[int, int]:
+def stamp_of(path: Path) -> Stamp:
+    """What changes with a file."""
     try:
         status = path.stat()
     except OSError:
@@ -124,7 +134,7 @@ def _stamp(path: Path) -> tuple[int, int]:
 
 
 def _as_written(output: tuple[str, int]) -> bool:
-    return _stamp(Path(output[0]))[0] == output[1]
+    return stamp_of(Path(output[0]))[0] == output[1]
 
 
 def _differences(known: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
