@@ -13,10 +13,12 @@ from tinyfaces.data.annotations import (
     AnnotatedImage,
     AnnotationError,
     dismiss_doubtful,
+    image_size,
     read_coco,
     read_wider,
     read_wider_txt,
 )
+from tinyfaces.detection.images import read_image
 
 COCO = {
     "images": [
@@ -319,3 +321,14 @@ def test_doubtful_boxes_are_dismissed():
     kept = dismiss_doubtful(image, 0.4)
     assert kept.boxes.tolist() == boxes[[0, 2, 3]].tolist() and kept.ignore.tolist() == [False, True, True]
     assert len(dismiss_doubtful(image, 0.0)) == 4
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("ending", ("tif", "jpg", "png", "webp"))
+def test_the_size_of_a_turned_photo_is_that_of_its_pixels(tmp_path, ending, orientation):
+    picture = Image.new("RGB", (40, 30))
+    exif = picture.getexif()
+    exif[0x0112] = orientation
+    picture.save(tmp_path / f"a.{ending}", exif=exif)
+    height, width = read_image(tmp_path / f"a.{ending}").shape[:2]
+    assert image_size(tmp_path / f"a.{ending}", tmp_path) == (width, height) == ((30, 40) if orientation > 4 else (40, 30))

@@ -79,11 +79,13 @@ def evaluate_wider(
     json_file("--json", numbers.json)
     known = sorted(ground_truth.glob("*.mat"))
     keep([*known, *([predictions] if predictions is not None else [])], [numbers.json] if numbers.json is not None else [])
+    lacking = None
     try:
         truth = wider.read_ground_truth(ground_truth)
         if images is None:
             assert predictions is not None
             found = wider.read_predictions(predictions)
+            lacking = wider.without_predictions(found, truth)
         else:
             paths = wider.image_paths(truth, images)
             files = [InputFile(path, Path(f"{key}.jpg")) for key, path in paths.items()]
@@ -97,6 +99,8 @@ def evaluate_wider(
     except ImportError as error:
         missing_extra(error, "evaluate")
     _show_ap({name: (result.ap, result.faces) for name, result in results.items()}, numbers.json)
+    if lacking is not None:  # below the numbers, where nobody overlooks it
+        errors.print(f"tinyfaces: WARNING: {predictions}: {lacking}")
 
 
 @command(evaluate_app, "coco")
