@@ -12,6 +12,7 @@ from tinyfaces.detection.detector import Detector
 from tinyfaces.detection.faces import Faces
 from tinyfaces.detection.images import Pixels
 from tinyfaces.detection.views import Scale
+from tinyfaces.service.memory import uses
 
 BATCH_IMAGES = 8
 BATCH_PIXELS = 2_000_000
@@ -48,6 +49,7 @@ class _Job:
     threshold: float
     scale: Scale | None
     result: asyncio.Future[Faces]
+    over: asyncio.Future[None]  # done once no thread has the pixels
 
     def fits(self, other: "_Job") -> bool:
         return (self.engine, self.threshold, self.scale) == (other.engine, other.threshold, other.scale)
@@ -93,11 +95,20 @@ class DetectionQueue:
 
     async def detect(self, engine: Engine, pixels: Pixels, threshold: float, scale: Scale | None) -> Faces:
         """The faces in a picture HxWx3. A cancelled call gives up its place in the next batch."""
-        job = _Job(engine, pixels, threshold, scale, asyncio.get_running_loop().create_future())
+        loop = asyncio.get_running_loop()
+        job = _Job(engine, pixels, threshold, scale, loop.create_future(), loop.create_future())
+        uses().add(job.over)
+        job.result.add_done_callback(lambda result: self._drop(job))
         self._waiting.append(job)
         async with self._arrived:
             self._arrived.notify()
         return await job.result
+
+    def _drop(self, job: _Job) -> None:
+        """A job is answered or given up; if it still waits, nothing is done for it."""
+        if job in self._waiting:
+            self._waiting.remove(job)
+            job.over.set_result(None)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -130,6 +141,8 @@ class DetectionQueue:
                 continue
             finally:
                 self._busy -= 1
+                for job in batch:
+                    job.over.set_result(None)
             for job, faces in zip(batch, found, strict=True):
                 if not job.result.done():
                     job.result.set_result(faces)
@@ -141,6 +154,9 @@ class DetectionQueue:
         left: deque[_Job] = deque()
         pixels = 0
         waiting = [job for job in self._waiting if not job.result.done()]
+        for job in self._waiting:
+            if job.result.done():
+                job.over.set_result(None)
         limit = min(BATCH_IMAGES, -(-len(waiting) // self.lanes))
         for job in waiting:
             size = job.pixels.shape[0] * job.pixels.shape[1]
