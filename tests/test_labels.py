@@ -273,3 +273,45 @@ def test_photos_without_labels_are_all_ignored(tmp_path):
     (tmp_path / "deep/c.jpg").write_bytes(b"no picture")
     with pytest.raises(AnnotationError, match=r"c\.jpg: cannot be read as an image"):
         read_unlabelled(tmp_path)
+
+
+def test_hidden_files_are_no_photos(tmp_path):
+    Image.new("RGB", (40, 30)).save(tmp_path / "a.png")
+    (tmp_path / "@eaDir").mkdir()
+    for name in ("._a.png", "@eaDir/b.png", "._a.txt"):
+        (tmp_path / name).write_bytes(b"\0\1 a Mac's")
+    (tmp_path / "a.txt").write_text("0 .5 .5 .2 .2\n")
+    assert [image.path.name for image in read_unlabelled(tmp_path)] == ["a.png"]
+    assert [image.path.name for image in read_yolo(tmp_path, tmp_path)] == ["a.png"]
+
+
+def test_one_photo_does_not_end_a_training(tmp_path):
+    torch = pytest.importorskip("torch")
+    from tinyfaces.training.settings import load_config
+    from tinyfaces.training.sources import open_sources
+
+    rng = np.random.default_rng(0)
+    for name in ("a", "b", "c", "d"):
+        Image.fromarray(rng.integers(0, 255, (64, 96, 3), np.uint8)).save(tmp_path / f"{name}.png")
+        (tmp_path / f"{name}.txt").write_text("0 .5 .5 .2 .2\n")
+    (tmp_path / "b.png").write_bytes((tmp_path / "b.png").read_bytes()[:-4000])
+    (tmp_path / "c.png").write_text("no photo")
+    source = f'annotations = "{tmp_path}"\nimages = "{tmp_path}"\nformat = "yolo"\n'
+    (tmp_path / "c.toml").write_text(
+        f'variant = "fast"\ncache = "{tmp_path}/cache"\nout = "{tmp_path}/run"\nsteps = 1\nbatch = 2\nworkers = 0\nthreads = 1\n'
+        f"evaluate_images = 1\n[crops]\nsize = 128\n[[train]]\n{source}[[dev]]\n{source}"
+    )
+    config = load_config(tmp_path / "c.toml", {})
+    for _ in range(2):  # decoded, and from the cache
+        told: list[str] = []
+        images, weights, cache = open_sources(config.train, tmp_path / "cache", told.append)
+        assert [image.path.name for image in images] == ["a.png", "d.png"] and len(weights) == len(cache) == 2
+        assert (cache[1] == np.asarray(Image.open(tmp_path / "d.png"))).all()
+        assert len(told) == 2 and "c.png: cannot be read" in told[0] and "b.png: damaged or cut short" in told[1]
+    result = CliRunner().invoke(app, ["train", "proposals", "--config", str(tmp_path / "c.toml")])
+    assert result.exit_code == 0 and result.stderr.count("b.png") == 2, result.output  # as a training and as a dev photo
+    assert torch.load(tmp_path / "run/last.pt", weights_only=True)["step"] == 1
+    for name in "ad":
+        (tmp_path / f"{name}.png").write_text("no photo")
+    result = CliRunner().invoke(app, ["train", "proposals", "--config", str(tmp_path / "c.toml")])
+    assert result.exit_code == 2 and "none of" in result.stderr

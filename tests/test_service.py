@@ -620,3 +620,36 @@ def test_pixels_of_given_up_requests_count_until_the_network_is_through():
         while state._held_pixels.held_now or state._held_uploads.held:
             assert time.monotonic() < deadline
             time.sleep(0.01)
+
+
+def test_one_picture_does_not_fail_the_others_of_its_batch():
+    class Picky:
+        threshold = 0.5
+
+        def detect(self, images, **options):
+            if any(image.max() == 255 for image in images):
+                raise MemoryError
+            return [Faces.empty() for _ in images]
+
+    async def run():
+        picky = Picky()
+        queue = DetectionQueue(8, 1)
+        async with queue.running():
+            pictures = [np.full((32, 32, 3), value, np.uint8) for value in (0, 255, 9)]
+            jobs = [queue.detect(Engine(picky, picky), pixels, 0.5, None) for pixels in pictures]
+            return await asyncio.gather(*jobs, return_exceptions=True)
+
+    first, second, third = asyncio.run(run())
+    assert isinstance(first, Faces) and isinstance(second, MemoryError) and isinstance(third, Faces)
+
+
+def test_what_a_picture_raises_is_one_line():
+    class Failing:
+        threshold = 0.5
+
+        def detect(self, images, **options):
+            raise struct.error("unpack")
+
+    with serving(Failing()) as client:
+        answer = client.post("/v1/detect", files=form(PHOTO))
+        assert answer.status_code == 500 and answer.json() == {"detail": "the picture could not be searched (error)"}

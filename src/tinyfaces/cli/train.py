@@ -1,16 +1,19 @@
 """`tinyfaces train` and `tinyfaces export`."""
 
+from itertools import islice
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from tinyfaces.cli.options import (
+    SOME_FAILED,
     DetectorOptions,
     ModelName,
     Threads,
     app,
     command,
+    errors,
     fail,
     keep,
     missing_extra,
@@ -19,6 +22,7 @@ from tinyfaces.cli.options import (
 )
 from tinyfaces.cli.progress import bar
 from tinyfaces.cli.runs import counted
+from tinyfaces.jobs.inputs import find_inputs
 
 _CALIBRATION_PHOTOS = 30
 _WRITTEN_BESIDE = (".safetensors", ".int8.onnx", ".generator.onnx", ".discriminator.onnx")
@@ -97,17 +101,17 @@ def train_candidates(
     try:
         import numpy as np
 
-        from tinyfaces.training.cache import open_cache
         from tinyfaces.training.candidates import CandidateSettings, gather_candidates
-        from tinyfaces.training.settings import load_config, read_sources
+        from tinyfaces.training.settings import load_config
+        from tinyfaces.training.sources import open_sources
     except ImportError as error:
         missing_extra(error, "train")
     chosen = CandidateSettings()
     detector = DetectorOptions(model=model, stages="proposals", scale=1.0, threads=threads).open(chosen.threshold)
     try:
         proposals = load_config(config, overrides_of(settings))
-        images, _ = read_sources([source for source in proposals.train if source.labelled])
-        cache = open_cache(images, Path(proposals.cache))
+        sources = [source for source in proposals.train if source.labelled]
+        images, _, cache = open_sources(sources, Path(proposals.cache), _told)
         number = min(photos or len(images), len(images))
         drawn = np.sort(np.random.default_rng(0).permutation(len(images))[:number]).tolist()
         with bar("searching photos", number) as advance:
@@ -134,6 +138,7 @@ def train_relabel(
     """
     try:
         from tinyfaces.data.annotations import read_coco
+        from tinyfaces.detection.images import ImageError
         from tinyfaces.training.relabel import RelabelSettings, settled, write_annotations
         from tinyfaces.training.settings import load_config
     except ImportError as error:
@@ -154,7 +159,11 @@ def train_relabel(
             for source, name, images in zip(sources, names, known, strict=True):
                 changed = []
                 for image in images:
-                    changed.append(settled(image, detector, chosen))
+                    try:
+                        changed.append(settled(image, detector, chosen))
+                    except ImageError as error:
+                        _told(f"{error}; its boxes stay as they are")
+                        changed.append(image)
                     advance(1)
                 target = out / name
                 write_annotations(changed, Path(source.images), target)
@@ -190,14 +199,21 @@ def export_model(
 ) -> None:
     """Export trained weights to ONNX, and check that both give the same outputs.
 
-    NAME.int8.onnx, beside NAME.onnx, is used on processors made for int8. For a second stage, NAME.generator.onnx and
-    NAME.discriminator.onnx are written, where OUT is NAME.onnx.
+    Photos that cannot be read are reported and left out; the exit code is then 1. NAME.int8.onnx, beside NAME.onnx, is used on
+    processors made for int8. For a second stage, NAME.generator.onnx and NAME.discriminator.onnx are written, where OUT is
+    NAME.onnx.
     """
     try:
         from tinyfaces.training.checkpoints import is_second_stage
         from tinyfaces.training.export import export, export_second_stage
     except ImportError as error:
         missing_extra(error, "train")
+    problems: list[str] = []
+
+    def tell(problem: str) -> None:
+        errors.print(f"tinyfaces: {problem}")
+        problems.append(problem)
+
     try:
         keep([checkpoint], [out, *(out.with_suffix(ending) for ending in _WRITTEN_BESIDE)])
         second = is_second_stage(checkpoint)
@@ -205,14 +221,20 @@ def export_model(
             fail("--photos goes with a proposal network")
         difference = (export_second_stage if second else export)(checkpoint, out)
         if photos is not None:
-            from tinyfaces.detection.images import SUFFIXES
             from tinyfaces.detection.runtime import PROPOSALS
             from tinyfaces.training.quantise import photo_batches, quantise
 
-            pictures = [path for path in sorted(photos.iterdir()) if path.suffix.lower() in SUFFIXES]
-            typer.echo(f"wrote {quantise(out, PROPOSALS, photo_batches(pictures[:_CALIBRATION_PHOTOS]))}")
+            found = find_inputs([str(photos)], recursive=False)
+            batches = photo_batches((file.path for file in found.files if not file.is_video), tell)
+            typer.echo(f"wrote {quantise(out, PROPOSALS, islice(batches, _CALIBRATION_PHOTOS))}")
     except ImportError as error:
         missing_extra(error, "train")
     except (ValueError, OSError) as error:
         fail(str(error))
     typer.echo(f"wrote {out}, largest difference from torch {difference:.1e}")
+    if problems:
+        raise typer.Exit(SOME_FAILED)
+
+
+def _told(line: str) -> None:
+    errors.print(f"tinyfaces: {line}")

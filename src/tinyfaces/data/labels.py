@@ -4,8 +4,9 @@ are read by `annotations`."""
 import codecs
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import TypeAlias
 from xml.etree import ElementTree
 
 import numpy as np
@@ -19,7 +20,11 @@ _LANDMARKS = (10, 15)  # numbers of five landmarks: x y, or x y and whether it i
 _TRUE = ("1", "true", "yes")
 
 
-def read_yolo(labels: str | Path, images: str | Path) -> list[AnnotatedImage]:
+Tell: TypeAlias = Callable[[str], None] | None
+"""Called with a line about each photo that cannot be read, and is left out; where it is None, the first one raises."""
+
+
+def read_yolo(labels: str | Path, images: str | Path, tell: Tell = None) -> list[AnnotatedImage]:
     """Read a folder of YOLO label files: a line `class x y width height` per box, all but the class relative to the image. Of a
     polygon or an oriented box, `class x1 y1 x2 y2 x3 y3 ...`, the upright box around it is read.
 
@@ -31,7 +36,10 @@ def read_yolo(labels: str | Path, images: str | Path) -> list[AnnotatedImage]:
     wanted = _face_class(folder / _CLASS_LIST)
     annotated = []
     for file, image in _labelled(folder, Path(images), ".txt"):
-        width, height = image_size(image, file)
+        size = _size_of(image, file, tell)
+        if size is None:
+            continue
+        width, height = size
         rows = []
         for number, line in enumerate(_text_of(file).splitlines(), start=1):
             words = line.split()
@@ -52,7 +60,7 @@ def read_yolo(labels: str | Path, images: str | Path) -> list[AnnotatedImage]:
     return annotated
 
 
-def read_voc(labels: str | Path, images: str | Path) -> list[AnnotatedImage]:
+def read_voc(labels: str | Path, images: str | Path, tell: Tell = None) -> list[AnnotatedImage]:
     """Read a folder of Pascal VOC's XML files, whose objects called "face" are the faces; `difficult` ones are to be ignored.
 
     `images` holds the images in the same folders as the XML files below `labels`; images without one are left out.
@@ -60,7 +68,10 @@ def read_voc(labels: str | Path, images: str | Path) -> list[AnnotatedImage]:
     """
     annotated = []
     for file, image in _labelled(Path(labels), Path(images), ".xml"):
-        width, height = image_size(image, file)
+        size = _size_of(image, file, tell)
+        if size is None:
+            continue
+        width, height = size
         try:
             root = _xml_of(_bytes_of(file))
         except (ElementTree.ParseError, ValueError, LookupError) as error:
@@ -82,14 +93,15 @@ def read_voc(labels: str | Path, images: str | Path) -> list[AnnotatedImage]:
     return annotated
 
 
-def read_unlabelled(images: str | Path) -> list[AnnotatedImage]:
+def read_unlabelled(images: str | Path, tell: Tell = None) -> list[AnnotatedImage]:
     """All photos below a folder, sorted by path, for a teacher to say what is in them (see `without_labels`). Raises
     AnnotationError."""
     folder = Path(images)
     annotated = []
     for image in _images_below(folder):
-        width, height = image_size(image, folder)
-        annotated.append(without_labels(image, width, height))
+        size = _size_of(image, folder, tell)
+        if size is not None:
+            annotated.append(without_labels(image, *size))
     if not annotated:
         raise AnnotationError(f"{folder}: no photos there")
     return annotated
@@ -98,6 +110,16 @@ def read_unlabelled(images: str | Path) -> list[AnnotatedImage]:
 def without_labels(image: Path, width: int, height: int) -> AnnotatedImage:
     """A photo of which nobody says what is in it: one box over all of it is to be ignored."""
     return _certain(image, width, height, [(0, 0, width, height)], [True])
+
+
+def _size_of(image: Path, source: Path, tell: Tell) -> tuple[int, int] | None:
+    try:
+        return image_size(image, source)
+    except AnnotationError as error:
+        if tell is None:
+            raise
+        tell(f"{error}; left out")
+        return None
 
 
 def _certain(
@@ -113,7 +135,7 @@ def _labelled(labels: Path, images: Path, suffix: str) -> Iterator[tuple[Path, P
     if not labels.is_dir():
         raise AnnotationError(f"{labels}: no such folder of label files")
     by_stem = {image.relative_to(images).with_suffix(""): image for image in _images_below(images)}
-    files = [file for file in sorted(labels.rglob(f"*{suffix}")) if file.name != _CLASS_LIST]
+    files = [file for file in sorted(labels.rglob(f"*{suffix}")) if file.name != _CLASS_LIST and not file.name.startswith(".")]
     if not files:
         raise AnnotationError(f"{labels}: holds no {suffix} files")
     for file in files:
@@ -124,7 +146,14 @@ def _labelled(labels: Path, images: Path, suffix: str) -> Iterator[tuple[Path, P
 
 
 def _images_below(folder: Path) -> list[Path]:
-    return [image for image in sorted(folder.rglob("*")) if image.suffix.lower() in SUFFIXES and image.is_file()]
+    """The images below a folder, without hidden ones such as the `._` files of a Mac."""
+    return [
+        image
+        for image in sorted(folder.rglob("*"))
+        if image.suffix.lower() in SUFFIXES
+        and not any(part.startswith((".", "@eaDir")) for part in image.relative_to(folder).parts)
+        and image.is_file()
+    ]
 
 
 def _face_class(class_list: Path) -> int:

@@ -133,18 +133,17 @@ class DetectionQueue:
             alone = not self._busy and not self._waiting
             self._busy += 1
             try:
-                found = await asyncio.get_running_loop().run_in_executor(threads, _detect, batch, alone)
-            except Exception as error:  # the requests of this batch fail, and the service continues
-                for job in batch:
-                    if not job.result.done():
-                        job.result.set_exception(error)
-                continue
+                found = await asyncio.get_running_loop().run_in_executor(threads, _detect_each, batch, alone)
             finally:
                 self._busy -= 1
                 for job in batch:
                     job.over.set_result(None)
             for job, faces in zip(batch, found, strict=True):
-                if not job.result.done():
+                if job.result.done():
+                    continue
+                if isinstance(faces, Exception):
+                    job.result.set_exception(faces)
+                else:
                     job.result.set_result(faces)
 
     def _next_batch(self) -> list[_Job]:
@@ -165,6 +164,16 @@ class DetectionQueue:
             pixels += size if room else 0
         self._waiting = left
         return batch
+
+
+def _detect_each(batch: list[_Job], alone: bool) -> list[Faces | Exception]:
+    """The faces of each picture, or why it failed: one picture is no reason for others to fail."""
+    try:
+        return [*_detect(batch, alone)]
+    except Exception as error:  # whatever it is, the service continues
+        if len(batch) == 1:
+            return [error]
+    return [one for job in batch for one in _detect_each([job], alone)]
 
 
 def _detect(batch: list[_Job], alone: bool) -> list[Faces]:

@@ -54,6 +54,7 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
         415: "Not a picture.",
         422: "A damaged picture, an option out of its range, or an unknown option or form field.",
         429: "The queue is full; `Retry-After` says when to try again.",
+        500: "The picture made the detector fail.",
         503: "Not answered in time.",
     }.items()
 }

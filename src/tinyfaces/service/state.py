@@ -100,6 +100,10 @@ class ServiceState:
         except TimeoutError:
             message = f"not answered within {self.limits.answer_seconds:g} s"
             raise HTTPException(503, message, {"Retry-After": "5"}) from None
+        except HTTPException:
+            raise
+        except Exception as error:  # whatever a picture raises, it is that request's alone
+            raise HTTPException(500, f"the picture could not be searched ({type(error).__name__})") from error
 
     @asynccontextmanager
     async def decoded(self, upload: Upload, scale: Scale = 1.0) -> AsyncIterator[Picture]:

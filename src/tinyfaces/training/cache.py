@@ -14,7 +14,8 @@ import numpy.typing as npt
 from rich.progress import track
 
 from tinyfaces.data.annotations import AnnotatedImage, AnnotationError
-from tinyfaces.detection.images import read_image
+from tinyfaces.detection.images import ImageError, read_image
+from tinyfaces.files import write_atomically
 
 
 @dataclass(frozen=True)
@@ -36,13 +37,20 @@ class ImageCache:
         height, width, start = int(self.heights[index]), int(self.widths[index]), int(self.offsets[index])
         return self.pixels[start : start + height * width * 3].reshape(height, width, 3)
 
+    def of(self, places: npt.NDArray[np.int64]) -> "ImageCache":
+        """Some of the photos."""
+        return ImageCache(self.pixels, self.offsets[places], self.heights[places], self.widths[places])
 
-def open_cache(images: Sequence[AnnotatedImage], folder: Path, workers: int | None = None) -> ImageCache:
+
+def open_cache(
+    images: Sequence[AnnotatedImage], folder: Path, workers: int | None = None, problems: dict[Path, str] | None = None
+) -> ImageCache:
     """Open the cache of `images` in `folder`, decoding them into it first if it isn't there yet.
 
     A photo listed twice is in it once. The file's name is a digest of the images' paths and sizes in bytes, so changed
     photos make a new cache. It is written under another name and renamed when complete. Raises AnnotationError where a
-    photo's size isn't the one that its annotation states, ImageError where one cannot be decoded.
+    photo's size isn't the one that its annotation states, ImageError where one cannot be decoded; unless there are `problems`:
+    these get a line for each such photo, whose pixels are then black.
     """
     listed = {(image.path, image.width, image.height): image for image in images}
     place_of = {name: place for place, name in enumerate(listed)}
@@ -53,6 +61,7 @@ def open_cache(images: Sequence[AnnotatedImage], folder: Path, workers: int | No
     sizes = heights * widths * 3
     offsets = np.concatenate([[0], np.cumsum(sizes)])
     target = folder / f"{_digest(distinct)}.rgb"
+    failed_file = target.with_suffix(".failed.json")
     if not target.exists():
         folder.mkdir(parents=True, exist_ok=True)
         partial = target.with_suffix(f".partial{os.getpid()}")
@@ -60,16 +69,38 @@ def open_cache(images: Sequence[AnnotatedImage], folder: Path, workers: int | No
             with partial.open("wb") as file:
                 file.truncate(int(offsets[-1]))
             with ProcessPoolExecutor(workers) as pool:
-                written = pool.map(_decode_into, repeat(partial), offsets[:-1].tolist(), distinct, chunksize=8)
-                for _ in track(written, "decoding photos", total=len(distinct)):
-                    pass
+                arguments = (repeat(partial), offsets[:-1].tolist(), distinct, repeat(problems is not None))
+                written = pool.map(_decode_into, *arguments, chunksize=8)
+                decoded = list(track(written, "decoding photos", total=len(distinct)))
+            failed = {str(image.path): line for image, line in zip(distinct, decoded, strict=True) if line is not None}
+            if failed:
+                write_atomically(failed_file, json.dumps(failed).encode())
+            else:
+                failed_file.unlink(missing_ok=True)
             partial.replace(target)
         finally:
             partial.unlink(missing_ok=True)
+    known = json.loads(failed_file.read_bytes()) if failed_file.exists() else {}
+    if known and problems is None:
+        raise ImageError(next(iter(known.values())))
+    if problems is not None:
+        problems.update({Path(path): line for path, line in known.items()})
     return ImageCache(np.memmap(target, np.uint8, "r"), offsets[places], heights[places], widths[places])
 
 
-def _decode_into(file: Path, start: int, image: AnnotatedImage) -> None:
+def _decode_into(file: Path, start: int, image: AnnotatedImage, forgiving: bool) -> str | None:
+    """Decode a photo to its place in the file; if it fails and that may be, give a line about it."""
+    try:
+        _decode(file, start, image)
+    except Exception as error:  # whatever is wrong with one photo, the others are used
+        if not forgiving:
+            raise
+        known = isinstance(error, ImageError | AnnotationError)
+        return str(error) if known else f"{image.path}: cannot be read ({type(error).__name__}: {error})"
+    return None
+
+
+def _decode(file: Path, start: int, image: AnnotatedImage) -> None:
     photo = read_image(image.path)
     if photo.shape[:2] != (image.height, image.width):
         raise AnnotationError(

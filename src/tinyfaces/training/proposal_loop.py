@@ -9,6 +9,7 @@ import dataclasses
 import json
 import math
 import os
+import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -26,12 +27,13 @@ from tinyfaces.detection.context import rescore_by_neighbours
 from tinyfaces.detection.decoding import find_faces
 from tinyfaces.evaluation import LOWEST_SCORE, coco
 from tinyfaces.training.batches import as_input, large_batch, lessons_from
-from tinyfaces.training.cache import ImageCache, open_cache
+from tinyfaces.training.cache import ImageCache
 from tinyfaces.training.checkpoints import load_network, log, save_atomically, update_average
 from tinyfaces.training.losses import distillation_loss, make_points, mirrored_outputs, proposal_loss
 from tinyfaces.training.muon import Muon
 from tinyfaces.training.networks.proposal_network import VARIANTS, ProposalNetwork
-from tinyfaces.training.settings import Config, read_sources
+from tinyfaces.training.settings import Config
+from tinyfaces.training.sources import open_sources
 
 _TRIAL_STEPS = 3
 
@@ -136,11 +138,10 @@ def train(config: Config, resume: bool = True) -> None:
     out = Path(config.out)
     out.mkdir(parents=True, exist_ok=True)
 
-    images, weights = read_sources(config.train, config.relabelled)
-    dev_images, _ = read_sources(config.dev)
     if world > 1 and not leader:
         torch.distributed.barrier()  # the leader decodes first
-    cache, dev_cache = open_cache(images, Path(config.cache)), open_cache(dev_images, Path(config.cache))
+    images, weights, cache = open_sources(config.train, Path(config.cache), _told(leader), config.relabelled)
+    dev_images, _, dev_cache = open_sources(config.dev, Path(config.cache), _told(leader))
     if world > 1 and leader:
         torch.distributed.barrier()
 
@@ -259,6 +260,11 @@ def train(config: Config, resume: bool = True) -> None:
                 save_atomically(state, last)
     if world > 1:
         torch.distributed.destroy_process_group()
+
+
+def _told(leader: bool) -> Callable[[str], None]:
+    """Prints a line about a photo that is left out, from one of the processes."""
+    return lambda line: print(f"tinyfaces: {line}", file=sys.stderr) if leader else None
 
 
 def network_to_train(config: Config) -> ProposalNetwork:

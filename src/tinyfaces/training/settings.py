@@ -2,7 +2,7 @@
 
 import dataclasses
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -135,10 +135,13 @@ def load_config(path: Path, overrides: Mapping[str, object]) -> Config:
     return config
 
 
-def read_sources(sources: Sequence[Source], relabelled: str = "") -> tuple[list[AnnotatedImage], np.ndarray]:
+def read_sources(
+    sources: Sequence[Source], relabelled: str = "", tell: Callable[[str], None] | None = None
+) -> tuple[list[AnnotatedImage], np.ndarray]:
     """All photos of the sources and how often each is drawn: (N,) float64, each source's share spread over its photos.
 
-    relabelled: a folder of annotation files that take the place of those of the same name. Raises ValueError where it is missing.
+    relabelled: a folder of annotation files that take the place of those of the same name. tell: called with a line about each
+    photo of a folder that cannot be read; if None, the first one raises. Raises ValueError where annotations cannot be read.
     """
     if relabelled and not Path(relabelled).is_dir():
         raise ValueError(f"{relabelled}: no such folder of relabelled annotations")
@@ -151,9 +154,9 @@ def read_sources(sources: Sequence[Source], relabelled: str = "") -> tuple[list[
             listed = read_coco(source.annotations, source.images)
             read = [without_labels(image.path, image.width, image.height) for image in listed]
         elif not source.labelled:
-            read = read_unlabelled(source.images)
+            read = read_unlabelled(source.images, tell)
         elif source.format in _LABEL_READERS:
-            read = _LABEL_READERS[source.format](source.annotations, source.images)
+            read = _LABEL_READERS[source.format](source.annotations, source.images, tell)
         else:
             annotations = Path(source.annotations)
             other = Path(relabelled) / annotations.name
