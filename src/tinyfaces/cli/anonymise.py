@@ -19,14 +19,16 @@ from tinyfaces.cli.options import (
     ProgressOptions,
     app,
     command,
+    fail,
     folder_of,
     json_file,
 )
+from tinyfaces.cli.remote import RayAddress, anonymise_on_cluster
 from tinyfaces.files import write_atomically
 from tinyfaces.jobs.inputs import InputFile, find_inputs
 from tinyfaces.jobs.journal import Outcome
+from tinyfaces.jobs.masked_photos import masked_photo
 from tinyfaces.jobs.masking import MaskStyle
-from tinyfaces.jobs.photos import anonymised, open_photo, removed
 
 _THRESHOLD = 0.2  # lower than the models' own: missing a face is worse than masking a hand
 
@@ -70,8 +72,8 @@ def anonymise(
         typer.Option(min=1, max=4, rich_help_panel=OUTPUT, help="Size of the mask in each direction, relative to the face."),
     ] = 1.45,
     out: Annotated[
-        Path, typer.Option(rich_help_panel=OUTPUT, help="Folder for the anonymised files; sources are never overwritten.")
-    ] = Path("anonymised"),
+        str, typer.Option(rich_help_panel=OUTPUT, help="Folder for the anonymised files; sources are never overwritten.")
+    ] = "anonymised",
     report: Annotated[
         Path | None, typer.Option(rich_help_panel=OUTPUT, help="JSON file that lists what was masked and removed in each file.")
     ] = None,
@@ -89,19 +91,25 @@ def anonymise(
             min=0, max=51, rich_help_panel=OUTPUT, help="Quality of videos (constant rate factor): lower is better, and larger."
         ),
     ] = 18,
+    ray: RayAddress = None,
 ) -> None:
     """Mask every face in images and videos.
 
     Exit code: 0 if all files were done, 1 if some could not be, 2 if nothing could be done.
     """
     style = MaskStyle(method.value, shape.value, enlarge)
-    folder_of("--out", out)
+    if ray is not None:
+        if report is not None:
+            fail(f"--ray lists what was masked in Parquet files beside {out}; --report does not go with it")
+        anonymise_on_cluster(ray, inputs, out, detector, threshold, progress, style, keep_metadata)
+        return
+    folder = folder_of("--out", Path(out))
     json_file("--report", report)
-    run = runs.Run(find_inputs(inputs.paths, inputs.recursive, out), "masking faces", progress.quiet)
-    run.plan(out, lambda file: [file.written_name], [report, out / "problems.csv"])
-    run.mark(out)
+    run = runs.Run(find_inputs(inputs.paths, inputs.recursive, folder), "masking faces", progress.quiet)
+    run.plan(folder, lambda file: [file.written_name], [report, folder / "problems.csv"])
+    run.mark(folder)
     settings = {"command": "anonymise", **asdict(style), "keep_metadata": keep_metadata, "quality": quality}
-    run.open(detector, threshold, out / "anonymised.journal", resume=progress.resume, settings=settings)
+    run.open(detector, threshold, folder / "anonymised.journal", resume=progress.resume, settings=settings)
     for _ in run.process(
         lambda file: _on_image(file, run, style, keep_metadata), lambda file: _on_video(file, run, style, quality, keep_metadata)
     ):
@@ -116,17 +124,14 @@ def anonymise(
         console.print(f"{runs.counted(faces, 'face')} masked in {runs.counted(len(done), 'file')}", soft_wrap=True)
         runs.print_written([run.targets[file][0] for file, _ in done], console)
         run.print_speed(console)
-    run.finish(progress.resume, out / "problems.csv")
+    run.finish(progress.resume, folder / "problems.csv")
 
 
 def _on_image(file: InputFile, run: runs.Run, style: MaskStyle, keep_metadata: bool) -> Outcome:
-    photo = open_photo(file.path)
-    faces = run.detector.detect(photo.pixels)
+    content, record = masked_photo(file.path, run.detector, style, keep_metadata)
     target = run.targets[file][0]
-    write_atomically(target, anonymised(photo, faces, style, keep_metadata))
-    height, width = photo.pixels.shape[:2]
-    record = {"width": width, "height": height, "faces": len(faces), **faces.to_dict()}
-    return Outcome({**record, "removed": removed(photo, keep_metadata)}, written=[target])
+    write_atomically(target, content)
+    return Outcome(record, written=[target])
 
 
 def _on_video(file: InputFile, run: runs.Run, style: MaskStyle, quality: int, keep_metadata: bool) -> Outcome:

@@ -9,7 +9,6 @@ from rich.console import Console
 
 from tinyfaces.cli import runs
 from tinyfaces.cli.options import (
-    INPUT,
     OUTPUT,
     DetectorOptions,
     InputOptions,
@@ -19,7 +18,7 @@ from tinyfaces.cli.options import (
     command,
     fail,
 )
-from tinyfaces.cli.remote import detect_on_cluster
+from tinyfaces.cli.remote import RayAddress, detect_on_cluster
 from tinyfaces.cli.tables import print_detections
 from tinyfaces.files import write_parts
 from tinyfaces.jobs import formats
@@ -69,15 +68,7 @@ def detect(
         bool,
         typer.Option("--no-scores", rich_help_panel=OUTPUT, help="Leave scores out of YOLO files, as labelling tools expect."),
     ] = False,
-    ray: Annotated[
-        str | None,
-        typer.Option(
-            metavar="ADDRESS",
-            rich_help_panel=INPUT,
-            help="Run on this Ray cluster, or 'local' (an extra). Paths may be of any fsspec kind (s3://...); Parquet files are "
-            "written to --out.",
-        ),
-    ] = None,
+    ray: RayAddress = None,
 ) -> None:
     """Find the faces in images, and follow them through videos.
 

@@ -173,7 +173,7 @@ class _Search:
                 if not Path(entry.path).is_dir():
                     continue
                 real = os.path.realpath(entry.path)
-                if _hidden(entry.name):
+                if is_hidden(entry.name):
                     self.left_out[_HIDDEN] += 1
                 elif self._holds_results(entry.path):
                     self.left_out[_EARLIER_FOLDER] += 1
@@ -205,7 +205,7 @@ class _Search:
 
     def _wanted(self, path: Path) -> bool:
         """Whether a file is an image or video, and no result of an earlier run. If not, it is counted."""
-        if _hidden(path.name):
+        if is_hidden(path.name):
             self.left_out[_HIDDEN] += 1
         elif path.suffix.lower() not in _TAKEN:
             self.left_out[path.suffix.lower() or "without an ending"] += 1
@@ -223,7 +223,8 @@ def left_out_line(left_out: Mapping[str, int]) -> str:
     )
 
 
-def _hidden(name: str) -> bool:
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder of this name is passed over, unless it is named itself."""
     return name.startswith(".") or name in _SYSTEM
 
 

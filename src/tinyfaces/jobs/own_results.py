@@ -3,6 +3,7 @@
 import io
 import re
 from pathlib import Path
+from typing import BinaryIO
 
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
@@ -12,7 +13,8 @@ from tinyfaces.files import write_atomically
 MARK_FILE = ".tinyfaces"
 """A file that says: all photos and videos in this folder are results."""
 
-_NOTE = b"Results of tinyfaces. This folder is passed over when a folder above it is searched.\n"
+NOTE = b"Results of tinyfaces. This folder is passed over when a folder above it is searched.\n"
+"""What that file says."""
 _MARK = "tinyfaces"
 _NAMES = re.compile(r".+_(faces|density|restored)\.(png|jpg)|\d{3,}\.png", re.IGNORECASE)
 _QUALITY = 92
@@ -21,7 +23,7 @@ _QUALITY = 92
 def mark_folder(folder: Path) -> None:
     """Say that a folder holds nothing but results, if it is new or empty. Raises OSError."""
     if not folder.is_dir() or not any(folder.iterdir()):
-        write_atomically(folder / MARK_FILE, _NOTE)
+        write_atomically(folder / MARK_FILE, NOTE)
 
 
 def is_marked_folder(folder: str) -> bool:
@@ -43,10 +45,18 @@ def as_marked_picture(picture: Image.Image, kind: str) -> bytes:
 
 def is_marked_picture(path: Path) -> bool:
     """Whether `as_marked_picture` made this file. Only files with the name of a result are opened."""
-    if not _NAMES.fullmatch(path.name):
-        return False
+    return may_be_marked(path.name) and is_marked_content(path)
+
+
+def may_be_marked(name: str) -> bool:
+    """Whether this is the name of a picture that `as_marked_picture` made."""
+    return _NAMES.fullmatch(name) is not None
+
+
+def is_marked_content(file: Path | BinaryIO) -> bool:
+    """`is_marked_picture` for an open file or one of any name."""
     try:
-        with Image.open(path, formats=("PNG", "JPEG")) as picture:
+        with Image.open(file, formats=("PNG", "JPEG")) as picture:
             return picture.info.get("Software") == _MARK or picture.info.get("comment") == _MARK.encode()
     except Exception:  # whatever is wrong with it, it is told when it is searched
         return False
