@@ -102,19 +102,18 @@ def test_any_filesystem_and_what_is_wrong_in_one_line(tmp_path):
 @pytest.mark.parametrize("kind", ("local", "memory"))
 def test_names_with_brackets_are_found(tmp_path, kind):
     top = str(tmp_path) if kind == "local" else "memory:///brackets"
-    for name in ("IMG [1].png", "[2]/a?b.png", "c::d.png"):
+    names = ("IMG [1].png", "[2]/a?b.png", "c::d.png" if kind == "local" else "c.png")  # elsewhere :: joins kinds of files
+    for name in names:
         fsspec_files.write(f"{top}/{name}", b"x")
-    for name in ("IMG [1].png", "[2]/a?b.png", "c::d.png"):
         assert _found([f"{top}/{name}"]) == ([f"{top}/{name}"], [])
     assert len(_found([f"{top}/[2]"])[0]) == 1 and len(_found([top], True)[0]) == 3
     assert [fsspec_files.read(path) for path in _found([top], True)[0]] == [b"x"] * 3
 
 
 def test_names_begin_below_what_all_share():
-    files = [
-        fsspec_files.Found(f"s3://b/x/{name}", f"s3://b/x/{name[0]}", (0, "")) for name in ("1/a.png", "2/a.png", "2/c/d.png")
-    ]
-    assert [str(name) for name in fsspec_files.names_of(files).values()] == ["1/a.png", "2/a.png", "2/c/d.png"]
+    names = ("1/a.png", "2/a.png", "2/c/d.png")
+    files = [fsspec_files.Found(f"s3://b/x/{name}", f"s3://b/x/{name[0]}", (0, "")) for name in names]
+    assert [str(name) for name in fsspec_files.names_of(files).values()] == list(names)
     assert [str(name) for name in fsspec_files.names_of(files[1:]).values()] == ["a.png", "c/d.png"]
     other = fsspec_files.Found("/home/a.png", "/home", (0, ""))
     assert [str(name) for name in fsspec_files.names_of([files[0], other]).values()] == ["s3/b/x/1/a.png", "home/a.png"]

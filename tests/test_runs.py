@@ -1,8 +1,13 @@
 """All commands that take files share one way through them: threads, journal, huge images, files never overwritten."""
 
+import io
 import json
+import os
 import re
+import struct
+import sys
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +18,7 @@ from conftest import paint
 from tinyfaces.cli import app
 from tinyfaces.detection import images
 from tinyfaces.detection.detector import Detector
+from tinyfaces.jobs.journal import Journal, JournalError
 
 COMMANDS = ("detect", "anonymise", "count", "restore", "evaluate coco")
 
@@ -260,3 +266,67 @@ def test_commands_without_a_run_keep_what_they_are_given(tmp_path, monkeypatch, 
     result = CliRunner().invoke(app, given)
     assert result.exit_code == 2 and "never overwritten" in result.stderr, result.output
     assert [(tmp_path / name).read_text() for name in names] == list(names)
+
+
+NAMING = (
+    ["detect", "in", "--format", "csv", "--out", "out"],
+    ["detect", "in", "--save-images", "--out", "out", "--format", "voc"],
+    ["anonymise", "in", "--out", "out", "--report", "r.json"],
+    ["count", "in", "--density", "out"],
+    ["restore", "in", "--out", "out", "--max-height", "20"],
+)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names there are UTF-8")
+@pytest.mark.parametrize("given", NAMING, ids=lambda given: " ".join(given))
+def test_names_of_any_bytes(run, tmp_path, given):
+    (tmp_path / "in").mkdir()
+    content = io.BytesIO()
+    Image.fromarray(paint(64, 64, [(8, 8)])).save(content, "PNG")
+    for name in (b"a.png", b"gut_f\xfcnf.png", b"z.png"):
+        Path(os.fsdecode(os.fsencode(tmp_path / "in") + b"/" + name)).write_bytes(content.getvalue())
+    Path(os.fsdecode(os.fsencode(tmp_path / "in") + b"/kaputt_M\xfcller.jpg")).write_bytes(b"not a photo")
+    result = run(*given, code=1)
+    assert len(result.stderr.splitlines()) == 1 and "kaputt_M?ller.jpg: not an image" in result.stderr
+    lists = list((tmp_path / "out").glob("*problems.csv"))
+    assert given[0] == "count" or "kaputt" in lists[0].read_text()
+    if given[0] == "anonymise":
+        assert len(json.loads((tmp_path / "r.json").read_text())["files"]) == 3
+        assert len(list((tmp_path / "out").glob("*.png"))) == 3
+
+
+@pytest.mark.parametrize("given", NAMING, ids=lambda given: " ".join(given))
+def test_names_as_long_as_can_be(run, tmp_path, given):
+    (tmp_path / "in").mkdir()
+    names = ["a", "\U0001f600" * 62, "\u6f22" * 83, "x" * 250 + "1", "x" * 250 + "2"]
+    for name in names:
+        Image.fromarray(paint(64, 64, [(8, 8)])).save(tmp_path / f"in/{name}.jpg", "PNG")
+    run(*given)
+    pictures = [path for path in (tmp_path / "out").rglob("*") if path.suffix in (".jpg", ".png") and path.parent.name == "out"]
+    assert len(pictures) == (0 if given[3] == "csv" else 5)
+    assert not list((tmp_path / "out").glob("*.partial"))
+
+
+@pytest.mark.parametrize("error", (MemoryError(), struct.error("unpack"), TypeError("no\nnumber"), RuntimeError("of a runtime")))
+def test_whatever_a_file_raises_is_its_own_problem(run, photos, tmp_path, monkeypatch, error):
+    detect = Detector.detect
+
+    def failing(self, image, **options):
+        if image[20, 28, 0] == 255:  # in 3.png alone
+            raise error
+        return detect(self, image, **options)
+
+    monkeypatch.setattr(Detector, "detect", failing)
+    result = run("detect", "in", "--out", "out", code=1)
+    assert result.stderr.splitlines() == [f"tinyfaces: in/3.png: {type(error).__name__} ({' '.join(str(error).split())})"]
+    assert len(json.loads((tmp_path / "out/faces.json").read_text())["images"]) == 5
+    assert "in/3.png" in (tmp_path / "out/faces_problems.csv").read_text()
+
+
+def test_a_journal_that_cannot_be_written_is_one_line(run, photos, monkeypatch):
+    monkeypatch.setattr(
+        Journal, "write", lambda *given: (_ for _ in ()).throw(JournalError("faces.journal: cannot be written (full)"))
+    )
+    assert run("detect", "in", "--out", "out", code=2).stderr.splitlines() == [
+        "tinyfaces: faces.journal: cannot be written (full)"
+    ]

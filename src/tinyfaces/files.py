@@ -1,5 +1,6 @@
 """Files that are written whole or not at all, and never over those that were given."""
 
+import hashlib
 import os
 import secrets
 from collections.abc import Iterable, Iterator
@@ -7,7 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 _PARTIAL = ".partial"
-_PARTIAL_STEM = 60  # letters of the name that are kept, as file systems allow 255 bytes
+_NAME_BYTES = 255  # that file systems allow
+_PARTIAL_STEM = 60  # bytes of the name that are kept
 _RANDOM_LETTERS = 8  # between prefix and suffix
 
 
@@ -90,4 +92,17 @@ def _new_partial(path: Path) -> Path:
 
 
 def _partial_prefix(path: Path) -> str:
-    return f".{path.name[:_PARTIAL_STEM]}."
+    return f".{_cut(path.name, _PARTIAL_STEM)}."
+
+
+def fitting(path: Path, ending: str) -> Path:
+    """A path whose name gets an ending, and is shortened where a file system could not hold it."""
+    if len(os.fsencode(path.name + ending)) <= _NAME_BYTES:
+        return path.with_name(path.name + ending)
+    mark = f"~{hashlib.sha256(os.fsencode(path.name)).hexdigest()[:8]}{ending}"
+    return path.with_name(_cut(path.name, _NAME_BYTES - len(os.fsencode(mark))) + mark)
+
+
+def _cut(name: str, length: int) -> str:
+    """The first bytes of a name, as far as they are whole letters."""
+    return os.fsencode(name)[:length].decode("utf-8", "ignore")

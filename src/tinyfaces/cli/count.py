@@ -22,7 +22,7 @@ from tinyfaces.cli.options import (
     folder_of,
 )
 from tinyfaces.cli.tables import print_counts
-from tinyfaces.files import write_atomically
+from tinyfaces.files import fitting, write_atomically
 from tinyfaces.jobs.counting import Polygon, RegionError, count_regions, draw_density, polygon, read_regions
 from tinyfaces.jobs.finding import find_faces, preview
 from tinyfaces.jobs.formats import csv_lines
@@ -150,7 +150,7 @@ def _on_video(file: InputFile, run: runs.Run) -> Outcome:
 
 
 def _picture_name(file: InputFile) -> Path:
-    return file.name.with_name(f"{file.name.stem}_density.png")
+    return fitting(file.name.with_suffix(""), "_density.png")
 
 
 def _csv(records: list[dict[str, Any]], names: list[str]) -> str:

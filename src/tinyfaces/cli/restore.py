@@ -18,7 +18,7 @@ from tinyfaces.cli.options import (
     fail,
     folder_of,
 )
-from tinyfaces.files import clear_partials, write_atomically
+from tinyfaces.files import clear_partials, fitting, write_atomically
 from tinyfaces.jobs.contact_sheets import contact_sheet, low_crops, pair
 from tinyfaces.jobs.finding import find_faces
 from tinyfaces.jobs.inputs import InputFile, find_inputs
@@ -52,7 +52,7 @@ def restore(
     run = runs.Run(find_inputs(inputs.paths, inputs.recursive, out), "restoring faces", progress.quiet)
     run.drop_videos("faces are restored in images only")
     run.plan(
-        out, lambda file: [file.name.with_name(f"{file.name.stem}_restored.png"), file.name.with_suffix("")],
+        out, lambda file: [fitting(file.name.with_suffix(""), "_restored.png"), file.name.with_suffix("")],
         [out / "problems.csv"],
     )  # fmt: skip
     both = DetectorOptions(**{**vars(detector), "stages": "both"})
@@ -63,7 +63,8 @@ def restore(
             larger = outcome.record["faces"] - outcome.record["restored"]
             skipped = f", {larger} higher than {max_height:g} px skipped" if larger else ""
             typer.echo(
-                f"{file.path}: {runs.counted(outcome.record['restored'], 'face')} restored{skipped}; {run.targets[file][0]}"
+                f"{runs.shown(file.path)}: {runs.counted(outcome.record['restored'], 'face')} restored{skipped}; "
+                f"{runs.shown(run.targets[file][0])}"
             )
     if not progress.quiet:
         run.print_speed(Console(highlight=False))

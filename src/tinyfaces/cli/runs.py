@@ -76,8 +76,9 @@ class Run:
 
     def problem(self, line: str, file: Path | None = None) -> None:
         """Print what went wrong, and remember it."""
+        line = bulk.as_text(line)
         errors.print(f"tinyfaces: {line}")
-        self.problems.append((str(file) if file is not None else "", line))
+        self.problems.append((shown(file) if file is not None else "", line))
 
     def drop_videos(self, why: str) -> None:
         """Leave out all videos; why: the rest of the message, after "is a video"."""
@@ -181,9 +182,12 @@ class Run:
             on_image: The work on an image, called from any of the threads.
             on_video: The work on a video, which uses threads itself and has a bar of its own.
         """
-        yield from self._process(self.images, on_image, self.workers)
-        if on_video is not None:
-            yield from self._process(self.videos, on_video, 0)
+        try:
+            yield from self._process(self.images, on_image, self.workers)
+            if on_video is not None:
+                yield from self._process(self.videos, on_video, 0)
+        except JournalError as error:
+            fail(str(error))
 
     def _process(
         self, files: Sequence[InputFile], work: Callable[[InputFile], Outcome], workers: int
@@ -269,7 +273,7 @@ def counted(number: int, what: str) -> str:
 
 def shown(path: Path) -> str:
     """A path as text, also where its bytes are no UTF-8."""
-    return str(path).encode("utf-8", "replace").decode("utf-8")
+    return bulk.as_text(path)
 
 
 def _place(path: Path) -> str:

@@ -4,6 +4,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -60,8 +61,8 @@ def process(
 
     Args:
         files: What to work on.
-        work: Called with each file, from any of the threads. A ValueError (ImageError is one) or OSError that it raises is
-            that file's problem, and the others are done all the same.
+        work: Called with each file, from any of the threads. Whatever it raises is that file's problem,
+            and the others are done all the same.
         journal: What is done already, and what is to be recorded. Only this thread uses it.
         workers: See `overlapped`. 0 suits long work that uses threads itself, as an interruption then ends it at once.
 
@@ -90,11 +91,20 @@ def process(
 
 def _attempted(file: InputFile, work: Callable[[InputFile], Outcome]) -> Outcome:
     try:
-        return work(file)
+        outcome = work(file)
+        return outcome if outcome.problem is None else replace(outcome, problem=as_text(outcome.problem))
     except OSError as error:
-        return Outcome(problem=reason(error, file.path))
+        problem = reason(error, file.path)
     except ValueError as error:
-        return Outcome(problem=str(error))
+        problem = str(error)
+    except Exception as error:  # whatever a file raises, it is that file's problem alone
+        problem = f"{file.path}: {type(error).__name__} ({' '.join(str(error).split())})"
+    return Outcome(problem=as_text(problem))
+
+
+def as_text(path: object) -> str:
+    """A path, or a line that names one, as text, also where its bytes are no UTF-8."""
+    return str(path).encode("utf-8", "replace").decode("utf-8")
 
 
 def reason(error: OSError, path: Path) -> str:

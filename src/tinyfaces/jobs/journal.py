@@ -96,14 +96,20 @@ class Journal:
             file: The file.
             outcome: What came of it.
             stamp: Its `stamp_of` from before the work: a file that changed meanwhile is not done.
+
+        Raises:
+            JournalError: The journal cannot be written.
         """
         size, changed = stamp
-        written = json.dumps([[os.fsdecode(output.absolute()), output.stat().st_size] for output in outcome.written])
+        written = json.dumps([[os.fsdecode(output.absolute()), stamp_of(output)[0]] for output in outcome.written])
         record = None if outcome.record is None else json.dumps(outcome.record)
-        self._database.execute(
-            "INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?)",
-            (_key(file), size, changed, written, record, outcome.problem),
-        )
+        try:
+            self._database.execute(
+                "INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?)",
+                (_key(file), size, changed, written, record, outcome.problem),
+            )
+        except sqlite3.Error as error:
+            raise JournalError(f"{self.path}: cannot be written ({error})") from None
 
     def read(self, files: Sequence[InputFile]) -> Iterator[tuple[InputFile, dict[str, Any]]]:
         """The records of those of the files that have one, in the files' order."""

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tinyfaces.detection.faces import Faces
 from tinyfaces.detection.images import SUFFIXES, Pixels
-from tinyfaces.files import write_atomically
+from tinyfaces.files import fitting, write_atomically
 from tinyfaces.jobs import formats
 from tinyfaces.jobs.finding import AnyImage, preview
 from tinyfaces.jobs.formats import ImageResult
@@ -121,7 +121,7 @@ class Output:
     def names(self, file: InputFile) -> list[Path]:
         """The files in the folder that are written for one input file alone."""
         if file.is_video:
-            return [file.name.with_suffix(f"{file.name.suffix}.{self.format}")] if self.document else []
+            return [fitting(file.name, f".{self.format}")] if self.document else []
         names = [formats.PER_IMAGE[self.format or ""][0](file)] if self.per_image else []
         return [*names, _picture_name(file)] if self.pictures else names
 
@@ -140,7 +140,7 @@ class Output:
 
 
 def _picture_name(file: formats.Named) -> Path:
-    return Path(file.name.with_name(f"{file.name.stem}_faces.{'png' if file.path.suffix.lower() == '.png' else 'jpg'}"))
+    return fitting(file.name.with_suffix(""), f"_faces.{'png' if file.path.suffix.lower() == '.png' else 'jpg'}")
 
 
 def _drawn(result: ImageResult, pixels: Pixels) -> bytes:
