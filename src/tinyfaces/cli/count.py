@@ -94,7 +94,8 @@ def count(
     if polygons or density is not None:
         run.drop_videos("regions and density maps are for images only")
     given = [regions] if regions is not None else []
-    run.plan(density or Path(), lambda file: [_picture_name(file)] if density is not None else [], [out], given)
+    problems = out.with_name(f"{out.stem}_problems.csv") if out is not None else None
+    run.plan(density or Path(), lambda file: [_picture_name(file)] if density is not None else [], [out, problems], given)
     journal = out.with_suffix(".journal") if out is not None else None
     settings = {
         "command": "count",
@@ -115,7 +116,7 @@ def count(
         print_counts(records, list(polygons), console)
         run.print_speed(console)
         runs.print_written([*([out] if out else []), *(target for target in run.all_targets if target.exists())], console)
-    run.finish(progress.resume)
+    run.finish(progress.resume, problems)
 
 
 def _polygons(path: Path | None, given: list[str]) -> dict[str, Polygon]:

@@ -23,7 +23,7 @@ from tinyfaces.jobs.contact_sheets import contact_sheet, low_crops, pair
 from tinyfaces.jobs.finding import find_faces
 from tinyfaces.jobs.inputs import InputFile, find_inputs
 from tinyfaces.jobs.journal import Outcome
-from tinyfaces.jobs.own_results import as_marked_picture
+from tinyfaces.jobs.own_results import as_marked_picture, is_marked_picture
 
 
 @command(app)
@@ -77,6 +77,9 @@ def _on_image(file: InputFile, run: runs.Run, max_height: float) -> Outcome:
     low, restored = low_crops(image, faces.boxes), run.detector.restore(image, faces)
     sheet, folder = run.targets[file]
     pairs = [folder / f"{number:03d}.png" for number in range(len(faces))]
+    for path in pairs:
+        if path.exists() and not is_marked_picture(path):
+            raise ValueError(f"{path}: is no restored face, and is not overwritten")
     clear_partials(pairs)
     for path, small, large in zip(pairs, low, restored, strict=True):
         write_atomically(path, as_marked_picture(pair(small, large), "PNG"))

@@ -105,13 +105,22 @@ class _Search:
         self.roots: list[str] = []
         self.problems: list[str] = []
         self.left_out: Counter[str] = Counter()
+        self._real_folders: dict[str, str] = {}
         self._recursive = recursive
         self._results = None if results is None else os.path.realpath(results)
 
     def take(self, path: Path, root: str | Path) -> None:
         """Take a file; names begin below `root`, or further up."""
-        self.found.setdefault(os.path.realpath(path), path)
+        self.found.setdefault(self._real_path(path), path)
         self.roots.append(_absolute(root))
+
+    def _real_path(self, path: Path) -> str:
+        if path.is_symlink():
+            return os.path.realpath(path)
+        folder = str(path.parent)
+        if folder not in self._real_folders:  # asked once for all files in it, as that takes a call for each part of the path
+            self._real_folders[folder] = os.path.realpath(folder)
+        return os.path.join(self._real_folders[folder], path.name)  # noqa: PTH118
 
     def folder(self, text: str) -> None:
         """Take all that is in a folder."""
