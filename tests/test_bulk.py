@@ -103,6 +103,12 @@ def test_the_journal_knows_what_is_done_and_what_has_changed_since(tmp_path):
     (tmp_path / "other").write_bytes(b"not a database" * 100)
     with pytest.raises(JournalError, match="other: not a journal"):
         Journal(tmp_path / "other", {}, resume=True)
+    own = sqlite3.connect(tmp_path / "own")
+    own.execute("CREATE TABLE files (name TEXT)")
+    own.close()
+    with pytest.raises(JournalError, match="own: not a journal"):
+        Journal(tmp_path / "own", {})
+    assert sqlite3.connect(tmp_path / "own").execute("SELECT count(*) FROM files").fetchone() == (0,)
 
 
 def test_a_file_that_changes_during_the_work_is_done_again(tmp_path):

@@ -21,6 +21,9 @@ Stamp: TypeAlias = tuple[int, int]
 """Size of a file in bytes and the time of its last change in nanoseconds; both -1 where there is none."""
 
 
+_COLUMNS = ("path", "size", "changed", "outputs", "record", "problem")
+
+
 class JournalError(ValueError):
     """A journal cannot be used; the message is one line that names it."""
 
@@ -64,6 +67,9 @@ class Journal:
             self._database = sqlite3.connect(path if path is not None else ":memory:", timeout=0.5, isolation_level=None)
             # One writer at a time, for as long as it lives; the lock goes with the process, however that ends.
             self._database.execute("PRAGMA locking_mode = EXCLUSIVE")
+            columns = [tuple(row[1] for row in self._database.execute(f"PRAGMA table_info({name})")) for name in ("run", "files")]
+            if columns not in ([(), ()], [("settings",), _COLUMNS]):
+                raise sqlite3.DatabaseError("another program's database")
             self._database.execute("PRAGMA journal_mode = WAL")
             self._database.execute("PRAGMA synchronous = NORMAL")
             if not resume:
@@ -76,6 +82,8 @@ class Journal:
             busy = "locked" in str(error)
             raise JournalError(f"{path}: {'another run is using this journal' if busy else error}") from None
         except (sqlite3.DatabaseError, OSError) as error:
+            if hasattr(self, "_database"):
+                self._database.close()
             raise JournalError(f"{path}: not a journal of tinyfaces ({error})") from None
         if known is not None and known[0] != wanted:
             other = _differences(json.loads(known[0]), json.loads(wanted))
