@@ -20,7 +20,7 @@ from test_images import bad_files
 from tinyfaces.cli import app
 from tinyfaces.jobs.bulk import DiskFull, overlapped, process
 from tinyfaces.jobs.inputs import InputFile
-from tinyfaces.jobs.journal import Journal, JournalError, Outcome
+from tinyfaces.jobs.journal import Journal, JournalError, Outcome, stamp_of
 
 KILL_RUNS = str(Path(__file__).with_name("kill_runs.py"))
 
@@ -141,9 +141,11 @@ def test_names_whose_bytes_are_no_utf8_are_recorded(tmp_path):
     name = os.fsdecode(b"M\xfcller.txt")
     file = InputFile(tmp_path / name, Path(name))
     journal = Journal(tmp_path / "j", {"out": name})
-    journal.write(file, Outcome({"name": name}, f"{name}: is odd"))
-    journal.write(file, Outcome({"name": name}))
+    journal.write(file, Outcome({"name": name}), stamp_of(file.path))
     assert list(journal.read([file])) == [(file, {"name": name})]
+    file.path.touch()
+    ((_, outcome),) = process([file], lambda file: Outcome({"name": name}, f"{name}: is odd"), journal, 1)
+    assert outcome.problem == "M?ller.txt: is odd"
 
 
 def test_the_journal_knows_what_is_done_and_what_has_changed_since(tmp_path):
@@ -151,9 +153,9 @@ def test_the_journal_knows_what_is_done_and_what_has_changed_since(tmp_path):
     output = tmp_path / "out.bin"
     output.write_bytes(b"12345")
     first = Journal(tmp_path / "j", {"threshold": 0.5})
-    first.write(files[0], Outcome({"x": 1.25}))
-    first.write(files[1], Outcome(problem="is bad"))
-    first.write(files[2], Outcome({}, written=[output]))
+    first.write(files[0], Outcome({"x": 1.25}), stamp_of(files[0].path))
+    first.write(files[1], Outcome(problem="is bad"), stamp_of(files[1].path))
+    first.write(files[2], Outcome({}, written=[output]), stamp_of(files[2].path))
     first.close(keep=True)
     again = Journal(tmp_path / "j", {"threshold": 0.5}, resume=True)
     assert [again.done(file) for file in files] == [True, False, True, False]
@@ -173,6 +175,30 @@ def test_the_journal_knows_what_is_done_and_what_has_changed_since(tmp_path):
     (tmp_path / "other").write_bytes(b"not a database" * 100)
     with pytest.raises(JournalError, match="other: not a journal"):
         Journal(tmp_path / "other", {}, resume=True)
+    own = sqlite3.connect(tmp_path / "own")
+    own.execute("CREATE TABLE files (name TEXT)")
+    own.close()
+    with pytest.raises(JournalError, match="own: not a journal"):
+        Journal(tmp_path / "own", {})
+    assert sqlite3.connect(tmp_path / "own").execute("SELECT count(*) FROM files").fetchone() == (0,)
+
+
+def test_a_file_that_changes_during_the_work_is_done_again(tmp_path):
+    files, seen = _files(tmp_path, 3), []
+
+    def work(file):
+        seen.append(file.path.read_text())
+        if file.name.stem == "1" and len(seen) == 2:
+            file.path.write_text("whole now")
+        elif file.name.stem == "2":
+            file.path.write_text("longer and longer"[: len(seen)])
+        return Outcome({"read": seen[-1]})
+
+    journal = Journal(None, {})
+    outcomes = [outcome.record for _, outcome in process(files, work, journal, 0)]
+    assert outcomes[:2] == [{"read": "0"}, {"read": "whole now"}]
+    assert seen[:3] == ["0", "1", "whole now"] and len(seen) == 5
+    assert [journal.done(file) for file in files] == [True, True, False]
 
 
 @pytest.fixture(scope="module")
@@ -271,4 +297,4 @@ def test_problems_are_gathered_in_a_file(run, tmp_path):
     for name in bad:
         (tmp_path / "in" / name).unlink()
     run("anonymise", "in", "--out", "res")
-    assert [path.name for path in (tmp_path / "res").iterdir()] == ["a.png"]
+    assert {path.name for path in (tmp_path / "res").iterdir()} == {"a.png", ".tinyfaces"}

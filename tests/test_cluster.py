@@ -1,5 +1,6 @@
 """A job on a local Ray of several processes: each image in exactly one row, though a worker is killed in the middle."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -18,7 +19,11 @@ from conftest import corners, paint
 pytest.importorskip("ray", reason="Ray is not installed (the extra ray)")
 parquet = pytest.importorskip("pyarrow.parquet", reason="pyarrow is not installed (the extra ray)")
 
-from tinyfaces.jobs import cluster  # noqa: E402
+import fsspec  # noqa: E402
+
+from tinyfaces.detection import detector as detector_module  # noqa: E402
+from tinyfaces.jobs import cluster, fsspec_files  # noqa: E402
+from tinyfaces.weights import models  # noqa: E402
 
 
 def _workers() -> dict[int, str]:
@@ -73,27 +78,53 @@ def test_a_worker_killed_in_the_middle_leaves_each_image_in_one_row(toy_model, t
         assert (rows[f"{n:02d}.png"]["width"], rows[f"{n:02d}.png"]["height"]) == (640, 640)
 
 
-def test_any_filesystem_and_what_is_wrong_in_one_line(tmp_path):
-    import fsspec
+def _found(paths, recursive=False, results=""):
+    search = fsspec_files.find_images(paths, recursive, results)
+    return [file.path for file in search.files], search.problems
 
+
+def test_any_filesystem_and_what_is_wrong_in_one_line(tmp_path):
     memory = fsspec.filesystem("memory")
-    for name in ("/shots/a.png", "/shots/deep/b.jpg", "/shots/notes.txt"):
+    for name in ("/shots/a.png", "/shots/deep/b.jpg", "/shots/notes.txt", "/shots/._a.png", "/shots/done/c.png"):
         memory.pipe_file(name, b"x")
-    problems: list[str] = []
-    assert cluster._find(["memory://shots"], False, problems) == ["memory:///shots/a.png"]
-    assert cluster._find(["memory://shots"], True, problems) == ["memory:///shots/a.png", "memory:///shots/deep/b.jpg"]
-    assert cluster._find(["memory://shots/*.png", "memory://shots/a.png"], False, problems) == ["memory:///shots/a.png"]
-    assert problems == []
-    assert cluster._find([str(tmp_path), "nonsense://x"], False, problems) == []
-    assert len(problems) == 2 and "no images found" in problems[0] and "nonsense" in problems[1]
-    cluster._write("memory://out", "a.bin", b"123")
-    assert memory.cat_file("/out/a.bin") == b"123" and cluster._exists("memory://out", "a.bin")
+    memory.pipe_file("/shots/done/.tinyfaces", b"x")
+    assert _found(["memory://shots"]) == (["memory:///shots/a.png"], [])
+    assert _found(["memory://shots"], True) == (["memory:///shots/a.png", "memory:///shots/deep/b.jpg"], [])
+    assert _found(["memory://shots/*.png", "memory://shots/a.png"]) == (["memory:///shots/a.png"], [])
+    assert _found(["memory://shots/done"]) == (["memory:///shots/done/c.png"], [])
+    left_out = fsspec_files.find_images(["memory://shots"], True).left_out
+    assert left_out == {".txt": 1, "hidden": 1, "earlier results": 1}
+    files, problems = _found([str(tmp_path), "nonsense://x", "memory://nowhere"])
+    assert files == [] and len(problems) == 3
+    assert "no images" in problems[0] and "nonsense" in problems[1] and "no images found" in problems[2]
+    fsspec_files.write("memory://out/a.bin", b"123")
+    assert memory.cat_file("/out/a.bin") == b"123" and fsspec_files.read("memory://out/a.bin") == b"123"
+
+
+@pytest.mark.parametrize("kind", ("local", "memory"))
+def test_names_with_brackets_are_found(tmp_path, kind):
+    top = str(tmp_path) if kind == "local" else "memory:///brackets"
+    names = ("IMG [1].png", "[2]/a?b.png", "c::d.png" if kind == "local" else "c.png")  # elsewhere :: joins kinds of files
+    for name in names:
+        fsspec_files.write(f"{top}/{name}", b"x")
+        assert _found([f"{top}/{name}"]) == ([f"{top}/{name}"], [])
+    assert len(_found([f"{top}/[2]"])[0]) == 1 and len(_found([top], True)[0]) == 3
+    assert [fsspec_files.read(path) for path in _found([top], True)[0]] == [b"x"] * 3
+
+
+def test_names_begin_below_what_all_share():
+    names = ("1/a.png", "2/a.png", "2/c/d.png")
+    files = [fsspec_files.Found(f"s3://b/x/{name}", f"s3://b/x/{name[0]}", (0, "")) for name in names]
+    assert [str(name) for name in fsspec_files.names_of(files).values()] == list(names)
+    assert [str(name) for name in fsspec_files.names_of(files[1:]).values()] == ["a.png", "c/d.png"]
+    other = fsspec_files.Found("/home/a.png", "/home", (0, ""))
+    assert [str(name) for name in fsspec_files.names_of([files[0], other]).values()] == ["s3/b/x/1/a.png", "home/a.png"]
 
 
 def test_workers_detect_as_the_options_say(toy_model, tmp_path):
     Image.fromarray(paint(64, 64, [(24, 24)])).save(tmp_path / "a.png")
     for threshold, faces in ((0.3, 1), (1.0, 0)):
-        job = cluster._Job(str(tmp_path), toy_model.read_bytes(), {"threshold": threshold, "stages": "proposals"})
+        job = cluster._Job.of(str(tmp_path), str(toy_model), {"threshold": threshold, "stages": "proposals"})
         worker = cluster._Worker(job)
         assert len(worker._row(str(tmp_path / "a.png"))["boxes"]) == faces
         assert worker._detector.stages == "proposals"
@@ -103,9 +134,128 @@ def test_workers_detect_as_the_options_say(toy_model, tmp_path):
 def test_whatever_one_image_raises_is_its_problem(tmp_path, error):
     Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
     worker = cluster._Worker.__new__(cluster._Worker)
+    worker._job = SimpleNamespace(masks=None)
     worker._detector = SimpleNamespace(detect=lambda pixels: (_ for _ in ()).throw(error))
     row = worker._row(str(tmp_path / "a.png"))
     assert row["problem"].startswith(f"{tmp_path / 'a.png'}: cannot be done ({type(error).__name__}") and "boxes" not in row
+
+
+def test_the_int8_copy_of_an_own_model_travels_too(toy_model, tmp_path, monkeypatch):
+    (tmp_path / "m.onnx").write_bytes(toy_model.read_bytes())
+    (tmp_path / "m.int8.onnx").write_bytes(b"int8")
+    seen = {}
+    monkeypatch.setattr(
+        detector_module, "Detector", lambda path, **options: seen.update({p.name: p.read_bytes() for p in path.parent.iterdir()})
+    )
+    job = cluster._Job.of("out", str(tmp_path / "m.onnx"), {})
+    cluster._Worker(job)
+    assert seen == {"model.onnx": toy_model.read_bytes(), "model.int8.onnx": b"int8"}
+    (tmp_path / "m.int8.onnx").write_bytes(b"other")
+    assert cluster._Job.of("out", str(tmp_path / "m.onnx"), {}).weights != job.weights
+    fast = models()["fast"]
+    assert cluster._Job.of("out", str(fast.path), {}) == cluster._Job.of("out", "fast", {})
+    with pytest.raises(cluster.RayError, match="another version"):
+        cluster._Worker(dataclasses.replace(cluster._Job.of("out", "fast", {}), weights="other"))
+
+
+def _do(job, files, name="part-00000-of-00001.parquet", targets=None):
+    targets = targets or {}
+    part = {"name": name, "files": [file.path for file in files], "targets": [targets.get(file.path, "") for file in files]}
+    cluster._Worker(job)({**part, "made_of": cluster._made_of(job, files)})
+    return name
+
+
+@pytest.mark.parametrize("kind", ("local", "memory", "s3"))
+def test_a_part_counts_only_whole_and_of_the_same_settings_weights_and_photos(toy_model, tmp_path, kind, request):
+    top = {"local": str(tmp_path), "memory": f"memory://{tmp_path}"}.get(kind) or request.getfixturevalue("bucket")
+    image = tmp_path / "a.png"
+    Image.fromarray(paint(64, 64, [(24, 24)])).save(image)
+    fsspec_files.write(f"{top}/in/a.png", image.read_bytes())
+    files = fsspec_files.find_images([f"{top}/in"], False).files
+    job = cluster._Job.of(f"{top}/fresh/out", str(toy_model), {"threshold": 0.3})
+    cluster._prepare(job, files, resume=True)  # where nothing is yet
+    name = "part-00000-of-00001.parquet"
+    assert not cluster._is_whole(job, name, files)
+    _do(job, files)
+    assert cluster._is_whole(job, name, files)
+    cluster._prepare(job, files, resume=True)
+    assert cluster._is_whole(job, name, files)
+    assert not cluster._is_whole(dataclasses.replace(job, options={"threshold": 0.5}), name, files)
+    assert not cluster._is_whole(dataclasses.replace(job, weights="other"), name, files)
+    whole = fsspec_files.read(f"{job.out}/{name}")
+    for cut in (b"", whole[:40], whole[:-1], whole[: len(whole) // 2]):
+        fsspec_files.write(f"{job.out}/{name}", cut)
+        assert not cluster._is_whole(job, name, files)
+    fsspec_files.write(f"{job.out}/{name}", whole)
+    Image.fromarray(paint(64, 72, [(24, 24)])).save(image)
+    fsspec_files.write(f"{top}/in/a.png", image.read_bytes())
+    changed = fsspec_files.find_images([f"{top}/in"], False).files
+    assert changed != files and not cluster._is_whole(job, name, changed)
+    cluster._prepare(job, changed, resume=False)
+    assert [entry.rpartition("/")[2] for entry in fsspec_files.listed(job.out)] == ["_job.json"]
+
+
+@pytest.fixture
+def bucket(monkeypatch):
+    """A bucket of an S3 that is none."""
+    pytest.importorskip("s3fs", reason="s3fs is not installed")
+    server = pytest.importorskip("moto.server", reason="moto is not installed").ThreadedMotoServer(port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "x")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    fsspec.get_filesystem_class("s3").clear_instance_cache()
+    fsspec.filesystem("s3").mkdir("photos")
+    yield "s3://photos"
+    server.stop()
+
+
+@pytest.mark.parametrize("kind", ("local", "memory"))
+def test_workers_mask_photos(toy_model, tmp_path, kind):
+    top = str(tmp_path) if kind == "local" else f"memory://{tmp_path}"
+    image = tmp_path / "a.png"
+    Image.fromarray(paint(64, 64, [(24, 24)])).save(image)
+    fsspec_files.write(f"{top}/in/a.png", image.read_bytes())
+    fsspec_files.write(f"{top}/in/bad.png", b"no photo")
+    masks = {"method": "solid", "shape": "box", "enlarge": 1.0, "keep_metadata": False}
+    job = cluster._Job.of(f"{top}/parts", str(toy_model), {"threshold": 0.3}, masks)
+    files = fsspec_files.find_images([f"{top}/in"], False).files
+    name = _do(job, files, targets={file.path: f"{top}/out/{file.path.rpartition('/')[2]}" for file in files})
+    rows = cluster._part(job.out, name).read().to_pylist()
+    assert rows[0]["output"].endswith("/out/a.png") and len(rows[0]["boxes"]) == 1
+    assert rows[1]["output"] is None and rows[1]["problem"].startswith(f"{files[1].path}: not an image")
+    (tmp_path / "masked.png").write_bytes(fsspec_files.read(f"{top}/out/a.png"))
+    assert np.asarray(Image.open(tmp_path / "masked.png")).max() == 0
+    assert cluster._is_whole(job, name, files)
+    fsspec_files.remove(f"{top}/out", fsspec_files.listed(f"{top}/out"))
+    assert not cluster._is_whole(job, name, files)  # its photos are gone
+
+
+def test_anonymise_on_ray(toy_model, tmp_path):
+    for number in range(3):
+        (tmp_path / f"in/{number}").mkdir(parents=True)
+        Image.fromarray(paint(64, 64, [(24, 24)])).save(tmp_path / f"in/{number}/a.png")
+    command = [sys.executable, "-m", "tinyfaces", "anonymise", "in", "-r", "--ray", "local", "--method", "solid"]
+    ran = subprocess.run([*command, "--model", str(toy_model)], cwd=tmp_path, capture_output=True, text=True)
+    assert ran.returncode == 0 and "3 faces in 3 images" in ran.stdout and "anonymised_parts" in ran.stdout, ran.stderr
+    written = sorted(path.relative_to(tmp_path / "anonymised").as_posix() for path in (tmp_path / "anonymised").rglob("*.*"))
+    assert written == [".tinyfaces", "0/a.png", "1/a.png", "2/a.png"]
+    assert np.asarray(Image.open(tmp_path / "anonymised/1/a.png")).max() == 0
+    before = (tmp_path / "in/0/a.png").read_bytes()
+    ran = subprocess.run([*command, "--model", str(toy_model), "--out", "in"], cwd=tmp_path, capture_output=True, text=True)
+    assert ran.returncode == 2 and "never overwritten" in ran.stderr and (tmp_path / "in/0/a.png").read_bytes() == before
+
+
+@pytest.mark.parametrize("given", (["in", "--out", "s3://b/x"], ["s3://b/x", "--out", "out"]))
+def test_a_missing_kind_of_files_is_one_line(toy_model, tmp_path, given):
+    (tmp_path / "in").mkdir()
+    Image.fromarray(paint(64, 64)).save(tmp_path / "in/a.png")
+    code = "import sys; sys.modules['s3fs'] = None; from tinyfaces.cli import app; app()"
+    command = [sys.executable, "-c", code, "detect", *given, "--ray", "local", "--model", str(toy_model)]
+    ran = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert ran.returncode == 2 and "s3fs" in ran.stderr and len(ran.stderr.splitlines()) == 1, ran.stderr
 
 
 @pytest.mark.parametrize("option", (("--precision", "int3"), ("--stages", "three"), ("--backend", "none")))
@@ -116,16 +266,17 @@ def test_a_wrong_option_is_told_before_a_cluster_is_asked(option, toy_model, tmp
 
 
 def test_results_of_another_job_are_not_mixed_with(tmp_path):
-    job = cluster._Job(str(tmp_path), "accurate", {"threshold": None, "precision": "auto"})
-    cluster._prepare(job, ["a.png", "b.png"], resume=False)
+    job = cluster._Job(str(tmp_path), "accurate", "weights", {"threshold": None, "precision": "auto"})
+    files = [fsspec_files.Found(name, "", (1, "")) for name in ("a.png", "b.png")]
+    cluster._prepare(job, files, resume=False)
     (tmp_path / "part-00000-of-00001.parquet").write_bytes(b"x")
     assert json.loads((tmp_path / "_job.json").read_text())["files"] == 2
     with pytest.raises(cluster.RayError, match="another job"):
-        cluster._prepare(job, ["a.png"], resume=True)
-    other = cluster._Job(job.out, job.model, {"threshold": None, "precision": "float32"})
-    with pytest.raises(cluster.RayError, match="another job"):
-        cluster._prepare(other, ["a.png", "b.png"], resume=True)
-    cluster._prepare(job, ["a.png", "b.png"], resume=True)
+        cluster._prepare(job, files[:1], resume=True)
+    for change in ({"options": {"threshold": None, "precision": "float32"}}, {"weights": "other"}, {"masks": {}}):
+        with pytest.raises(cluster.RayError, match="another job"):
+            cluster._prepare(dataclasses.replace(job, **change), files, resume=True)
+    cluster._prepare(job, files, resume=True)
     assert (tmp_path / "part-00000-of-00001.parquet").exists()
-    cluster._prepare(job, ["a.png", "b.png"], resume=False)
+    cluster._prepare(job, files, resume=False)
     assert not (tmp_path / "part-00000-of-00001.parquet").exists()

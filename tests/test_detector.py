@@ -15,6 +15,7 @@ from tinyfaces.detection.context import rescore_by_neighbours
 from tinyfaces.detection.decoding import supported
 from tinyfaces.detection.first_stage import FRAME_PIXELS, TILED_ABOVE_PIXELS, FirstStage
 from tinyfaces.detection.views import View
+from tinyfaces.weights import models
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "solvay_1927.jpg"
 
@@ -190,3 +191,35 @@ def test_openvino_gives_the_same(toy_model, detector):
     pytest.importorskip("openvino")
     image = paint(96, 128, [(8, 8), (40, 40)], [(64, 32)])
     assert found(Detector(toy_model, threshold=0.5, backend="openvino").detect(image)) == found(detector.detect(image))
+
+
+def test_a_shipped_file_by_its_path_is_the_shipped_model(tmp_path):
+    record = models()["fast"]
+    (tmp_path / "link.onnx").symlink_to(record.path)
+    named = Detector("fast", precision="float32")
+    for path in (record.path, str(record.path), tmp_path / "link.onnx"):
+        by_path = Detector(path, precision="float32")
+        assert (by_path.threshold, by_path.scale, by_path.stages) == (named.threshold, named.scale, named.stages)
+        assert by_path._rule == named._rule
+    assert Detector(record.int8_path).threshold == named.threshold
+    (tmp_path / "copy.onnx").write_bytes(record.path.read_bytes())
+    assert Detector(tmp_path / "copy.onnx").threshold == 0.3  # nobody says that it still is the same
+
+
+def test_stream_gives_errors_while_images_fail(toy_model, tmp_path):
+    taken = []
+
+    def sources(kinds):
+        for number, good in enumerate(kinds):
+            taken.append(number)
+            yield paint(32, 32, [(8, 8)]) if good else tmp_path / f"{number}.png"
+
+    stream = Detector(toy_model).stream(sources([False] * 1000))
+    for number in range(5):
+        assert isinstance(next(stream), ImageError) and len(taken) == number + 1
+    taken.clear()
+    stream = Detector(toy_model).stream(sources([True] + [False] * 1000))
+    assert len(next(stream)) == 1 and len(taken) < 40
+    taken.clear()
+    results = list(Detector(toy_model).stream(sources([number % 3 == 0 for number in range(100)])))
+    assert [isinstance(one, ImageError) for one in results] == [number % 3 != 0 for number in range(100)]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tinyfaces.files import clear_partials, named_after, replacing, write_atomically, write_parts
+from tinyfaces.files import GivenFiles, clear_partials, named_after, replacing, write_atomically, write_parts
 
 LONG = ["\U0001f600" * 61 + ".jpg", "漢" * 83 + ".jpg", "x" * 251 + ".jpg", os.fsdecode(b"\xfc" * 251) + ".jpg"]
 
@@ -59,3 +59,19 @@ def test_short_names_stay_whole():
 def test_texts_with_names_that_are_no_utf8_are_written(tmp_path):
     write_parts(tmp_path / "a.csv", [os.fsdecode(b"M\xfcller.jpg")])
     assert (tmp_path / "a.csv").read_text(encoding="utf-8") == "M?ller.jpg"
+
+
+def test_new_files_have_the_permissions_of_new_files_and_no_thread_touches_the_umask(tmp_path, monkeypatch):
+    (tmp_path / "usual").touch()
+    monkeypatch.setattr(os, "umask", lambda mask: pytest.fail("the umask is the whole process's"))
+    write_atomically(tmp_path / "ours", b"x")
+    assert (tmp_path / "ours").stat().st_mode == (tmp_path / "usual").stat().st_mode
+
+
+def test_given_files_are_known_by_any_path(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a/x").touch()
+    (tmp_path / "link").symlink_to("a/x")
+    given = GivenFiles([tmp_path / "a/x", tmp_path / "gone"])
+    assert tmp_path / "link" in given and tmp_path / "a/../a/x" in given
+    assert tmp_path / "gone" not in given and tmp_path / "a" not in given

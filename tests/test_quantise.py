@@ -89,3 +89,15 @@ def test_no_photo_no_copy(made, tmp_path):
     )
     assert result.exit_code != 0 and "calibrate" in result.output
     assert not (tmp_path / "n.int8.onnx").exists()
+
+
+def test_photos_that_cannot_be_read_are_told_and_the_others_calibrate(made, tmp_path):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos/bad.jpg").write_text("no photo")
+    (tmp_path / "photos/._a.png").write_text("a Mac's")
+    arguments = ["export", str(made / "best.pt"), str(tmp_path / "n.onnx"), "--photos", str(tmp_path / "photos")]
+    assert "calibrate" in CliRunner().invoke(app, arguments).output
+    (tmp_path / "photos/good.png").write_bytes((made / "photos/0.png").read_bytes())
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 1 and (tmp_path / "n.int8.onnx").is_file(), result.output
+    assert sum("bad.jpg" in line for line in result.output.splitlines()) == 1 and "._a" not in result.output

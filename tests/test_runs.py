@@ -1,8 +1,13 @@
 """All commands that take files share one way through them: threads, journal, huge images, files never overwritten."""
 
+import io
 import json
+import os
 import re
+import struct
+import sys
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +18,7 @@ from conftest import paint
 from tinyfaces.cli import app
 from tinyfaces.detection import images
 from tinyfaces.detection.detector import Detector
+from tinyfaces.jobs.journal import Journal, JournalError
 
 COMMANDS = ("detect", "anonymise", "count", "restore", "evaluate coco")
 
@@ -124,7 +130,7 @@ def test_restore_overwrites_no_input(run, tmp_path):
     "given",
     [
         ["detect", "in", "--out", "in/0.json"],
-        ["count", "in", "--out", "in/0.png"],
+        ["count", "in", "--out", "in/0.json"],
         ["anonymise", "in", "--report", "in/0.png"],
         ["evaluate", "coco", "--annotations", "known.json", "--images", "in", "--json", "in/0.png"],
     ],
@@ -134,7 +140,8 @@ def test_documents_overwrite_no_input(run, photos, given):
     expected = 0 if given[-1].endswith(".json") else 2
     result = run(*given, code=expected)
     assert (photos / "0.png").read_bytes() == before
-    assert expected == 0 or ("is one of the input files" in result.stderr and len(result.stderr.splitlines()) == 1)
+    told = re.search("is one of the input files|writes JSON", result.stderr)
+    assert expected == 0 or (told and len(result.stderr.splitlines()) == 1)
 
 
 def test_videos_that_restore_cannot_use_and_resume_without_a_file_are_said(run, tmp_path):
@@ -169,3 +176,168 @@ def test_help_is_in_groups(command):
     groups = [line[:-1] for line in text.splitlines() if re.fullmatch(r"[A-Z]\w+:", line)]
     assert groups == ["Input", "Model", "Output", "Speed", "Options"]
     assert text.index("Model:") < text.index("--scale") < text.index("Output:") < text.index("--threads")
+
+
+def _document(folder):
+    (folder / "areas.json").write_text('{"left": [[0, 0], [0.5, 0], [0.5, 1]]}')
+
+
+@pytest.mark.parametrize(
+    "given,kept",
+    [
+        (["count", "in", "--regions", "areas.json", "--out", "areas.json"], "areas.json"),
+        (["count", "in", "--regions", "areas.json", "--out", "in/../areas.json"], "areas.json"),
+        (["evaluate", "coco", "--annotations", "known.json", "--images", "in", "--json", "known.json"], "known.json"),
+        (["detect", "in", "--format", "yolo", "--no-scores", "--out", "in"], "in/classes.txt"),
+    ],
+)
+def test_nothing_that_was_given_is_written_over(run, photos, tmp_path, given, kept):
+    _document(tmp_path)
+    (photos / "classes.txt").write_text("person\nface\n")
+    before = (tmp_path / kept).read_bytes()
+    result = run(*given, code=2)
+    assert "choose another" in result.stderr.splitlines()[-1] and (tmp_path / kept).read_bytes() == before
+
+
+def test_the_model_is_not_written_over(photos, tmp_path, toy_model, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "faces.json").write_bytes(toy_model.read_bytes())
+    result = CliRunner().invoke(app, ["detect", "in", "--out", ".", "--model", "faces.json"])
+    assert result.exit_code == 2 and "faces.json: is the model" in result.stderr
+    assert (tmp_path / "faces.json").read_bytes() == toy_model.read_bytes()
+
+
+def test_only_a_list_of_problems_is_removed(run, photos, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/faces_problems.csv").write_text("my own notes\n")
+    run("detect", "in", "--out", "out")
+    assert (tmp_path / "out/faces_problems.csv").read_text() == "my own notes\n"
+
+
+@pytest.mark.parametrize(
+    "given,words",
+    [
+        (["detect", "in", "--out", "x.csv", "--format", "json"], "x.csv: --format json writes .json files"),
+        (["detect", "in", "--out", "x.jsonl", "--format", "coco"], "x.jsonl: --format coco writes .json files"),
+        (["detect", "in", "--out", "x.json", "--format", "yolo"], "a file for each image, to a folder"),
+        (["detect", "in", "--out", "x.txt", "--format", "yolo"], "a file for each image, to a folder"),
+        (["detect", "in", "--out", "x.txt"], "x.txt: --out is a folder, or a file whose name ends in .json, .jsonl, .csv"),
+        (["count", "in", "--out", "x.csv", "--format", "json"], "x.csv: --format json writes .json files"),
+        (["count", "in", "--out", "x.jsonl"], "x.jsonl: --out is a folder, or a file whose name ends in .json, .csv"),
+        (["count", "in", "--out", "x.txt"], "x.txt: --out is a folder"),
+        (["count", "in", "--density", "x.png"], "x.png: --density is a folder"),
+        (["anonymise", "in", "--out", "x.txt"], "x.txt: --out is a folder"),
+        (["anonymise", "in", "--report", "x.csv"], "x.csv: --report writes JSON"),
+        (["restore", "in", "--out", "x.png"], "x.png: --out is a folder"),
+        (["evaluate", "coco", "--annotations", "known.json", "--images", "in", "--json", "x.csv"], "x.csv: --json writes JSON"),
+    ],
+)
+def test_names_and_formats_that_contradict_are_refused(run, photos, tmp_path, given, words):
+    before = sorted(tmp_path.rglob("*"))
+    result = run(*given, code=2)
+    assert words in result.stderr and len(result.stderr.splitlines()) == 1
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_count_writes_to_a_folder_as_detect_does(run, photos, tmp_path):
+    run("count", "in", "--out", "res")
+    run("count", "in", "--out", "res", "--format", "csv")
+    assert {path.name for path in (tmp_path / "res").iterdir()} == {"counts.json", "counts.csv"}
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        ["export", "a.safetensors", "a.onnx"],
+        ["export", "a.onnx", "deep/../a.onnx"],
+        ["train", "average", "a.pt", "b.pt", "b.pt"],
+        ["evaluate", "wider", "--predictions", "b.json", "--ground-truth", ".", "--json", "b.json"],
+        ["evaluate", "ablation", "--config", "b.json", "--proposals", "a.pt", "--out", "b.md"],
+    ],
+)
+def test_commands_without_a_run_keep_what_they_are_given(tmp_path, monkeypatch, given):
+    pytest.importorskip("torch")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "deep").mkdir()
+    names = ("a.safetensors", "a.onnx", "a.pt", "b.pt", "b.json")
+    for name in names:
+        (tmp_path / name).write_text(name)
+    result = CliRunner().invoke(app, given)
+    assert result.exit_code == 2 and "never overwritten" in result.stderr, result.output
+    assert [(tmp_path / name).read_text() for name in names] == list(names)
+
+
+NAMING = (
+    ["detect", "in", "--format", "csv", "--out", "out"],
+    ["detect", "in", "--save-images", "--out", "out", "--format", "voc"],
+    ["anonymise", "in", "--out", "out", "--report", "r.json"],
+    ["count", "in", "--density", "out"],
+    ["count", "in", "--out", "out", "--format", "csv"],
+    ["restore", "in", "--out", "out", "--max-height", "20"],
+)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names there are UTF-8")
+@pytest.mark.parametrize("given", NAMING, ids=lambda given: " ".join(given))
+def test_names_of_any_bytes(run, tmp_path, given):
+    (tmp_path / "in").mkdir()
+    content = io.BytesIO()
+    Image.fromarray(paint(64, 64, [(8, 8)])).save(content, "PNG")
+    for name in (b"a.png", b"gut_f\xfcnf.png", b"z.png"):
+        Path(os.fsdecode(os.fsencode(tmp_path / "in") + b"/" + name)).write_bytes(content.getvalue())
+    Path(os.fsdecode(os.fsencode(tmp_path / "in") + b"/kaputt_M\xfcller.jpg")).write_bytes(b"not a photo")
+    result = run(*given, code=1)
+    assert len(result.stderr.splitlines()) == 1 and "kaputt_M?ller.jpg: not an image" in result.stderr
+    lists = list(tmp_path.rglob("*problems.csv"))
+    assert "--density" in given or "kaputt" in lists[0].read_text()
+    if given[0] == "anonymise":
+        assert len(json.loads((tmp_path / "r.json").read_text())["files"]) == 3
+        assert len(list((tmp_path / "out").glob("*.png"))) == 3
+
+
+@pytest.mark.parametrize("given", NAMING, ids=lambda given: " ".join(given))
+def test_names_as_long_as_can_be(run, tmp_path, given):
+    (tmp_path / "in").mkdir()
+    names = ["a", "\U0001f600" * 62, "\u6f22" * 83, "x" * 250 + "1", "x" * 250 + "2"]
+    for name in names:
+        Image.fromarray(paint(64, 64, [(8, 8)])).save(tmp_path / f"in/{name}.jpg", "PNG")
+    run(*given)
+    pictures = [path for path in (tmp_path / "out").rglob("*") if path.suffix in (".jpg", ".png") and path.parent.name == "out"]
+    assert len(pictures) == (0 if "csv" in given else 5)
+    assert not list((tmp_path / "out").glob("*.partial"))
+
+
+@pytest.mark.parametrize("error", (MemoryError(), struct.error("unpack"), TypeError("no\nnumber"), RuntimeError("of a runtime")))
+def test_whatever_a_file_raises_is_its_own_problem(run, photos, tmp_path, monkeypatch, error):
+    detect = Detector.detect
+
+    def failing(self, image, **options):
+        if image[20, 28, 0] == 255:  # in 3.png alone
+            raise error
+        return detect(self, image, **options)
+
+    monkeypatch.setattr(Detector, "detect", failing)
+    result = run("detect", "in", "--out", "out", code=1)
+    kind = ": ".join(filter(None, [type(error).__name__, " ".join(str(error).split())]))
+    assert result.stderr.splitlines() == [f"tinyfaces: in/3.png: cannot be done ({kind})"]
+    assert len(json.loads((tmp_path / "out/faces.json").read_text())["images"]) == 5
+    assert "in/3.png" in (tmp_path / "out/faces_problems.csv").read_text()
+
+
+def test_a_journal_that_cannot_be_written_is_one_line(run, photos, monkeypatch):
+    monkeypatch.setattr(
+        Journal, "write", lambda *given: (_ for _ in ()).throw(JournalError("faces.journal: cannot be written (full)"))
+    )
+    assert run("detect", "in", "--out", "out", code=2).stderr.splitlines() == [
+        "tinyfaces: faces.journal: cannot be written (full)"
+    ]
+
+
+def test_restored_faces_are_written_over_no_photo(run, photos, tmp_path):
+    (photos / "0").mkdir()
+    Image.fromarray(paint(64, 64)).save(photos / "0/000.png")  # of the user, and not given
+    before = (photos / "0/000.png").read_bytes()
+    for _ in range(2):
+        result = run("restore", "in", "--out", "in", "--max-height", "20", code=1)
+        assert "in/0/000.png: is no restored face, and is not overwritten" in result.stderr
+    assert (photos / "0/000.png").read_bytes() == before and (photos / "1/000.png").exists()

@@ -218,3 +218,39 @@ def test_networks_that_do_not_fit_are_told(record, toy_model):
     swapped = SecondStageRecord("slim", str(toy_model), record.discriminator, {}, 0, 0.0, "", {})
     with pytest.raises(ModelError, match="not a generator"):
         _second(swapped)
+
+
+def test_other_proposals_have_a_threshold_of_their_own(record):
+    given = _proposals()
+    assert Detector(proposals=given).threshold == 0.3
+    assert Detector(proposals=given, threshold=0.7).threshold == 0.7
+
+
+def test_other_proposals_are_found_region_by_region():
+    size = 2600
+    small = [(40 + 620 * n, 40 + 600 * m) for n in range(5) for m in range(5)]
+    image = paint(size, size, small, [])
+    image[1000:1800, 900:1700, 1] = 255
+    seen = []
+
+    def propose(pixels):
+        """Red squares in full detail, and what is green where most of the image is seen."""
+        seen.append(pixels.shape[:2])
+        boxes = []
+        for y, x in np.argwhere(pixels[..., 0] == 255):
+            before = (pixels[y - 1, x, 0] if y else 0, pixels[y, x - 1, 0] if x else 0)
+            if before == (0, 0) and pixels[y : y + 8, x : x + 8, 0].all():
+                boxes.append((x, y, x + 8, y + 8))
+        green = np.argwhere(pixels[..., 1] > 128)
+        if len(green):
+            (top, left), (bottom, right) = green.min(0), green.max(0) + 1
+            boxes.append((left, top, right, bottom))
+        return np.array(boxes, np.float32).reshape(-1, 4), np.full(len(boxes), 0.9, np.float32)
+
+    detector = Detector(proposals=propose, threshold=0.5)
+    faces = detector.detect_regions(image)
+    sides = faces.boxes[:, 2] - faces.boxes[:, 0]
+    assert found(faces[sides < 10]) == {(x, y, x + 8, y + 8) for x, y in small}
+    np.testing.assert_allclose(faces.boxes[sides > 100], [[900, 1000, 1700, 1800]], atol=4)
+    assert max(max(shape) for shape in seen) < 2000
+    assert found(Detector(proposals=faces.to_supervision(), threshold=0.5).detect_regions(image)) == found(faces)

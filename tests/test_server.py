@@ -245,3 +245,13 @@ def test_wrong_models(tmp_path):
     (tmp_path / "x.onnx").write_text(json.dumps("no model"))
     result = CliRunner().invoke(app, ["serve", "--model", str(tmp_path / "x.onnx")])
     assert result.exit_code == 2 and len(result.stderr.splitlines()) == 1
+
+
+def test_an_answer_on_a_kept_connection_does_not_wait_for_an_acknowledgement(service):
+    with httpx.Client() as client:
+        seconds = []
+        for _ in range(30):
+            begun = time.perf_counter()
+            assert client.get(f"{service.url}/healthz").status_code == 200
+            seconds.append(time.perf_counter() - begun)
+    assert sorted(seconds)[len(seconds) // 2] < 0.010, seconds

@@ -547,3 +547,109 @@ def test_the_page_asks_nobody_else(client):
             assert not re.search(r"(https?:)?//\w+\.\w+|@import", text), file
     assert client.get("/page/../app.py").status_code == 404
     assert client.get("/page/%2e%2e/app.py").status_code == 404
+
+
+@pytest.mark.parametrize(
+    "address,form,words",
+    [
+        ("/v1/detect?treshold=0.3", {}, "treshold: no such option; choose from output, threshold"),
+        ("/v1/detect?threshold=0.3&threshold=0.5", {}, "threshold: given twice"),
+        ("/v1/picture?threshold=0.3", {"boxes": "[]"}, "threshold: no such option"),
+        ("/v1/restore?output=png", {"boxes": "[]"}, "output: no such option; there are none"),
+        ("/v1/detect", {"threshold": "0.3"}, "threshold: no such form field"),
+        ("/v1/picture", {"box": "[]"}, "box: no such form field; choose from file, boxes"),
+        ("/v1/picture", {"boxes": ["[]", "[[1, 2, 3, 4]]"]}, "boxes: given twice"),
+    ],
+)
+def test_what_is_not_known_is_told(toy, address, form, words):
+    app = create_app({"toy": Engine(toy, toy)}, restore=lambda pixels, boxes: np.zeros((len(boxes), 64, 64, 3), np.uint8))
+    with TestClient(app) as client:
+        answer = client.post(address, files={"file": ("a.png", PHOTO, "image/png")}, data=form)
+    assert answer.status_code == 422 and words in answer.json()["detail"], answer.json()
+
+
+@pytest.mark.parametrize("names", (("file", "file"), ("file", "other"), ("other", "file")))
+def test_a_second_file_is_told(client, names):
+    answer = client.post("/v1/detect", files=[(name, ("a.png", PHOTO, "image/png")) for name in names])
+    assert answer.status_code == 400 and "one file" in answer.json()["detail"], answer.json()
+
+
+def test_pixels_of_given_up_requests_count_until_their_thread_ends(toy, monkeypatch):
+    from tinyfaces.service import state as state_module
+
+    begun, go_on = threading.Event(), threading.Event()
+    decode = state_module.decode
+
+    def slow(image):
+        begun.set()
+        assert go_on.wait(20)
+        return decode(image)
+
+    monkeypatch.setattr(state_module, "decode", slow)
+    app = create_app({"toy": Engine(toy, toy)}, Limits(answer_seconds=0.3))
+    state = app.state.service
+    with TestClient(app) as client:
+        assert client.post("/v1/detect", files=form(PHOTO)).status_code == 503
+        assert begun.is_set()
+        assert state._held_pixels.held_now == 64 * 96 and state._held_uploads.held >= len(PHOTO)
+        go_on.set()
+        deadline = time.monotonic() + 10
+        while state._held_pixels.held_now or state._held_uploads.held:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+
+def test_pixels_of_given_up_requests_count_until_the_network_is_through():
+    go_on = threading.Event()
+
+    class Slow:
+        threshold = 0.5
+
+        def detect(self, images, **options):
+            assert go_on.wait(20)
+            return [Faces.empty() for _ in images]
+
+    app = create_app({"slow": Engine(Slow(), Slow())}, Limits(answer_seconds=0.3), lanes=1)
+    state = app.state.service
+    with TestClient(app) as client:
+        assert client.post("/v1/detect", files=form(PHOTO)).status_code == 503  # in the network's thread
+        assert client.post("/v1/detect", files=form(PHOTO)).status_code == 503  # waits for it, and is dropped
+        assert 64 * 96 <= state._held_pixels.held_now <= 2 * 64 * 96
+        go_on.set()
+        deadline = time.monotonic() + 10
+        while state._held_pixels.held_now or state._held_uploads.held:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+
+def test_one_picture_does_not_fail_the_others_of_its_batch():
+    class Picky:
+        threshold = 0.5
+
+        def detect(self, images, **options):
+            if any(image.max() == 255 for image in images):
+                raise MemoryError
+            return [Faces.empty() for _ in images]
+
+    async def run():
+        picky = Picky()
+        queue = DetectionQueue(8, 1)
+        async with queue.running():
+            pictures = [np.full((32, 32, 3), value, np.uint8) for value in (0, 255, 9)]
+            jobs = [queue.detect(Engine(picky, picky), pixels, 0.5, None) for pixels in pictures]
+            return await asyncio.gather(*jobs, return_exceptions=True)
+
+    first, second, third = asyncio.run(run())
+    assert isinstance(first, Faces) and isinstance(second, MemoryError) and isinstance(third, Faces)
+
+
+def test_what_a_picture_raises_is_one_line():
+    class Failing:
+        threshold = 0.5
+
+        def detect(self, images, **options):
+            raise struct.error("unpack")
+
+    with serving(Failing()) as client:
+        answer = client.post("/v1/detect", files=form(PHOTO))
+        assert answer.status_code == 500 and answer.json() == {"detail": "the picture could not be searched (error)"}

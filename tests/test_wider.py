@@ -20,6 +20,7 @@ from tinyfaces.evaluation.wider import (
     read_ground_truth,
     read_predictions,
     score,
+    without_predictions,
 )
 
 SHARED = Path(os.environ.get("TINYFACES_SHARED", Path(__file__).parents[1].parent / "shared")) / "data/wider_eval"
@@ -356,3 +357,21 @@ def test_real_predictions_score_as_the_official_toolbox_says():
     assert {subset: result.ap for subset, result in results.items()} == pytest.approx(expected, abs=1e-5)
     assert [results[subset].faces for subset in ("easy", "medium", "hard", "all")] == [7211, 13319, 31958, 39697]
     assert seconds < 20
+
+
+def test_images_without_a_prediction_file_are_told_loudly(tmp_path):
+    truth = _ground_truth(("a/1", "a/2", "b/1", "b/2"), [[[1, 1, 9, 9]]] * 4, {"easy": [[1]] * 4})
+    rows = np.array([[1, 1, 9, 9, 0.5]])
+    assert without_predictions({key: rows for key in truth.images}, truth) is None
+    told = without_predictions({"a/1": rows}, truth)
+    assert "3 of 4 images have no prediction file, among them all of 1 folders such as 'b'" in told
+    assert "1 of 4 images have no prediction file, such as 'b/2'" in without_predictions(
+        dict.fromkeys(truth.images[:3], rows), truth
+    )
+
+
+def test_a_wrong_ground_truth_folder_is_named(tmp_path):
+    with pytest.raises(
+        AnnotationError, match=rf"{tmp_path}: is no ground truth .*holds no wider_face_val.mat, wider_easy_val.mat"
+    ):
+        read_ground_truth(tmp_path)

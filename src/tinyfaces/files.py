@@ -1,17 +1,17 @@
-"""Files that are written whole or not at all."""
+"""Files that are written whole or not at all, and never over those that were given."""
 
 import hashlib
 import os
-import tempfile
+import secrets
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 _PARTIAL = ".partial"
+_NAME_BYTES = 255  # that file systems allow
 _PARTIAL_STEM = 60  # bytes of the name that are kept
-_LONGEST_NAME = 255  # bytes that file systems allow
 _MARK_LETTERS = 8  # that tell names apart which were cut
-_RANDOM_LETTERS = 8  # what tempfile puts between prefix and suffix
+_RANDOM_LETTERS = 8  # between prefix and suffix
 
 
 @contextmanager
@@ -21,12 +21,9 @@ def replacing(path: Path) -> Iterator[Path]:
     A killed process leaves it behind; `clear_partials` removes it. Raises OSError.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=_partial_prefix(path), suffix=_PARTIAL)
-    os.close(handle)
-    partial = Path(name)
+    partial = _new_partial(path)
     try:
         yield partial
-        partial.chmod(0o666 & ~_umask())
         partial.replace(path)
     except BaseException:
         partial.unlink(missing_ok=True)
@@ -61,7 +58,7 @@ def named_after(name: Path, ending: str) -> Path:
     """The name with `ending` in place of its suffix. Where that is too long for a file, the stem is cut and marked, so that the
     names of two files still differ."""
     stem = os.fsencode(name.stem)
-    room = _LONGEST_NAME - len(os.fsencode(ending))
+    room = _NAME_BYTES - len(os.fsencode(ending))
     if len(stem) <= room:
         return name.with_name(f"{name.stem}{ending}")
     mark = hashlib.sha256(os.fsencode(name.name)).hexdigest()[:_MARK_LETTERS]
@@ -78,11 +75,44 @@ def _cut(text: str, most: int) -> str:
     return os.fsdecode(content[:most])
 
 
+class GivenFiles:
+    """Files that are only read. They are known by whatever path leads to them.
+
+    Args:
+        paths: Where they lie; those that do not exist are passed over.
+    """
+
+    def __init__(self, paths: Iterable[Path]) -> None:
+        self._known = {_identity(path) for path in paths} - {None}
+
+    def add(self, path: Path) -> None:
+        """Know one more."""
+        self._known |= {_identity(path)} - {None}
+
+    def __contains__(self, path: Path) -> bool:
+        return _identity(path) in self._known
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """What two paths of the same file share."""
+    try:
+        status = path.stat()
+    except (OSError, ValueError):
+        return None
+    return status.st_dev, status.st_ino
+
+
+def _new_partial(path: Path) -> Path:
+    """A new empty file beside `path`, with the permissions that new files have."""
+    # mkstemp's has others; to change them takes the umask, which can only be read by setting it, for all threads.
+    while True:
+        partial = path.parent / f"{_partial_prefix(path)}{secrets.token_hex(_RANDOM_LETTERS // 2)}{_PARTIAL}"
+        try:
+            os.close(os.open(partial, os.O_CREAT | os.O_EXCL | os.O_WRONLY | getattr(os, "O_NOFOLLOW", 0), 0o666))
+        except FileExistsError:
+            continue
+        return partial
+
+
 def _partial_prefix(path: Path) -> str:
     return f".{_cut(path.name, _PARTIAL_STEM)}."
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

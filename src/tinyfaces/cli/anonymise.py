@@ -11,13 +11,27 @@ import typer
 from rich.console import Console
 
 from tinyfaces.cli import runs
-from tinyfaces.cli.options import MODEL, OUTPUT, DetectorOptions, InputOptions, ProgressOptions, app, command, errors, fail
+from tinyfaces.cli.options import (
+    MODEL,
+    OUTPUT,
+    DetectorOptions,
+    InputOptions,
+    ProgressOptions,
+    app,
+    command,
+    errors,
+    fail,
+    folder_of,
+    json_file,
+)
+from tinyfaces.cli.remote import RayAddress, anonymise_on_cluster
 from tinyfaces.files import write_atomically
-from tinyfaces.jobs.inputs import InputFile, Inputs, find_inputs, outside
+from tinyfaces.jobs.inputs import InputFile, find_inputs
 from tinyfaces.jobs.journal import Outcome
+from tinyfaces.jobs.masked_photos import masked_photo
 from tinyfaces.jobs.masking import MaskStyle
 from tinyfaces.jobs.outputs import StateFiles, lies_in
-from tinyfaces.jobs.photos import LOST_TAG, anonymised, find_photo_faces, open_photo, removed
+from tinyfaces.jobs.photos import LOST_TAG
 
 _THRESHOLD = 0.2  # lower than the models' own: missing a face is worse than masking a hand
 
@@ -61,8 +75,8 @@ def anonymise(
         typer.Option(min=1, max=4, rich_help_panel=OUTPUT, help="Size of the mask in each direction, relative to the face."),
     ] = 1.45,
     out: Annotated[
-        Path, typer.Option(rich_help_panel=OUTPUT, help="Folder for the anonymised files; sources are never overwritten.")
-    ] = Path("anonymised"),
+        str, typer.Option(rich_help_panel=OUTPUT, help="Folder for the anonymised files; sources are never overwritten.")
+    ] = "anonymised",
     report: Annotated[
         Path | None, typer.Option(rich_help_panel=OUTPUT, help="JSON file that lists what was masked and removed in each file.")
     ] = None,
@@ -80,16 +94,23 @@ def anonymise(
             min=0, max=51, rich_help_panel=OUTPUT, help="Quality of videos (constant rate factor): lower is better, and larger."
         ),
     ] = 18,
+    ray: RayAddress = None,
 ) -> None:
     """Mask every face in images and videos.
 
     Exit code: 0 if all files were done, 1 if some could not be, 2 if nothing could be done.
     """
     style = MaskStyle(method.value, shape.value, enlarge)
-    state = _state(out, report)
-    found = find_inputs(inputs.paths, inputs.recursive)
-    run = runs.Run(Inputs(outside(found.files, out), found.problems), "masking faces", progress.quiet)
-    run.plan(out, lambda file: [file.written_name], [report, state.journal, state.problems])
+    if ray is not None:
+        if report is not None:
+            fail(f"--ray lists what was masked in Parquet files beside {out}; --report does not go with it")
+        anonymise_on_cluster(ray, inputs, out, detector, threshold, progress, style, keep_metadata)
+        return
+    folder = folder_of("--out", Path(out))
+    state = _state(folder, json_file("--report", report))
+    run = runs.Run(find_inputs(inputs.paths, inputs.recursive, folder), "masking faces", progress.quiet)
+    run.plan(folder, lambda file: [file.written_name], [report, state.problems])
+    run.mark(folder)
     settings = {"command": "anonymise", **asdict(style), "keep_metadata": keep_metadata, "quality": quality}
     run.open(detector, threshold, state.journal, resume=progress.resume, settings=settings)
     for file, outcome in run.process(
@@ -134,13 +155,10 @@ def _tell_lost(file: InputFile, removed: list[str]) -> None:
 
 
 def _on_image(file: InputFile, run: runs.Run, style: MaskStyle, keep_metadata: bool) -> Outcome:
-    photo = open_photo(file.path)
-    faces, in_alpha = find_photo_faces(photo, run.detector)
+    content, record = masked_photo(file.path, run.detector, style, keep_metadata)
     target = run.targets[file][0]
-    write_atomically(target, anonymised(photo, faces, style, keep_metadata, in_alpha))
-    height, width = photo.pixels.shape[:2]
-    record = {"width": width, "height": height, "faces": len(faces), **faces.to_dict()}
-    return Outcome({**record, "removed": removed(photo, keep_metadata)}, written=[target])
+    write_atomically(target, content)
+    return Outcome(record, written=[target])
 
 
 def _on_video(file: InputFile, run: runs.Run, style: MaskStyle, quality: int, keep_metadata: bool) -> Outcome:

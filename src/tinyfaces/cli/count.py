@@ -1,6 +1,5 @@
 """`tinyfaces count`."""
 
-import io
 import json
 from enum import StrEnum
 from pathlib import Path
@@ -10,7 +9,18 @@ import typer
 from rich.console import Console
 
 from tinyfaces.cli import runs
-from tinyfaces.cli.options import INPUT, OUTPUT, DetectorOptions, InputOptions, ProgressOptions, Threshold, app, command, fail
+from tinyfaces.cli.options import (
+    INPUT,
+    OUTPUT,
+    DetectorOptions,
+    InputOptions,
+    ProgressOptions,
+    Threshold,
+    app,
+    command,
+    fail,
+    folder_of,
+)
 from tinyfaces.cli.tables import print_counts
 from tinyfaces.files import named_after, write_atomically
 from tinyfaces.jobs.counting import Polygon, RegionError, count_regions, draw_density, polygon, read_regions
@@ -18,6 +28,8 @@ from tinyfaces.jobs.finding import find_faces, preview
 from tinyfaces.jobs.formats import csv_lines
 from tinyfaces.jobs.inputs import InputFile, find_inputs
 from tinyfaces.jobs.journal import Outcome
+from tinyfaces.jobs.outputs import OutputError, document_of
+from tinyfaces.jobs.own_results import as_marked_picture
 
 
 class CountFormat(StrEnum):
@@ -54,7 +66,9 @@ def count(
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option(rich_help_panel=OUTPUT, help="File for the numbers, .json or .csv; without it, only a table is shown."),
+        typer.Option(
+            rich_help_panel=OUTPUT, help="Folder for the numbers, or a .json or .csv file; without it, only a table is shown."
+        ),
     ] = None,
     format: Annotated[
         CountFormat | None,
@@ -66,13 +80,22 @@ def count(
     Exit code: 0 if all files were read, 1 if some could not be, 2 if nothing could be done.
     """
     polygons = _polygons(regions, region or [])
-    chosen = format.value if format else ("csv" if out is not None and out.suffix.lower() == ".csv" else "json")
+    chosen = format.value if format is not None else "json"
+    if out is not None:
+        try:
+            out, chosen = document_of(out, format and format.value, [one.value for one in CountFormat], "counts")
+        except OutputError as error:
+            fail(str(error))
+    if density is not None:
+        folder_of("--density", density)
     if progress.resume and out is None:
         fail("--resume needs --out, where the results of the earlier run are")
     run = runs.Run(find_inputs(inputs.paths, inputs.recursive), "counting", progress.quiet)
     if polygons or density is not None:
         run.drop_videos("regions and density maps are for images only")
-    run.plan(density or Path(), lambda file: [_picture_name(file)] if density is not None else [], [out])
+    given = [regions] if regions is not None else []
+    problems = out.with_name(f"{out.stem}_problems.csv") if out is not None else None
+    run.plan(density or Path(), lambda file: [_picture_name(file)] if density is not None else [], [out, problems], given)
     journal = out.with_suffix(".journal") if out is not None else None
     settings = {
         "command": "count",
@@ -93,7 +116,7 @@ def count(
         print_counts(records, list(polygons), console)
         run.print_speed(console)
         runs.print_written([*([out] if out else []), *(target for target in run.all_targets if runs.is_there(target))], console)
-    run.finish(progress.resume, out.with_name(f"{out.stem}_problems.csv") if out is not None else None)
+    run.finish(progress.resume, problems)
 
 
 def _polygons(path: Path | None, given: list[str]) -> dict[str, Polygon]:
@@ -111,9 +134,8 @@ def _on_image(file: InputFile, run: runs.Run, polygons: dict[str, Polygon]) -> O
     result, image = find_faces(file, run.detector)
     targets = run.targets[file]
     for target in targets:
-        content = io.BytesIO()
-        draw_density(result.faces, preview(image), result.width, result.height, polygons).save(content, "PNG")
-        write_atomically(target, content.getvalue())
+        drawn = draw_density(result.faces, preview(image), result.width, result.height, polygons)
+        write_atomically(target, as_marked_picture(drawn, "PNG"))
     record: dict[str, Any] = {"width": result.width, "height": result.height, "faces": len(result.faces)}
     if polygons:
         record["regions"] = count_regions(result.faces, polygons, result.width, result.height)

@@ -9,7 +9,6 @@ from rich.console import Console
 
 from tinyfaces.cli import runs
 from tinyfaces.cli.options import (
-    INPUT,
     OUTPUT,
     DetectorOptions,
     InputOptions,
@@ -19,7 +18,7 @@ from tinyfaces.cli.options import (
     command,
     fail,
 )
-from tinyfaces.cli.remote import detect_on_cluster
+from tinyfaces.cli.remote import RayAddress, detect_on_cluster
 from tinyfaces.cli.tables import print_detections
 from tinyfaces.files import write_parts
 from tinyfaces.jobs import formats
@@ -27,7 +26,9 @@ from tinyfaces.jobs.finding import find_faces
 from tinyfaces.jobs.formats import ImageResult
 from tinyfaces.jobs.inputs import InputFile, find_inputs
 from tinyfaces.jobs.journal import Outcome
-from tinyfaces.jobs.outputs import Output
+from tinyfaces.jobs.outputs import Output, OutputError
+
+_CLASSES = "face\n"
 
 
 class Format(StrEnum):
@@ -67,15 +68,7 @@ def detect(
         bool,
         typer.Option("--no-scores", rich_help_panel=OUTPUT, help="Leave scores out of YOLO files, as labelling tools expect."),
     ] = False,
-    ray: Annotated[
-        str | None,
-        typer.Option(
-            metavar="ADDRESS",
-            rich_help_panel=INPUT,
-            help="Run on this Ray cluster, or 'local' (an extra). Paths may be of any fsspec kind (s3://...); Parquet files are "
-            "written to --out.",
-        ),
-    ] = None,
+    ray: RayAddress = None,
 ) -> None:
     """Find the faces in images, and follow them through videos.
 
@@ -86,7 +79,10 @@ def detect(
             fail("--ray writes Parquet files; --format, --save-images and --no-scores do not go with it")
         detect_on_cluster(ray, inputs, out, detector, threshold, progress)
         return
-    output = Output.of(out, format and format.value, scores=not no_scores, pictures=save_images)
+    try:
+        output = Output.of(out, format and format.value, scores=not no_scores, pictures=save_images)
+    except OutputError as error:
+        fail(str(error))
     if no_scores and output.format != "yolo":
         fail("--no-scores goes with --format yolo")
     if progress.resume and not output.on_disk:
@@ -94,7 +90,8 @@ def detect(
     run = runs.Run(find_inputs(inputs.paths, inputs.recursive), "finding faces", progress.quiet)
     if not output.takes_videos:
         run.drop_videos("its faces are written as json, jsonl or csv to --out, or as jsonl to the standard output")
-    run.plan(output.folder, output.names, [output.document])
+    _check_class_list(output)
+    run.plan(output.folder, output.names, [output.document, output.class_list, output.beside("_problems.csv")])
     settings = {"command": "detect", "format": output.format, "scores": output.scores, "pictures": output.pictures}
     run.open(detector, threshold, output.beside(".journal"), resume=progress.resume, settings=settings)
     for file, outcome in run.process(lambda file: _on_image(file, output, run), lambda file: _on_video(file, output, run)):
@@ -143,5 +140,15 @@ def _write_document(run: runs.Run, output: Output) -> None:
             run.write(output.document, parts)
         elif output.format != "jsonl":  # which was written as it came
             sys.stdout.writelines(parts)
-    if output.format == "yolo" and not output.scores:
-        run.write(output.folder / "classes.txt", ["face\n"])
+    if output.class_list is not None:
+        run.write(output.class_list, [_CLASSES])
+
+
+def _check_class_list(output: Output) -> None:
+    """Leave a list of other classes as it is."""
+    try:
+        other = output.class_list is not None and output.class_list.read_text(errors="replace").split() != _CLASSES.split()
+    except OSError:  # there is none
+        return
+    if other:
+        fail(f"{output.class_list}: lists other classes than face; choose another folder")

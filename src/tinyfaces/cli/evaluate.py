@@ -22,6 +22,9 @@ from tinyfaces.cli.options import (
     errors,
     evaluate_app,
     fail,
+    folder_of,
+    json_file,
+    keep,
     missing_extra,
     overrides_of,
     reason,
@@ -71,17 +74,24 @@ def evaluate_wider(
         fail("give either --images or --predictions")
     if save is not None and images is None:
         fail("--save goes with --images")
+    if save is not None:
+        folder_of("--save", save)
+    json_file("--json", numbers.json)
+    known = sorted(ground_truth.glob("*.mat"))
+    keep([*known, *([predictions] if predictions is not None else [])], [numbers.json] if numbers.json is not None else [])
+    lacking = None
     try:
         truth = wider.read_ground_truth(ground_truth)
         if images is None:
             assert predictions is not None
             found = wider.read_predictions(predictions)
+            lacking = wider.without_predictions(found, truth)
         else:
             paths = wider.image_paths(truth, images)
             files = [InputFile(path, Path(f"{key}.jpg")) for key, path in paths.items()]
             found = {
                 result.name.with_suffix("").as_posix(): wider.prediction_rows(result.faces.boxes, result.faces.scores)
-                for result in _results(files, detector, numbers, save)
+                for result in _results(files, detector, numbers, known, save)
             }
         results = wider.score(found, truth)
     except (AnnotationError, wider.PredictionError) as error:
@@ -89,6 +99,8 @@ def evaluate_wider(
     except ImportError as error:
         missing_extra(error, "evaluate")
     _show_ap({name: (result.ap, result.faces) for name, result in results.items()}, numbers.json)
+    if lacking is not None:  # below the numbers, where nobody overlooks it
+        errors.print(f"tinyfaces: WARNING: {predictions}: {lacking}")
 
 
 @command(evaluate_app, "coco")
@@ -107,27 +119,28 @@ def evaluate_coco(
     from tinyfaces.data.annotations import AnnotationError, read_coco
     from tinyfaces.evaluation import coco
 
+    json_file("--json", numbers.json)
     try:
         known = [image for file in annotations for image in read_coco(file, images)]
     except AnnotationError as error:
         fail(str(error))
     files = [InputFile(image.path, image.path) for image in known]
-    found = [(result.faces.boxes, result.faces.scores) for result in _results(files, detector, numbers)]
+    found = [(result.faces.boxes, result.faces.scores) for result in _results(files, detector, numbers, annotations)]
     _show_ap({name: (band.ap, band.faces) for name, band in coco.score(found, known).items()}, numbers.json)
 
 
 def _results(
-    files: list[InputFile], options: DetectorOptions, numbers: ScoreOptions, save: Path | None = None
+    files: list[InputFile], options: DetectorOptions, numbers: ScoreOptions, given: list[Path], save: Path | None = None
 ) -> Iterator[ImageResult]:
     """What the detector finds in each photo, however unsure. Ends the command at the first photo that cannot be read, as the
     numbers would be wrong without it.
 
-    save: where to write prediction files of WIDER FACE.
+    given: files of known faces; save: where to write prediction files of WIDER FACE.
     """
     if numbers.resume and numbers.json is None:
         fail("--resume needs --json, beside which the earlier run left its journal")
     run = Run(Inputs(files, []), "finding faces")
-    run.plan(save or Path(), lambda file: [formats.wider_name(file)] if save is not None else [], [numbers.json])
+    run.plan(save or Path(), lambda file: [formats.wider_name(file)] if save is not None else [], [numbers.json], given)
     journal = numbers.json.with_suffix(".journal") if numbers.json is not None else None
     run.open(options, LOWEST_SCORE, journal, resume=numbers.resume, settings={"command": "evaluate", "save": str(save)})
 
@@ -172,6 +185,7 @@ def evaluate_ablation(
         from tinyfaces.training.settings import load_config, load_second_stage_config, read_sources
     except ImportError as error:
         missing_extra(error, "train")
+    keep([config, proposals], [out.with_suffix(".json"), out.with_suffix(".md")])
     try:
         chosen = load_second_stage_config(config, overrides_of(settings))
         sources = load_config(proposals, {})

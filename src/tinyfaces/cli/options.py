@@ -2,7 +2,7 @@
 
 import hashlib
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
 from functools import wraps
 from pathlib import Path
@@ -13,8 +13,10 @@ from rich.console import Console
 from typer.core import TyperCommand
 
 from tinyfaces.detection.detector import Detector
-from tinyfaces.detection.runtime import RuntimeOptions
+from tinyfaces.detection.runtime import RuntimeOptions, int8_file
+from tinyfaces.files import GivenFiles
 from tinyfaces.jobs.bulk import reason as reason
+from tinyfaces.jobs.outputs import is_file_name
 from tinyfaces.weights import models
 
 SOME_FAILED, UNUSABLE = 1, 2
@@ -42,6 +44,28 @@ def fail(message: str, code: int = UNUSABLE) -> NoReturn:
     """End the command with one line on the standard error."""
     errors.print(f"tinyfaces: {message}".encode("utf-8", "replace").decode())
     raise typer.Exit(code)
+
+
+def folder_of(option: str, given: Path) -> Path:
+    """The folder that an option names. Ends the command where that is the name of a file."""
+    if is_file_name(given):
+        fail(f"{given}: {option} is a folder")
+    return given
+
+
+def json_file(option: str, given: Path | None) -> Path | None:
+    """The JSON file that an option names. Ends the command where its ending says something else."""
+    if given is not None and is_file_name(given) and given.suffix.lower() != ".json":
+        fail(f"{given}: {option} writes JSON, to a file whose name ends in .json")
+    return given
+
+
+def keep(given: Iterable[Path], written: Iterable[Path]) -> None:
+    """End the command if it would write over a file that was given."""
+    known = GivenFiles(given)
+    for path in written:
+        if path in known:
+            fail(f"{path}: is one of the input files, which are never overwritten")
 
 
 def missing_extra(error: ImportError, extra: str) -> NoReturn:
@@ -211,6 +235,10 @@ class DetectorOptions(RuntimeChoice):
             )  # fmt: skip
         except ValueError as error:  # ModelError is one
             fail(str(error))
+
+    def files(self) -> list[Path]:
+        """The model's files, where it is no shipped one."""
+        return [] if self.model in models() else [Path(self.model), int8_file(Path(self.model))]
 
     def identity(self) -> dict[str, Any]:
         """What results depend on: all but the threads and the device, and the content of the model."""

@@ -1,20 +1,28 @@
 """`tinyfaces restore`."""
 
-import io
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from PIL import Image
 from rich.console import Console
 
 from tinyfaces.cli import runs
-from tinyfaces.cli.options import OUTPUT, DetectorOptions, InputOptions, ProgressOptions, Threshold, app, command
+from tinyfaces.cli.options import (
+    OUTPUT,
+    DetectorOptions,
+    InputOptions,
+    ProgressOptions,
+    Threshold,
+    app,
+    command,
+    folder_of,
+)
 from tinyfaces.files import clear_partials, named_after, write_atomically
 from tinyfaces.jobs.contact_sheets import contact_sheet, low_crops, pair
 from tinyfaces.jobs.finding import find_faces
-from tinyfaces.jobs.inputs import InputFile, Inputs, find_inputs, outside
+from tinyfaces.jobs.inputs import InputFile, find_inputs
 from tinyfaces.jobs.journal import Outcome
+from tinyfaces.jobs.own_results import as_marked_picture, is_marked_picture
 
 
 @command(app)
@@ -37,10 +45,10 @@ def restore(
 
     Exit code: 0 if all images were read, 1 if some could not be, 2 if nothing could be done.
     """
-    found = find_inputs(inputs.paths, inputs.recursive)
-    run = runs.Run(Inputs(outside(found.files, out), found.problems), "restoring faces", progress.quiet)
+    folder_of("--out", out)
+    run = runs.Run(find_inputs(inputs.paths, inputs.recursive, out), "restoring faces", progress.quiet)
     run.drop_videos("faces are restored in images only")
-    run.plan(out, lambda file: [named_after(file.name, "_restored.png"), file.name.with_suffix("")])
+    run.plan(out, lambda file: [named_after(file.name, "_restored.png"), file.name.with_suffix("")], [out / "problems.csv"])
     settings = {"command": "restore", "max_height": max_height}
     run.open(detector, threshold, out / "restored.journal", resume=progress.resume, settings=settings)
     for file, outcome in run.process(lambda file: _on_image(file, run, max_height)):
@@ -62,15 +70,12 @@ def _on_image(file: InputFile, run: runs.Run, max_height: float) -> Outcome:
     low, restored = low_crops(image, faces.boxes), run.detector.restore(image, faces)
     sheet, folder = run.targets[file]
     pairs = [folder / f"{number:03d}.png" for number in range(len(faces))]
+    for path in pairs:
+        if path.exists() and not is_marked_picture(path):
+            raise ValueError(f"{path}: is no restored face, and is not overwritten")
     clear_partials(pairs)
     for path, small, large in zip(pairs, low, restored, strict=True):
-        write_atomically(path, _png(pair(small, large)))
-    write_atomically(sheet, _png(contact_sheet(low, restored)))
+        write_atomically(path, as_marked_picture(pair(small, large), "PNG"))
+    write_atomically(sheet, as_marked_picture(contact_sheet(low, restored), "PNG"))
     record = {"width": result.width, "height": result.height, "faces": len(result.faces), "restored": len(faces)}
     return Outcome(record, written=[*pairs, sheet])
-
-
-def _png(picture: Image.Image) -> bytes:
-    content = io.BytesIO()
-    picture.save(content, "PNG")
-    return content.getvalue()

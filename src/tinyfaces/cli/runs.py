@@ -1,5 +1,6 @@
 """One run of a command over many files: what all commands that take files share, from finding them to the exit code."""
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -12,16 +13,18 @@ from tinyfaces.cli.options import SOME_FAILED, UNUSABLE, DetectorOptions, errors
 from tinyfaces.cli.progress import bar
 from tinyfaces.detection.detector import Detector
 from tinyfaces.detection.runtime import usable_cpus
-from tinyfaces.files import clear_partials, write_parts
+from tinyfaces.files import GivenFiles, clear_partials, write_parts
 from tinyfaces.jobs import bulk
 from tinyfaces.jobs.bulk import Stopwatch, reason
 from tinyfaces.jobs.formats import csv_lines
-from tinyfaces.jobs.inputs import InputFile, Inputs
+from tinyfaces.jobs.inputs import InputFile, Inputs, left_out_line
 from tinyfaces.jobs.journal import Journal, JournalError, Outcome
+from tinyfaces.jobs.own_results import mark_folder
 
 if TYPE_CHECKING:  # an extra
     from tinyfaces.jobs.clips import Clip
 
+_PROBLEM_COLUMNS = ("file", "problem")
 _MAX_LINES = 3  # of written files that are named
 
 
@@ -45,11 +48,15 @@ class Run:
         self.detector: Detector
         self.journal: Journal
         self.workers = 1
+        self._read = [file.path for file in inputs.files]
+        self._given = GivenFiles(self._read)
         self._also: list[Path] = []
         self._speeds: list[str] = []
         self._skipped = self._done = 0
         for line in inputs.problems:
             self.problem(line, Path(line.partition(":")[0]))
+        if inputs.left_out and not quiet:
+            errors.print(f"tinyfaces: {left_out_line(inputs.left_out)}")
         self._end_if_empty()
 
     @property
@@ -69,7 +76,7 @@ class Run:
 
     def problem(self, line: str, file: Path | None = None) -> None:
         """Print what went wrong, and remember it."""
-        line = " ".join(readable(line).splitlines())
+        line = " ".join(bulk.as_text(line).splitlines())
         errors.print(f"tinyfaces: {line}")
         self.problems.append((shown(file) if file is not None else "", line))
 
@@ -84,8 +91,14 @@ class Run:
             self.problem(f"{video.path}: is a video; {why}", video.path)
             self.files.remove(video)
 
-    def plan(self, folder: Path, names: Callable[[InputFile], Iterable[Path]], also: Iterable[Path | None] = ()) -> None:
-        """Decide where everything goes, so that no two files write the same, and none of the input files is overwritten.
+    def plan(
+        self,
+        folder: Path,
+        names: Callable[[InputFile], Iterable[Path]],
+        also: Iterable[Path | None] = (),
+        given: Iterable[Path] = (),
+    ) -> None:
+        """Decide where everything goes, so that no two files write the same, and nothing that was given is overwritten.
 
         Files for which that cannot be are left out, with a message. If none is left, the command ends.
 
@@ -93,29 +106,41 @@ class Run:
             folder: For what is written.
             names: What is written for a file, below the folder. Where a name is that of a folder, all in it may be written.
             also: Files that are written for all of them together.
+            given: Files that were given beside the inputs.
         """
-        sources = {_identity(path) for file in self.files for path in (file.path, file.path.absolute().parent)} - {None}
-        parents = {_identity(file.path.absolute().parent) for file in self.files}
-        claimed: set[Path] = set()
+        for one in given:
+            self._given.add(one)
+        folders = GivenFiles(path.absolute().parent for path in self._read)
+        claimed: set[str] = set()
         for file in self.files:
             targets = [folder / name for name in names(file)]
-            taken = next((target for target in targets if target in claimed), None)
-            source = next((target for target in targets if _identity(target) in sources), None)
-            if taken is not None:
-                self.problem(f"{taken}: already holds the result of another file of that name", file.path)
-            elif source is not None and _identity(source) in parents:
-                self.problem(f"{source}: holds input files, which are never overwritten", file.path)
-            elif source is not None:
-                self.problem(f"{source}: is one of the input files, which are never overwritten", file.path)
+            if taken := next((target for target in targets if _place(target) in claimed), None):
+                self.problem(f"{shown(taken)}: already holds the result of another file of that name", file.path)
+            elif held := next((target for target in targets if target in folders), None):
+                self.problem(f"{shown(held)}: holds input files, which are never overwritten", file.path)
+            elif source := next((target for target in targets if target in self._given), None):
+                self.problem(f"{shown(source)}: is one of the input files, which are never overwritten", file.path)
             else:
-                claimed.update(targets)
+                claimed.update(map(_place, targets))
                 self.targets[file] = targets
         self.files = [file for file in self.files if file in self.targets]
         self._end_if_empty()
         self._also = [path for path in also if path is not None]
         for path in self._also:
-            if path in claimed or _identity(path) in sources:
-                fail(f"{path}: is one of the input files or of the results; choose another file")
+            self._claim(path, claimed)
+
+    def mark(self, folder: Path) -> None:
+        """Say in a folder, if it is new, that its pictures are results, which no later run searches."""
+        try:
+            mark_folder(folder)
+        except OSError as error:
+            fail(bulk.as_text(reason(error, folder)))
+
+    def _claim(self, path: Path, claimed: set[str]) -> None:
+        """Make sure that a file of the run's own is written over no other."""
+        if path in self._given or _place(path) in claimed:
+            fail(f"{shown(path)}: is one of the input files or of the results; choose another file")
+        claimed.add(_place(path))
 
     def open(
         self,
@@ -135,6 +160,13 @@ class Run:
             resume: Skip what the journal knows as done.
             settings: What the results depend on beside the detector.
         """
+        claimed = {*map(_place, [*self.all_targets, *self._also])}
+        for path in options.files():
+            self._given.add(path)
+            if _place(path) in claimed:
+                fail(f"{shown(path)}: is the model, which is never overwritten")
+        if journal is not None:
+            self._claim(journal, claimed)
         total = options.threads or usable_cpus()
         self.workers = total if self.videos else max(1, min(total, len(self.images)))
         self.detector = options.open(threshold, self.workers)
@@ -183,7 +215,7 @@ class Run:
             yield
         except (bulk.DiskFull, JournalError) as error:
             self.journal.close(keep=True)
-            fail(readable(str(error)))
+            fail(bulk.as_text(error))
 
     @contextmanager
     def clip(self, file: InputFile) -> Iterator["Clip"]:
@@ -211,7 +243,7 @@ class Run:
         try:
             write_parts(path, parts)
         except OSError as error:
-            fail(readable(reason(error, path)))
+            fail(bulk.as_text(reason(error, path)))
 
     def print_speed(self, console: Console) -> None:
         """Print how fast it went."""
@@ -225,10 +257,10 @@ class Run:
         self.journal.close(resume or bool(self.problems))
         if report is not None:
             if self.problems:
-                self.write(report, [csv_lines([("file", "problem"), *self.problems])])
-            else:
+                self.write(report, [csv_lines([_PROBLEM_COLUMNS, *self.problems])])
+            elif _is_problem_list(report):
                 with suppress(OSError):
-                    report.unlink(missing_ok=True)
+                    report.unlink()
         if self.problems:
             if report is not None and not self.quiet:
                 typer.echo(f"{counted(len(self.problems), 'problem')}, listed in {shown(report)}")
@@ -254,23 +286,23 @@ def counted(number: int, what: str) -> str:
 
 def shown(path: Path) -> str:
     """A path as text, also where its bytes are no UTF-8."""
-    return readable(str(path))
-
-
-def readable(text: str) -> str:
-    """A text that may hold names whose bytes are no UTF-8."""
-    return text.encode("utf-8", "replace").decode("utf-8")
+    return bulk.as_text(path)
 
 
 def is_there(path: Path) -> bool:
     """Whether there is such a file, as far as can be seen."""
-    return _identity(path) is not None
+    return os.path.exists(path)  # noqa: PTH110 (that of Path raises OSError)
 
 
-def _identity(path: Path) -> tuple[int, int] | None:
-    """What two paths of the same file share."""
+def _place(path: Path) -> str:
+    """Where a file is written, however its path is spelt."""
+    return os.path.join(os.path.realpath(path.parent), path.name)  # noqa: PTH118
+
+
+def _is_problem_list(path: Path) -> bool:
+    """Whether a file is a list of problems that an earlier run wrote."""
     try:
-        status = path.stat()
+        with path.open(encoding="utf-8", errors="replace") as file:
+            return file.readline() == csv_lines([_PROBLEM_COLUMNS])
     except OSError:
-        return None
-    return status.st_dev, status.st_ino
+        return False

@@ -1,26 +1,32 @@
 """`tinyfaces train` and `tinyfaces export`."""
 
 import os
+from itertools import islice
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from tinyfaces.cli.options import (
+    SOME_FAILED,
     DetectorOptions,
     ModelName,
     Threads,
     app,
     command,
+    errors,
     fail,
+    keep,
     missing_extra,
     overrides_of,
     train_app,
 )
 from tinyfaces.cli.progress import bar
 from tinyfaces.cli.runs import counted
+from tinyfaces.jobs.inputs import find_inputs
 
 _CALIBRATION_PHOTOS = 30
+_WRITTEN_BESIDE = (".safetensors", ".int8.onnx", ".generator.onnx", ".discriminator.onnx")
 
 ConfigOption = Annotated[Path, typer.Option(help="TOML file, such as those in configs/.")]
 SetOption = Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Override a setting; repeatable.")]
@@ -73,6 +79,7 @@ def train_average(
         from tinyfaces.training.averaging import average_weights
     except ImportError as error:
         missing_extra(error, "train")
+    keep([first, second], [out])
     try:
         average_weights(first, second, share, out)
     except (ValueError, OSError) as error:
@@ -97,17 +104,17 @@ def train_candidates(
     try:
         import numpy as np
 
-        from tinyfaces.training.cache import open_cache
         from tinyfaces.training.candidates import CandidateSettings, gather_candidates
-        from tinyfaces.training.settings import load_config, read_sources
+        from tinyfaces.training.settings import load_config
+        from tinyfaces.training.sources import open_sources
     except ImportError as error:
         missing_extra(error, "train")
     chosen = CandidateSettings()
     detector = DetectorOptions(model=model, stages="proposals", scale=1.0, threads=threads).open(chosen.threshold)
     try:
         proposals = load_config(config, overrides_of(settings))
-        images, _ = read_sources([source for source in proposals.train if source.labelled])
-        cache = open_cache(images, Path(proposals.cache))
+        sources = [source for source in proposals.train if source.labelled]
+        images, _, cache = open_sources(sources, Path(proposals.cache), _told)
         number = min(photos or len(images), len(images))
         drawn = np.sort(np.random.default_rng(0).permutation(len(images))[:number]).tolist()
         with bar("searching photos", number) as advance:
@@ -136,6 +143,7 @@ def train_relabel(
     """
     try:
         from tinyfaces.data.annotations import read_coco
+        from tinyfaces.detection.images import ImageError
         from tinyfaces.training.relabel import RelabelSettings, settled, write_annotations
         from tinyfaces.training.settings import load_config
     except ImportError as error:
@@ -149,13 +157,18 @@ def train_relabel(
         names = [Path(source.annotations).name for source in sources]
         if doubled := [name for name in names if names.count(name) > 1]:
             fail(f"{doubled[0]}: two sources have annotations of this name, and only one can be written to {out}")
+        keep([Path(source.annotations) for source in sources], [out / name for name in names])
         known = [read_coco(source.annotations, source.images) for source in sources]
         out.mkdir(parents=True, exist_ok=True)
         with bar("searching photos", sum(map(len, known))) as advance:
             for source, name, images in zip(sources, names, known, strict=True):
                 changed = []
                 for image in images:
-                    changed.append(settled(image, detector, chosen))
+                    try:
+                        changed.append(settled(image, detector, chosen))
+                    except ImageError as error:
+                        _told(f"{error}; its boxes stay as they are")
+                        changed.append(image)
                     advance(1)
                 target = out / name
                 write_annotations(changed, Path(source.images), target)
@@ -260,30 +273,45 @@ def export_model(
     NAME.int8.onnx, beside NAME.onnx, is used on processors that are made for int8.
 
     For a second stage, NAME.generator.onnx and NAME.discriminator.onnx are written, where OUT is NAME.onnx.
+
+    Photos that cannot be read are reported and left out; the exit code is then 1.
     """
     try:
         from tinyfaces.training.checkpoints import is_second_stage
         from tinyfaces.training.export import export, export_second_stage
     except ImportError as error:
         missing_extra(error, "train")
+    problems: list[str] = []
+
+    def tell(problem: str) -> None:
+        errors.print(f"tinyfaces: {problem}")
+        problems.append(problem)
+
     try:
+        keep([checkpoint], [out, *(out.with_suffix(ending) for ending in _WRITTEN_BESIDE)])
         second = is_second_stage(checkpoint)
         if second and photos is not None:
             fail("--photos goes with a proposal network")
         difference = (export_second_stage if second else export)(checkpoint, out)
         if photos is not None:
-            from tinyfaces.detection.images import SUFFIXES
             from tinyfaces.detection.runtime import PROPOSALS
             from tinyfaces.training.quantise import photo_batches, quantise
 
-            pictures = [path for path in sorted(photos.iterdir()) if path.suffix.lower() in SUFFIXES]
-            typer.echo(f"wrote {quantise(out, PROPOSALS, photo_batches(pictures[:_CALIBRATION_PHOTOS]))}")
+            found = find_inputs([str(photos)], recursive=False)
+            batches = photo_batches((file.path for file in found.files if not file.is_video), tell)
+            typer.echo(f"wrote {quantise(out, PROPOSALS, islice(batches, _CALIBRATION_PHOTOS))}")
     except ImportError as error:
         missing_extra(error, "train")
     except (ValueError, OSError) as error:
         fail(str(error))
     typer.echo(f"wrote {out}, largest difference from torch {difference:.1e}")
+    if problems:
+        raise typer.Exit(SOME_FAILED)
 
 
 def _say(line: str) -> None:
     print(line, flush=True)
+
+
+def _told(line: str) -> None:
+    errors.print(f"tinyfaces: {line}")

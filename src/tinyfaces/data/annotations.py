@@ -11,10 +11,12 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
+from PIL.TiffImagePlugin import TiffImageFile
 
 _ROTATED_ORIENTATIONS = (5, 6, 7, 8)
 _EXIF_ORIENTATION = 0x0112
+_TIFF_WIDTH, _TIFF_HEIGHT = 256, 257
 _INVALID_COLUMN = 7
 
 
@@ -68,8 +70,8 @@ def read_coco(annotations: str | Path, images: str | Path) -> list[AnnotatedImag
     """Read a COCO detection file.
 
     `bbox` is x y w h in pixels. A box with `ignore` or `iscrowd` set, or with a side <= 0, is to be ignored; `score` is
-    optional. An image may list `hard_negatives`, each x y w h and perhaps more. If there are several categories, only the one
-    named "face" is read.
+    optional. Where an image's size is missing or null, it is read from the photo. An image may list `hard_negatives`, each
+    x y w h and perhaps more. If there are several categories, only the one named "face" is read.
 
     Args:
         annotations: the file, json or json.gz.
@@ -88,7 +90,7 @@ def read_coco(annotations: str | Path, images: str | Path) -> list[AnnotatedImag
 
     number_of_image: dict[Any, int] = {}
     for entry in image_entries:
-        for name in ("id", "file_name", "width", "height"):
+        for name in ("id", "file_name"):
             if name not in entry:
                 raise AnnotationError(f"{source}: an image has no '{name}'")
         if not isinstance(entry["id"], int | str):
@@ -115,7 +117,7 @@ def read_coco(annotations: str | Path, images: str | Path) -> list[AnnotatedImag
         if not path.is_file():
             raise AnnotationError(f"{path}: no such image (listed in {source})")
         mine = order[ends[number] : ends[number + 1]]
-        width, height = (_image_side(entry, side, source) for side in ("width", "height"))
+        width, height = _sides(entry, path, source)
         negatives = _to_xyxy(_hard_negatives(entry, source))
         annotated.append(
             AnnotatedImage(path, width, height, _to_xyxy(xywh[mine]), ignore[mine], scores[mine].astype(np.float32), negatives)
@@ -182,7 +184,7 @@ def read_wider_txt(path: Path) -> list[WiderRecord]:
     An image without faces may have, as in the official file, one line of zeros. Raises AnnotationError.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise AnnotationError(f"{path}: cannot be read ({_reason(error)})") from error
     lines = [(number, line.strip()) for number, line in enumerate(text.splitlines(), start=1) if line.strip()]
@@ -291,12 +293,21 @@ def image_size(path: Path, source: Path) -> tuple[int, int]:
     try:
         with Image.open(path) as image:
             width, height = image.size
-            rotated = image.getexif().get(_EXIF_ORIENTATION) in _ROTATED_ORIENTATIONS
+            if isinstance(image, TiffImageFile):  # of which Pillow gives the upright size, in some of its versions
+                width, height = image.tag_v2[_TIFF_WIDTH], image.tag_v2[_TIFF_HEIGHT]
+            rotated = _orientation(image) in _ROTATED_ORIENTATIONS
     except FileNotFoundError as error:
         raise AnnotationError(f"{path}: no such image (listed in {source})") from error
-    except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+    except Exception as error:  # Pillow's plugins raise nearly anything for a damaged header
         raise AnnotationError(f"{path}: cannot be read as an image (listed in {source})") from error
     return (height, width) if rotated else (width, height)
+
+
+def _orientation(image: Image.Image) -> Any:
+    try:
+        return image.getexif().get(_EXIF_ORIENTATION)
+    except Exception:  # a broken EXIF block says nothing about the pixels
+        return None
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -345,7 +356,8 @@ def _boxes_of_entries(entries: list[dict[str, Any]], path: Path) -> npt.NDArray[
 
 def _column(entries: list[dict[str, Any]], field: str, default: float, path: Path) -> npt.NDArray[np.float64]:
     try:
-        values = np.array([float(entry.get(field, default)) for entry in entries], dtype=np.float64)
+        given = (entry.get(field) for entry in entries)
+        values = np.array([default if value is None else float(value) for value in given], dtype=np.float64)
     except (TypeError, ValueError) as error:
         raise AnnotationError(f"{path}: an annotation's '{field}' is not a number") from error
     if not np.isfinite(values).all():
@@ -353,11 +365,17 @@ def _column(entries: list[dict[str, Any]], field: str, default: float, path: Pat
     return values
 
 
-def _image_side(entry: dict[str, Any], side: str, path: Path) -> int:
-    value = entry[side]
-    if not isinstance(value, int) or value <= 0:
-        raise AnnotationError(f"{path}: image {entry['id']} has the {side} {value!r}")
-    return value
+def _sides(entry: dict[str, Any], image: Path, path: Path) -> tuple[int, int]:
+    """Width and height that a COCO file states, or those of the image where it states none."""
+    sides = []
+    for side in ("width", "height"):
+        value = entry.get(side)
+        if value is None:
+            return image_size(image, path)
+        if not isinstance(value, int | float) or value <= 0 or value != math.floor(value):
+            raise AnnotationError(f"{path}: image {entry['id']} has the {side} {value!r}")
+        sides.append(int(value))
+    return sides[0], sides[1]
 
 
 def _to_xyxy(xywh: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:

@@ -1,9 +1,12 @@
 """Readers of what labelling tools write, a file per image: YOLO and Pascal VOC; and of photos that nobody labelled. COCO files
 are read by `annotations`."""
 
+import codecs
 import math
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import TypeAlias
 from xml.etree import ElementTree
 
 import numpy as np
@@ -12,10 +15,18 @@ from tinyfaces.data.annotations import AnnotatedImage, AnnotationError, image_si
 from tinyfaces.detection.images import SUFFIXES
 
 _CLASS_LIST = "classes.txt"
+_SLACK = 0.01  # of numbers relative to the image, as tools round them
+_LANDMARKS = (10, 15)  # numbers of five landmarks: x y, or x y and whether it is seen
+_TRUE = ("1", "true", "yes")
 
 
-def read_yolo(labels: str | Path, images: str | Path) -> list[AnnotatedImage]:
-    """Read a folder of YOLO label files: a line `class x y width height` per box, all but the class relative to the image.
+Tell: TypeAlias = Callable[[str], None] | None
+"""Called with a line about each photo that cannot be read, and is left out; where it is None, the first one raises."""
+
+
+def read_yolo(labels: str | Path, images: str | Path, tell: Tell = None) -> list[AnnotatedImage]:
+    """Read a folder of YOLO label files: a line `class x y width height` per box, all but the class relative to the image. Of a
+    polygon or an oriented box, `class x1 y1 x2 y2 x3 y3 ...`, the upright box around it is read.
 
     Where there is a `classes.txt`, only the class called "face" is read, otherwise class 0. A score after the box is not read:
     what was reviewed is certain.
@@ -23,41 +34,49 @@ def read_yolo(labels: str | Path, images: str | Path) -> list[AnnotatedImage]:
     Args:
         labels: the folder of the label files.
         images: that of the images, in the same folders below it as the label files; those without a label file are left out.
+        tell: see `Tell`.
 
     Returns:
         Images, sorted by path.
 
     Raises:
-        AnnotationError: a label file is malformed or has no image, or an image is unreadable.
+        AnnotationError: a label file is malformed, has numbers outside 0-1 or no image, or an image is unreadable.
     """
     folder = Path(labels)
     wanted = _face_class(folder / _CLASS_LIST)
     annotated = []
     for file, image in _labelled(folder, Path(images), ".txt"):
-        width, height = image_size(image, file)
+        size = _size_of(image, file, tell)
+        if size is None:
+            continue
+        width, height = size
         rows = []
         for number, line in enumerate(_text_of(file).splitlines(), start=1):
             words = line.split()
             if not words:
                 continue
             try:
-                kind, x, y, w, h = int(words[0]), *(float(word) for word in words[1:5])
+                kind, values = int(words[0]), [float(word) for word in words[1:]]
+                x1, y1, x2, y2 = _yolo_corners(values)
             except ValueError:
                 raise AnnotationError(f"{file}, line {number}: expected 'class x y width height', found '{line[:60]}'") from None
-            if not all(map(math.isfinite, (x, y, w, h))):
+            if not all(map(math.isfinite, values)):
                 raise AnnotationError(f"{file}, line {number}: has a number that is not finite")
+            if not all(-_SLACK <= value <= 1 + _SLACK for value in values):
+                raise AnnotationError(f"{file}, line {number}: must be relative to the image, 0-1, found '{line[:60]}'")
             if kind == wanted:
-                rows.append(((x - w / 2) * width, (y - h / 2) * height, (x + w / 2) * width, (y + h / 2) * height))
+                rows.append((x1 * width, y1 * height, x2 * width, y2 * height))
         annotated.append(_certain(image, width, height, rows, []))
     return annotated
 
 
-def read_voc(labels: str | Path, images: str | Path) -> list[AnnotatedImage]:
+def read_voc(labels: str | Path, images: str | Path, tell: Tell = None) -> list[AnnotatedImage]:
     """Read a folder of Pascal VOC's XML files, whose objects called "face" are the faces; `difficult` ones are to be ignored.
 
     Args:
         labels: the folder of the XML files.
         images: that of the images, in the same folders below it as the XML files; those without one are left out.
+        tell: see `Tell`.
 
     Returns:
         Images, sorted by path.
@@ -67,10 +86,13 @@ def read_voc(labels: str | Path, images: str | Path) -> list[AnnotatedImage]:
     """
     annotated = []
     for file, image in _labelled(Path(labels), Path(images), ".xml"):
-        width, height = image_size(image, file)
+        size = _size_of(image, file, tell)
+        if size is None:
+            continue
+        width, height = size
         try:
-            root = ElementTree.fromstring(_text_of(file))
-        except ElementTree.ParseError as error:
+            root = _xml_of(_bytes_of(file))
+        except (ElementTree.ParseError, ValueError, LookupError) as error:
             raise AnnotationError(f"{file}: not valid XML ({error})") from None
         rows, ignore = [], []
         for face in root.iter("object"):
@@ -80,21 +102,24 @@ def read_voc(labels: str | Path, images: str | Path) -> list[AnnotatedImage]:
                 x1, y1, x2, y2 = (float(face.findtext(f"bndbox/{side}", "")) for side in ("xmin", "ymin", "xmax", "ymax"))
             except ValueError:
                 raise AnnotationError(f"{file}: a face has no 'bndbox' of 4 numbers") from None
+            if not all(map(math.isfinite, (x1, y1, x2, y2))):
+                raise AnnotationError(f"{file}: a 'bndbox' has a number that is not finite")
             # Both ends are pixels within the box, counted from 1.
             rows.append((x1 - 1, y1 - 1, x2, y2))
-            ignore.append(face.findtext("difficult", "0").strip() == "1")
+            ignore.append(face.findtext("difficult", "0").strip().lower() in _TRUE)
         annotated.append(_certain(image, width, height, rows, ignore))
     return annotated
 
 
-def read_unlabelled(images: str | Path) -> list[AnnotatedImage]:
+def read_unlabelled(images: str | Path, tell: Tell = None) -> list[AnnotatedImage]:
     """All photos below a folder, sorted by path, for a teacher to say what is in them (see `without_labels`). Raises
     AnnotationError."""
     folder = Path(images)
     annotated = []
     for image in _images_below(folder):
-        width, height = image_size(image, folder)
-        annotated.append(without_labels(image, width, height))
+        size = _size_of(image, folder, tell)
+        if size is not None:
+            annotated.append(without_labels(image, *size))
     if not annotated:
         raise AnnotationError(f"{folder}: no photos there")
     return annotated
@@ -103,6 +128,16 @@ def read_unlabelled(images: str | Path) -> list[AnnotatedImage]:
 def without_labels(image: Path, width: int, height: int) -> AnnotatedImage:
     """A photo of which nobody says what is in it: one box over all of it is to be ignored."""
     return _certain(image, width, height, [(0, 0, width, height)], [True])
+
+
+def _size_of(image: Path, source: Path, tell: Tell) -> tuple[int, int] | None:
+    try:
+        return image_size(image, source)
+    except AnnotationError as error:
+        if tell is None:
+            raise
+        tell(f"{error}; left out")
+        return None
 
 
 def _certain(
@@ -118,7 +153,7 @@ def _labelled(labels: Path, images: Path, suffix: str) -> Iterator[tuple[Path, P
     if not labels.is_dir():
         raise AnnotationError(f"{labels}: no such folder of label files")
     by_stem = {image.relative_to(images).with_suffix(""): image for image in _images_below(images)}
-    files = [file for file in sorted(labels.rglob(f"*{suffix}")) if file.name != _CLASS_LIST]
+    files = [file for file in sorted(labels.rglob(f"*{suffix}")) if file.name != _CLASS_LIST and not file.name.startswith(".")]
     if not files:
         raise AnnotationError(f"{labels}: holds no {suffix} files")
     for file in files:
@@ -129,7 +164,14 @@ def _labelled(labels: Path, images: Path, suffix: str) -> Iterator[tuple[Path, P
 
 
 def _images_below(folder: Path) -> list[Path]:
-    return [image for image in sorted(folder.rglob("*")) if image.suffix.lower() in SUFFIXES and image.is_file()]
+    """The images below a folder, without hidden ones such as the `._` files of a Mac."""
+    return [
+        image
+        for image in sorted(folder.rglob("*"))
+        if image.suffix.lower() in SUFFIXES
+        and not any(part.startswith((".", "@eaDir")) for part in image.relative_to(folder).parts)
+        and image.is_file()
+    ]
 
 
 def _face_class(class_list: Path) -> int:
@@ -141,8 +183,50 @@ def _face_class(class_list: Path) -> int:
     return names.index("face")
 
 
-def _text_of(file: Path) -> str:
+def _yolo_corners(values: Sequence[float]) -> tuple[float, float, float, float]:
+    """The corners of a box, perhaps with a score or five landmarks, or of the box around a polygon. Raises ValueError."""
+    if len(values) in (4, 5) or _are_landmarks(values):
+        x, y, w, h = values[:4]
+        return x - w / 2, y - h / 2, x + w / 2, y + h / 2
+    if len(values) < 6 or len(values) % 2:
+        raise ValueError
+    return min(values[::2]), min(values[1::2]), max(values[::2]), max(values[1::2])
+
+
+def _are_landmarks(values: Sequence[float]) -> bool:
+    """Whether a box comes first, and then five points within it."""
+    if len(values) - 4 not in _LANDMARKS:
+        return False
+    (x, y, w, h), points = values[:4], values[4:]
+    step = len(points) // 5
+    across, down = (
+        all(abs(place - middle) <= side / 2 for place in points[first::step]) for first, middle, side in ((0, x, w), (1, y, h))
+    )
+    return across and down
+
+
+def _xml_of(content: bytes) -> ElementTree.Element:
+    """XML in the encoding that it names. Raises ParseError, ValueError and LookupError."""
     try:
-        return file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        return ElementTree.fromstring(content)
+    except ValueError:  # an encoding of several bytes, which this parser leaves to Python
+        declared = re.match(rb"""<\?xml[^>]*?encoding=["']([\w.-]+)["'][^>]*\?>""", content)
+        if declared is None:
+            raise
+        return ElementTree.fromstring(content[declared.end() :].decode(declared[1].decode()))
+
+
+def _bytes_of(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise AnnotationError(f"{file}: cannot be read ({error})") from None
+
+
+def _text_of(file: Path) -> str:
+    content = _bytes_of(file)
+    utf16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    try:
+        return content.decode("utf-16" if utf16 else "utf-8-sig")
+    except UnicodeDecodeError as error:
         raise AnnotationError(f"{file}: cannot be read ({error})") from None

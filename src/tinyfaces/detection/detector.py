@@ -15,7 +15,7 @@ from tinyfaces.detection.images import ImageError, ImageSource, Pixels, Regions,
 from tinyfaces.detection.runtime import ModelError, RuntimeOptions, load_session
 from tinyfaces.detection.second_stage import SecondStage
 from tinyfaces.detection.views import Scale, scale_factor
-from tinyfaces.weights import models, second_stage
+from tinyfaces.weights import models, second_stage, shipped_model
 
 ImageList: TypeAlias = list[Any] | tuple[ImageSource, ...]
 
@@ -23,6 +23,7 @@ STAGES = ("proposals", "both")
 MAX_SCALE = 16.0
 
 _OWN_MODEL_THRESHOLD = 0.3  # for models whose best threshold is not known
+_WINDOW_ERRORS = 16  # that wait for the images read before them
 _WINDOW_PIXELS = 8_000_000  # read ahead: enough to fill batches of any shape
 
 
@@ -35,7 +36,8 @@ class Detector:
 
     Args:
         model: The name of a shipped model (see `tinyfaces.weights.models`) or the path of an ONNX file.
-        threshold: The score from which a detection counts as a face, 0-1. If None, what the model recommends.
+        threshold: The score from which a detection counts as a face, 0-1. If None, what the model recommends; 0.3 for a model of
+            your own and for `proposals`, whose scores have a scale of their own.
         scale: How much images are enlarged (above 1) or reduced (below 1) first. At 2, faces half as large are found, in four
             times the time. "auto" enlarges images below 2 megapixels to that size, at most twofold. If None, shipped models
             enlarge images below 0.3 megapixels to that size, at most 1.5 times, and other models enlarge nothing.
@@ -82,16 +84,17 @@ class Detector:
     ) -> None:
         if stages is not None and stages not in STAGES:
             raise ValueError(f"unknown stages '{stages}': choose from {', '.join(STAGES)}")
-        path, own_threshold = _find_model(model)
-        shipped = path in {record.path for record in models().values()}
+        shipped = shipped_model(model) if proposals is None else None
+        own_threshold = _OWN_MODEL_THRESHOLD if shipped is None else shipped.threshold
         self.threshold = _checked_threshold(own_threshold if threshold is None else threshold)
-        self.scale = _checked_scale(1.0 if scale is None and not shipped else scale)
+        self.scale = _checked_scale(1.0 if scale is None and shipped is None else scale)
         self._options = options = RuntimeOptions(backend, device, threads, precision, workers)
-        self._first: Proposer = FirstStage(load_session(path, options=options)) if proposals is None else OtherDetector(proposals)
+        self._first: Proposer = (
+            FirstStage(load_session(_file_of(model), options=options)) if proposals is None else OtherDetector(proposals)
+        )
         self.stages = stages or ("both" if proposals is not None else "proposals")
         rules = second_stage().rules
-        known = rules.get(str(model), rules["other"]) if shipped and proposals is None else rules["other"]
-        self._rule = rule or FusionRule.from_dict(known)
+        self._rule = rule or FusionRule.from_dict(rules.get("other" if shipped is None else shipped.name, rules["other"]))
         self._opening = threading.Lock()
         self._opened: SecondStage | None = None
         self._second = self._second_stage() if self.stages == "both" else None
@@ -160,11 +163,8 @@ class Detector:
             The faces, highest score first, with boxes in pixels.
 
         Raises:
-            ValueError: The detector judges the proposals of another one, which needs the whole image.
             ImageError: The image is damaged.
         """
-        if not isinstance(self._first, FirstStage):
-            raise ValueError("images are read region by region only with a model of tinyfaces, not with other proposals")
         lowest = _checked_threshold(self.threshold if threshold is None else threshold)
         return self._first.propose_in_regions(image, lowest, self.scale)
 
@@ -204,19 +204,23 @@ class Detector:
 
     def _stream(self, sources: Iterable[ImageSource], threshold: float, scale: Scale | None) -> Iterator[Faces | ImageError]:
         window: list[Pixels | ImageError] = []
-        held = 0.0
+        held, errors = 0.0, 0
         for source in sources:
             try:
                 pixels = read_image(source)
             except ImageError as error:
                 window.append(error)
+                errors += 1
+                if errors >= _WINDOW_ERRORS or errors == len(window):  # nothing is read ahead that they would have to wait for
+                    yield from self._detect_window(window, threshold, scale)
+                    window, held, errors = [], 0.0, 0
                 continue
             window.append(pixels)
             height, width = pixels.shape[:2]
             held += max(1, scale_factor(scale, width, height)) ** 2 * width * height
             if held >= _WINDOW_PIXELS:
                 yield from self._detect_window(window, threshold, scale)
-                window, held = [], 0.0
+                window, held, errors = [], 0.0, 0
         yield from self._detect_window(window, threshold, scale)
 
     def _detect_window(
@@ -232,16 +236,16 @@ class Detector:
         return [pixels if isinstance(pixels, ImageError) else next(in_order).above(threshold) for pixels in window]
 
 
-def _find_model(model: str | os.PathLike[str]) -> tuple[Path, float]:
-    """The file of a model, and the threshold it recommends."""
+def _file_of(model: str | os.PathLike[str]) -> Path:
+    """The file of a model. Raises ModelError."""
     shipped = models()
     if isinstance(model, str) and model in shipped:
-        return shipped[model].path, shipped[model].threshold
+        return shipped[model].path
     path = Path(model)
     if path.suffix.lower() != ".onnx" and not path.exists():
         names = ", ".join(shipped)
         raise ModelError(f"unknown model '{model}': choose from {names}, or give the path of an ONNX file")
-    return path, _OWN_MODEL_THRESHOLD
+    return path
 
 
 def _checked_threshold(threshold: float) -> float:

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 GivenProposals: TypeAlias = Union[Callable[[Pixels], Any], "supervision.Detections"]
 
+_Find: TypeAlias = Callable[[Sequence[View]], list[Faces]]
+
 TILED_ABOVE_PIXELS = 4_000_000
 """Larger images, after scaling, are searched in tiles, which bounds the memory of the network."""
 TILE_SIDE = 1280
@@ -48,6 +50,10 @@ class Proposer(Protocol):
         """The proposals in each of the images HxWx3, in pixels of the image, highest score first."""
         ...
 
+    def propose_in_regions(self, image: Pixels | Regions, threshold: float, scale: Scale | None) -> Faces:
+        """As `propose`, for one image, always in tiles, from top to bottom."""
+        ...
+
 
 class OtherDetector:
     """Proposals of another detector, in any of the forms that `tinyfaces.Detector` takes as `proposals`."""
@@ -57,8 +63,18 @@ class OtherDetector:
 
     def propose(self, images: Sequence[Pixels], threshold: float, scale: Scale | None) -> list[Faces]:
         """What the other detector finds; `scale` is its own affair."""
-        found = [self._given(image) if callable(self._given) else self._given for image in images]
-        return [_as_faces(one).above(threshold) for one in found]
+        return [self._find(image).above(threshold) for image in images]
+
+    def propose_in_regions(self, image: Pixels | Regions, threshold: float, scale: Scale | None) -> Faces:
+        """As `propose`, for one image, in tiles at its own size; proposals made before are taken as they are."""
+        if not callable(self._given):
+            return _as_faces(self._given).above(threshold)
+        height, width = image.shape[:2]
+        find: _Find = lambda views: [self._find(np.ascontiguousarray(view.pixels)) for view in views]  # noqa: E731
+        return find_in_tiles(image, (width, height), find, find).above(threshold)
+
+    def _find(self, image: Pixels) -> Faces:
+        return _as_faces(self._given(image) if callable(self._given) else self._given)
 
 
 class FirstStage:
@@ -98,27 +114,12 @@ class FirstStage:
         return rescore_by_neighbours(faces).above(threshold)
 
     def _find_in_tiles(self, image: Pixels | Regions, working: tuple[int, int], threshold: float) -> Faces:
-        """Faces in pixels of the image, scaled to `working` (width, height): small ones from overlapping tiles, large ones from
-        the image as a whole."""
-        height, width = image.shape[:2]
-        reduced = scaled_size(*working, factor_to(FRAME_PIXELS, *working))
-        frame = View.of(image, reduced, (0, 0, *reduced))
-        found = self._find_in_wholes([frame], threshold)[0]
-        boxes = frame.to_image(found.boxes)
-        per_pixel = working[0] / width
-        # Smaller faces lie within some tile, which shows them in full detail.
-        large = longer_sides(boxes) * per_pixel >= TILE_OVERLAP / 2
-        parts = [Faces(boxes[large], found.scores[large])]
-        regions = [np.array([0, 0, width, height], np.float64)]
-        rectangles = tiles(*working, TILE_SIDE, TILE_OVERLAP, MULTIPLE).tolist()
-        at_once = max(1, _BATCH_PIXELS // TILE_SIDE**2)
-        for start in range(0, len(rectangles), at_once):
-            views = [View.of(image, working, rectangle) for rectangle in rectangles[start : start + at_once]]
-            for view, faces in zip(views, self._find_in_views(views, threshold), strict=True):
-                whole = ~view.cuts(faces.boxes)
-                parts.append(Faces(view.to_image(faces.boxes[whole]), faces.scores[whole]))
-                regions.append(view.to_image(np.array([[0, 0, *view.size]], np.float32))[0].astype(np.float64))
-        return merge(parts, regions, width, height)
+        return find_in_tiles(
+            image,
+            working,
+            lambda views: self._find_in_wholes(views, threshold),
+            lambda views: self._find_in_views(views, threshold),
+        )
 
     def _find_in_wholes(self, views: Sequence[View], threshold: float) -> list[Faces]:
         """Faces of views that each show a whole image, in pixels of the view. Faces that fill much of a view, which may be too
@@ -150,6 +151,39 @@ class FirstStage:
                     width, height = views[number].size
                     found[number] = find_faces([output[row] for output in outputs], threshold, (height, width))
         return found
+
+
+def find_in_tiles(image: Pixels | Regions, working: tuple[int, int], in_wholes: _Find, in_views: _Find) -> Faces:
+    """Find small faces in overlapping tiles, and large ones in the image as a whole.
+
+    Args:
+        image: HxWx3 uint8 RGB.
+        working: Width and height that it is scaled to.
+        in_wholes: Finds the faces of views that each show a whole image, in pixels of the view.
+        in_views: The same for parts of an image.
+
+    Returns:
+        The faces in pixels of the image, highest score first.
+    """
+    height, width = image.shape[:2]
+    reduced = scaled_size(*working, factor_to(FRAME_PIXELS, *working))
+    frame = View.of(image, reduced, (0, 0, *reduced))
+    found = in_wholes([frame])[0]
+    boxes = frame.to_image(found.boxes)
+    per_pixel = working[0] / width
+    # Smaller faces lie within some tile, which shows them in full detail.
+    large = longer_sides(boxes) * per_pixel >= TILE_OVERLAP / 2
+    parts = [Faces(boxes[large], found.scores[large])]
+    regions = [np.array([0, 0, width, height], np.float64)]
+    rectangles = tiles(*working, TILE_SIDE, TILE_OVERLAP, MULTIPLE).tolist()
+    at_once = max(1, _BATCH_PIXELS // TILE_SIDE**2)
+    for start in range(0, len(rectangles), at_once):
+        views = [View.of(image, working, rectangle) for rectangle in rectangles[start : start + at_once]]
+        for view, faces in zip(views, in_views(views), strict=True):
+            whole = ~view.cuts(faces.boxes)
+            parts.append(Faces(view.to_image(faces.boxes[whole]), faces.scores[whole]))
+            regions.append(view.to_image(np.array([[0, 0, *view.size]], np.float32))[0].astype(np.float64))
+    return merge(parts, regions, width, height)
 
 
 def _working_size(image: Pixels | Regions, scale: Scale | None) -> tuple[int, int]:

@@ -87,6 +87,10 @@ def read_ground_truth(folder: str | Path) -> GroundTruth:
     folder = Path(folder)
     if not folder.is_dir():
         raise AnnotationError(f"{folder}: no such folder")
+    names = ["wider_face_val.mat", *(f"wider_{subset}_val.mat" for subset in OFFICIAL_SUBSETS)]
+    missing = [name for name in names if not (folder / name).is_file()]
+    if names[0] in missing or missing == names[1:]:
+        raise AnnotationError(f"{folder}: is no ground truth of WIDER FACE (holds no {', '.join(missing)})")
     records = read_wider_mat(folder / "wider_face_val.mat")
     keep = {subset: _read_keep(folder / f"wider_{subset}_val.mat", records) for subset in OFFICIAL_SUBSETS}
     valid = tuple(np.logical_and(record.boxes[:, 2] > 0, record.boxes[:, 3] > 0) for record in records)
@@ -149,6 +153,18 @@ def read_predictions(path: str | Path) -> dict[str, npt.NDArray[np.float64]]:
     if not predictions:
         raise PredictionError(f"{path}: holds no prediction files <event>/<image>.txt")
     return predictions
+
+
+def without_predictions(predictions: Mapping[str, Rows], ground_truth: GroundTruth) -> str | None:
+    """A line about the images that have no prediction file, which count as images without detections; None where all have."""
+    missing = [key for key in ground_truth.images if key not in predictions]
+    if not missing:
+        return None
+    events = {key.rpartition("/")[0] for key in ground_truth.images}
+    whole = sorted(events - {key.rpartition("/")[0] for key in predictions})
+    folders = f", among them all of {len(whole)} folders such as '{whole[0]}'" if whole else f", such as '{missing[0]}'"
+    number = f"{len(missing):,} of {len(ground_truth.images):,} images have no prediction file{folders}"
+    return f"{number}: nothing counts as found there, and the numbers are too low if the detector saw them"
 
 
 def score(predictions: Mapping[str, Rows], ground_truth: GroundTruth) -> dict[str, SubsetResult]:

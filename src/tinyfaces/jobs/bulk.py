@@ -6,11 +6,12 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
 from tinyfaces.jobs.inputs import InputFile
-from tinyfaces.jobs.journal import Journal, Outcome
+from tinyfaces.jobs.journal import Journal, Outcome, Stamp, stamp_of
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -18,6 +19,7 @@ Result = TypeVar("Result")
 FULL = (errno.ENOSPC, errno.EDQUOT)
 """Codes of errors that say that a disk is full."""
 
+_NO_STAMP: Stamp = (-1, -1)
 _AHEAD = 16  # files that each worker may be ahead of the slowest one before it
 
 
@@ -64,6 +66,8 @@ def process(
 ) -> Iterator[tuple[InputFile, Outcome]]:
     """Do some work on each file that the journal does not know as done, and record it there.
 
+    A photo that changes meanwhile is done once more. If it changes again, or is a video, the next run with the journal does it.
+
     Args:
         files: What to work on.
         work: Called with each file, from any of the threads. Whatever it raises is that file's problem, and the others are done
@@ -79,24 +83,37 @@ def process(
         JournalError: The journal cannot be written.
     """
 
-    def attempt(item: tuple[InputFile, bool]) -> Outcome:
+    def attempt(item: tuple[InputFile, bool]) -> tuple[Outcome, Stamp]:
         file, done = item
         if done:
-            return Outcome(skipped=True)
-        try:
-            return work(file)
-        except Exception as error:
-            if getattr(error, "errno", None) in FULL:  # FFmpeg's errors have it too
-                what = getattr(error, "strerror", None) or str(error)
-                raise DiskFull(f"{file.path}: what is made of it cannot be written ({what.lower()})") from None
-            return Outcome(problem=described(error, file.path))
+            return Outcome(skipped=True), _NO_STAMP
+        stamp = stamp_of(file.path)
+        outcome = _attempted(file, work)
+        # A photo may still be being copied. A video, which takes long, is left to the next run.
+        if outcome.record is not None and not file.is_video and stamp_of(file.path) != stamp:
+            stamp = stamp_of(file.path)
+            outcome = _attempted(file, work)
+        return outcome, stamp
 
     handed_out = ((file, journal.done(file)) for file in files)
-    for (file, done), outcome in overlapped(handed_out, attempt, workers, _AHEAD):
+    for (file, done), (outcome, stamp) in overlapped(handed_out, attempt, workers, _AHEAD):
         if not done:
             outcome = _with_what_is_there(outcome)
-            journal.write(file, outcome)
+            if outcome.problem is not None:
+                outcome = replace(outcome, problem=as_text(outcome.problem))
+            journal.write(file, outcome, stamp)
         yield file, outcome
+
+
+def _attempted(file: InputFile, work: Callable[[InputFile], Outcome]) -> Outcome:
+    """What comes of the work; whatever it raises is the file's problem alone, but for a full disk."""
+    try:
+        return work(file)
+    except Exception as error:
+        if getattr(error, "errno", None) in FULL:  # FFmpeg's errors have it too
+            what = getattr(error, "strerror", None) or str(error)
+            raise DiskFull(f"{file.path}: what is made of it cannot be written ({what.lower()})") from None
+        return Outcome(problem=described(error, file.path))
 
 
 def _with_what_is_there(outcome: Outcome) -> Outcome:
@@ -116,6 +133,11 @@ def described(error: Exception, path: Path) -> str:
         return message
     kind = type(error).__name__
     return f"{path}: cannot be done ({kind}: {message})" if message else f"{path}: cannot be done ({kind})"
+
+
+def as_text(path: object) -> str:
+    """A path, or a line that names one, as text, also where its bytes are no UTF-8."""
+    return str(path).encode("utf-8", "replace").decode("utf-8")
 
 
 def reason(error: OSError, path: Path) -> str:

@@ -1,7 +1,8 @@
-"""Detection on a Ray cluster: images from any fsspec path, results as Parquet, one row for each image even if workers die.
+"""Work on a Ray cluster: images from any fsspec path, results as Parquet, one row for each image even if workers die.
 
 The images are divided into parts, which depend only on the list of images. One worker does a part and writes its file, under the
-part's own name, in one go. So if a worker dies and Ray repeats its part, the same file is written again.
+part's own name, in one go. So if a worker dies and Ray repeats its part, the same file is written again. A part counts as done
+only if its file is whole, and was made with the same settings and weights from images that have not changed.
 """
 
 import hashlib
@@ -9,20 +10,22 @@ import json
 import logging
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
-import fsspec
 import pyarrow
 import pyarrow.parquet
 import ray
-from fsspec.implementations.local import LocalFileSystem
 from ray.data import ActorPoolStrategy, DataContext
 
-from tinyfaces.detection.images import SUFFIXES
-from tinyfaces.weights import models
+from tinyfaces.detection.runtime import int8_file
+from tinyfaces.jobs import fsspec_files
+from tinyfaces.jobs.fsspec_files import Found, first_line
+from tinyfaces.jobs.own_results import MARK_FILE, NOTE
+from tinyfaces.weights import models, second_stage, shipped_model
 
 LOCAL = "local"
 """The address that starts Ray on this machine only, for the job."""
@@ -41,6 +44,9 @@ _SCHEMA = pyarrow.schema(
     ]
 )
 """A row for each image. boxes: x1 y1 x2 y2 in pixels; problem: why it could not be read, or null."""
+_MASKED_SCHEMA = _SCHEMA.append(pyarrow.field("output", pyarrow.string()))
+"""output: the masked photo."""
+_MADE_OF = b"tinyfaces"  # the entry of a part's metadata that says what it was made of
 
 
 class RayError(ValueError):
@@ -56,25 +62,69 @@ class Summary:
         faces: How many were found.
         seconds: How long it took.
         problems: A line for each file that could not be read.
+        left_out: What paths led to and was not searched: how many of each kind.
+        masked: Where the masked photos are, if that was the job.
+        parts: Where the Parquet files are.
     """
 
     images: int = 0
     faces: int = 0
     seconds: float = 0.0
     problems: list[str] = field(default_factory=list)
+    left_out: Counter[str] = field(default_factory=Counter)
+    masked: str = ""
+    parts: str = ""
 
     def line(self) -> str:
         speed = self.images / max(self.seconds, 1e-3)
-        return f"{self.faces} faces in {self.images} images, {self.seconds:.1f} s: {speed:.1f} images/s"
+        where = f"; photos in {self.masked}, lists of what was masked in {self.parts}" if self.masked else ""
+        return f"{self.faces} faces in {self.images} images, {self.seconds:.1f} s: {speed:.1f} images/s{where}"
 
 
 @dataclass(frozen=True)
 class _Job:
-    """What a worker needs. model: the name of a shipped model or the content of an ONNX file; options: of its `Detector`."""
+    """What a worker needs.
+
+    Args:
+        out: The folder for parts.
+        model: The name of a shipped model, or the content of an ONNX file and of its int8 copy, if there is one.
+        weights: A digest of all weights.
+        options: Of the `Detector`, beside the model.
+        masks: How faces are masked, and `keep_metadata`; None where they are only found.
+    """
 
     out: str
-    model: str | bytes
+    model: str | tuple[bytes, bytes | None]
+    weights: str
     options: Mapping[str, Any]
+    masks: Mapping[str, Any] | None = None
+
+    @classmethod
+    def of(cls, out: str, model: str, options: Mapping[str, Any], masks: Mapping[str, Any] | None = None) -> "_Job":
+        """The job for a model's name or path. Raises RayError."""
+        record = shipped_model(model)
+        if record is not None:
+            return cls(out, record.name, _weights_of(record.name), options, masks)
+        path = Path(model)
+        if not path.is_file():
+            raise RayError(f"unknown model '{model}': choose from {', '.join(models())}, or give the path of an ONNX file")
+        copy = int8_file(path)
+        content = path.read_bytes(), copy.read_bytes() if copy.is_file() else None
+        return cls(out, content, _weights_of(content), options, masks)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """All that results depend on beside the images."""
+        return {"weights": self.weights, "options": dict(self.options), "masks": None if self.masks is None else dict(self.masks)}
+
+
+def _weights_of(model: str | tuple[bytes, bytes | None]) -> str:
+    """A digest of a shipped model, as it lies on this machine, or of an ONNX file and its int8 copy; with the second stage."""
+    if isinstance(model, str):
+        own = [models()[model].sha256, models()[model].int8_sha256]
+    else:
+        own = [hashlib.sha256(content).hexdigest() for content in model if content is not None]
+    return hashlib.sha256(json.dumps([own, second_stage().sha256], sort_keys=True).encode()).hexdigest()
 
 
 def detect(
@@ -103,16 +153,71 @@ def detect(
     Raises:
         RayError: The cluster cannot be reached, there are no images, or `out` holds another job's results.
     """
+    search = fsspec_files.find_images(paths, recursive)
+    job = _Job.of(fsspec_files.everywhere(out), model, dict(options or {}))
+    return _done(address, job, search, {}, resume, advance)
+
+
+def anonymise(
+    address: str,
+    paths: Sequence[str],
+    out: str,
+    *,
+    masks: Mapping[str, Any],
+    model: str = "accurate",
+    options: Mapping[str, Any] | None = None,
+    recursive: bool = False,
+    resume: bool = False,
+    advance: Callable[[int], None] = lambda images: None,
+) -> Summary:
+    """Mask the faces in all images, and write the photos to a folder.
+
+    What was masked goes to the folder `OUT_parts` beside it, in files `part-N-of-M.parquet` of `_MASKED_SCHEMA`: the photos'
+    paths and the faces' places are not to be published.
+
+    Args:
+        address: As for `detect`.
+        paths: As for `detect`.
+        out: The folder for the photos, of any kind that fsspec knows.
+        masks: method, shape and enlarge of `MaskStyle`, and keep_metadata.
+        model: As for `detect`.
+        options: As for `detect`.
+        recursive: As for `detect`.
+        resume: Keep the parts that are there.
+        advance: As for `detect`.
+
+    Raises:
+        RayError: As for `detect`, or an image would be written over.
+    """
+    folder = fsspec_files.everywhere(out).rstrip("/")
+    search = fsspec_files.find_images(paths, recursive, folder)
+    targets = {path: f"{folder}/{name}" for path, name in fsspec_files.names_of(search.files).items()}
+    given = {file.path for file in search.files}
+    for target in targets.values():
+        if target in given:
+            raise RayError(f"{target}: is one of the input files, which are never overwritten")
+    job = _Job.of(f"{folder}_parts", model, dict(options or {}), masks)
+    if not fsspec_files.listed(folder):
+        fsspec_files.write(f"{folder}/{MARK_FILE}", NOTE)
+    summary = _done(address, job, search, targets, resume, advance)
+    summary.masked, summary.parts = folder, job.out
+    return summary
+
+
+def _done(
+    address: str,
+    job: _Job,
+    search: fsspec_files.Search,
+    targets: Mapping[str, str],
+    resume: bool,
+    advance: Callable[[int], None],
+) -> Summary:
+    """Do all parts that are not done. targets: where masked photos go."""
     started = time.monotonic()
-    summary = Summary()
-    out = _everywhere(out)
-    files = _find(paths, recursive, summary.problems)
+    summary = Summary(problems=search.problems, left_out=search.left_out)
+    files = search.files
     if not files:
         raise RayError(summary.problems[0] if summary.problems else "no images given")
-    shipped = model in models()
-    if not shipped and not Path(model).is_file():
-        raise RayError(f"unknown model '{model}': choose from {', '.join(models())}, or give the path of an ONNX file")
-    job = _Job(out, model if shipped else Path(model).read_bytes(), dict(options or {}))
     size = min(max(-(-len(files) // _PARTS), _MIN_PART), _MAX_PART)
     parts = {
         f"part-{start // size:05d}-of-{-(-len(files) // size):05d}.parquet": files[start : start + size]
@@ -122,17 +227,17 @@ def detect(
     _connect(address)
     try:
         for _ in range(_ATTEMPTS):
-            missing = {name: parts[name] for name in parts if not _exists(out, name)}
+            missing = {name: part for name, part in parts.items() if not _is_whole(job, name, part)}
             if not missing:
                 break
-            _run(job, missing, advance)
+            _run(job, missing, targets, advance)
         else:
-            raise RayError(f"{out}: {len(missing)} parts failed; run again with --resume")
+            raise RayError(f"{job.out}: {len(missing)} parts failed; run again with --resume")
     finally:
         if address == LOCAL:
             ray.shutdown()
     for name in parts:
-        _sum_up(out, name, summary)
+        _sum_up(job.out, name, summary)
     summary.seconds = time.monotonic() - started
     return summary
 
@@ -143,44 +248,72 @@ class _Worker:
     def __init__(self, job: _Job) -> None:
         from tinyfaces.detection.detector import Detector
 
-        self._out = job.out
+        self._job = job
         if isinstance(job.model, str):
+            if _weights_of(job.model) != job.weights:
+                raise RayError("a machine of the cluster has another version of tinyfaces")
             self._detector = Detector(job.model, threads=1, **job.options)
             return
-        with tempfile.NamedTemporaryFile(suffix=".onnx") as file:
-            file.write(job.model)
-            file.flush()
-            self._detector = Detector(file.name, threads=1, **job.options)
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "model.onnx"
+            path.write_bytes(job.model[0])
+            if job.model[1] is not None:
+                int8_file(path).write_bytes(job.model[1])
+            self._detector = Detector(path, threads=1, **job.options)
 
     def __call__(self, part: dict[str, Any]) -> dict[str, Any]:
-        rows = [self._row(file) for file in part["files"]]
+        rows = [self._row(file, target) for file, target in zip(part["files"], part["targets"], strict=True)]
+        schema = _SCHEMA if self._job.masks is None else _MASKED_SCHEMA
+        table = pyarrow.Table.from_pylist(rows, schema.with_metadata({_MADE_OF: part["made_of"].encode()}))
         content = pyarrow.BufferOutputStream()
-        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows, _SCHEMA), content)
-        _write(self._out, part["name"], content.getvalue().to_pybytes())
+        pyarrow.parquet.write_table(table, content)
+        fsspec_files.write(f"{self._job.out}/{part['name']}", content.getvalue().to_pybytes())
         return {"name": part["name"], "images": len(rows)}
 
-    def _row(self, file: str) -> dict[str, Any]:
-        from tinyfaces.detection.images import ImageError, read_encoded
-
+    def _row(self, file: str, target: str = "") -> dict[str, Any]:
         try:
-            with fsspec.open(file, "rb") as opened:
-                pixels = read_encoded(opened.read(), file)
-            faces = self._detector.detect(pixels)
-        except ImageError as error:
-            return {"file": file, "problem": str(error)}
+            return {"file": file, **(self._found(file) if self._job.masks is None else self._masked(file, target))}
         except OSError as error:
             return {"file": file, "problem": f"{file}: cannot be read ({error.strerror or error})"}
-        except Exception as error:  # one file never ends a part
-            return {"file": file, "problem": f"{file}: cannot be done ({type(error).__name__}: {_first_line(error)})"}
+        except Exception as error:  # one file never ends a job
+            text = first_line(error)
+            what = text if str(error).strip() == "" else f"{type(error).__name__}: {text}"
+            return {"file": file, "problem": text if text.startswith(f"{file}:") else f"{file}: cannot be done ({what})"}
+
+    def _found(self, file: str) -> dict[str, Any]:
+        from tinyfaces.detection.images import read_encoded
+
+        pixels = read_encoded(fsspec_files.read(file), file)
+        faces = self._detector.detect(pixels)
         height, width = pixels.shape[:2]
-        return {
-            "file": file, "width": width, "height": height, "boxes": faces.boxes.tolist(), "scores": faces.scores.tolist(),
-        }  # fmt: skip
+        return {"width": width, "height": height, "boxes": faces.boxes.tolist(), "scores": faces.scores.tolist()}
+
+    def _masked(self, file: str, target: str) -> dict[str, Any]:
+        from tinyfaces.jobs.masked_photos import masked_photo
+        from tinyfaces.jobs.masking import MaskStyle
+
+        style = {**(self._job.masks or {})}
+        keep_metadata = style.pop("keep_metadata")
+        with tempfile.NamedTemporaryFile(suffix=Path(file).suffix) as copy:
+            copy.write(fsspec_files.read(file))
+            copy.flush()
+            try:
+                content, record = masked_photo(Path(copy.name), self._detector, MaskStyle(**style), keep_metadata)
+            except ValueError as error:
+                raise ValueError(str(error).replace(copy.name, file)) from None
+        fsspec_files.write(target, content)
+        return {**{name: record[name] for name in ("width", "height", "boxes", "scores")}, "output": target}
 
 
-def _run(job: _Job, parts: dict[str, list[str]], advance: Callable[[int], None]) -> None:
+def _run(job: _Job, parts: dict[str, list[Found]], targets: Mapping[str, str], advance: Callable[[int], None]) -> None:
     DataContext.get_current().enable_progress_bars = False
-    rows = [{"name": name, "files": files} for name, files in parts.items()]
+    rows = [
+        {
+            "name": name, "files": [file.path for file in files], "targets": [targets.get(file.path, "") for file in files],
+            "made_of": _made_of(job, files),
+        }
+        for name, files in parts.items()
+    ]  # fmt: skip
     workers = max(1, min(len(rows), int(ray.cluster_resources().get("CPU", 1))))
     # One block for each part, so that only a dead worker's part is repeated.
     dataset = ray.data.from_items(rows, override_num_blocks=len(rows))
@@ -190,7 +323,7 @@ def _run(job: _Job, parts: dict[str, list[str]], advance: Callable[[int], None])
         for row in done.iter_rows():
             advance(row["images"])
     except ray.exceptions.RayError as error:
-        raise RayError(f"the cluster failed ({_first_line(error)}); run again with --resume to continue") from None
+        raise RayError(f"the cluster failed ({first_line(error)}); run again with --resume to continue") from None
 
 
 def _connect(address: str) -> None:
@@ -200,94 +333,61 @@ def _connect(address: str) -> None:
         for name in ("ray", "ray.data"):
             logging.getLogger(name).setLevel(logging.ERROR)
     except (ConnectionError, ValueError, RuntimeError) as error:
-        raise RayError(f"no Ray cluster at '{address}' ({_first_line(error)})") from None
+        raise RayError(f"no Ray cluster at '{address}' ({first_line(error)})") from None
 
 
-def _prepare(job: _Job, files: Sequence[str], resume: bool) -> None:
+def _prepare(job: _Job, files: Sequence[Found], resume: bool) -> None:
     """Prepare the output folder. Parts in it must be of the same job; they are removed unless the job is resumed."""
-    model = job.model if isinstance(job.model, str) else hashlib.sha256(job.model).hexdigest()
-    list_hash = hashlib.sha256("\n".join(files).encode("utf-8", "surrogateescape")).hexdigest()
-    wanted = {"files": len(files), "list": list_hash, "model": model, **job.options}
-    system, folder = _filesystem(job.out)
+    list_hash = hashlib.sha256("\n".join(file.path for file in files).encode("utf-8", "surrogateescape")).hexdigest()
+    wanted = {"files": len(files), "list": list_hash, **job.settings}
     try:
-        system.makedirs(folder, exist_ok=True)
-        there = [entry for entry in system.ls(folder, detail=False) if entry.endswith(".parquet")]
-        known = json.loads(system.cat_file(f"{folder}/{_JOB}")) if system.exists(f"{folder}/{_JOB}") else None
+        entries = fsspec_files.listed(job.out)
+        there = [entry for entry in entries if entry.endswith(".parquet")]
+        known = None
+        if any(entry.rpartition("/")[2] == _JOB for entry in entries):
+            known = json.loads(fsspec_files.read(f"{job.out}/{_JOB}"))
         if there and known != wanted:
             raise RayError(f"{job.out}: holds the results of another job; choose another folder")
         if not resume:
-            for entry in there:
-                system.rm_file(entry)
-        _write(job.out, _JOB, json.dumps(wanted).encode())
-    except (OSError, json.JSONDecodeError) as error:
-        raise RayError(f"{job.out}: cannot be used ({_first_line(error)})") from None
+            fsspec_files.remove(job.out, there)
+        fsspec_files.write(f"{job.out}/{_JOB}", json.dumps(wanted).encode())
+    except RayError:
+        raise
+    except Exception as error:  # each kind of files has exceptions of its own
+        raise RayError(f"{job.out}: cannot be used ({first_line(error)})") from None
 
 
-def _find(paths: Sequence[str], recursive: bool, problems: list[str]) -> list[str]:
-    """The images that the paths lead to, each once, folders sorted."""
-    found: dict[str, None] = {}
-    for path in paths:
-        try:
-            system, inside = _filesystem(path)
-            if any(sign in path for sign in "*?["):
-                entries = sorted(system.glob(inside))
-            elif system.isdir(inside):
-                entries = sorted(system.find(inside, maxdepth=None if recursive else 1))
-            else:
-                entries = [inside] if system.exists(inside) else []
-        except (OSError, ValueError, ImportError) as error:
-            problems.append(f"{path}: cannot be read ({_first_line(error)})")
-            continue
-        lone = entries == [inside]
-        images = [entry for entry in entries if lone or Path(entry).suffix.lower() in SUFFIXES]
-        if not images:
-            problems.append(f"{path}: no images found")
-        found.update((_with_protocol(system, entry), None) for entry in images)
-    return list(found)
+def _made_of(job: _Job, files: Sequence[Found]) -> str:
+    """A digest of all that a part depends on: settings, weights, and each image's path, size and time."""
+    facts = [job.settings, [[file.path, *file.stamp] for file in files]]
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode("utf-8", "surrogateescape")).hexdigest()
 
 
-def _everywhere(path: str) -> str:
-    """The path as processes in other folders have to write it."""
-    return _with_protocol(*_filesystem(path))
+def _is_whole(job: _Job, name: str, files: Sequence[Found]) -> bool:
+    """Whether a part is there, complete to its footer, and made of these images as they are."""
+    try:
+        part = _part(job.out, name)
+        made_of = (part.schema_arrow.metadata or {}).get(_MADE_OF, b"").decode()
+        whole = part.metadata.num_rows == len(files) and made_of == _made_of(job, files)
+        # Not read_table: one of its threads may still hold the content when Python exits, which then aborts.
+        outputs = part.read(columns=["output"], use_threads=False)["output"].to_pylist() if whole and job.masks else []
+    except Exception:  # it is not there, or cut short; each kind of files has exceptions of its own
+        return False
+    return whole and all(_exists(output) for output in outputs if output is not None)
 
 
-def _with_protocol(system: Any, inside: str) -> str:
-    return inside if isinstance(system, LocalFileSystem) else str(system.unstrip_protocol(inside))
+def _exists(path: str) -> bool:
+    system, inside = fsspec_files.filesystem(path)
+    return bool(system.exists(inside))
 
 
-def _filesystem(path: str) -> tuple[Any, str]:
-    system, inside = fsspec.core.url_to_fs(path)
-    return system, inside
-
-
-def _exists(out: str, name: str) -> bool:
-    system, folder = _filesystem(out)
-    system.invalidate_cache()
-    return bool(system.exists(f"{folder}/{name}"))
-
-
-def _write(out: str, name: str, content: bytes) -> None:
-    """Write a file whole or not at all, which object stores do anyway."""
-    from tinyfaces.files import write_atomically
-
-    system, folder = _filesystem(out)
-    if isinstance(system, LocalFileSystem):
-        write_atomically(Path(folder) / name, content)
-    else:
-        system.pipe_file(f"{folder}/{name}", content)
+def _part(out: str, name: str) -> pyarrow.parquet.ParquetFile:
+    return pyarrow.parquet.ParquetFile(pyarrow.BufferReader(fsspec_files.read(f"{out}/{name}")))
 
 
 def _sum_up(out: str, name: str, summary: Summary) -> None:
-    system, folder = _filesystem(out)
-    content = pyarrow.BufferReader(system.cat_file(f"{folder}/{name}"))
-    # Not read_table: one of its threads may still hold `content` when Python exits, which then aborts.
-    table = pyarrow.parquet.ParquetFile(content).read(columns=["scores", "problem"], use_threads=False)
+    table = _part(out, name).read(columns=["scores", "problem"], use_threads=False)
     problems = [problem for problem in table["problem"].to_pylist() if problem is not None]
     summary.problems += problems
     summary.images += table.num_rows - len(problems)
     summary.faces += sum(len(scores) for scores in table["scores"].to_pylist() if scores is not None)
-
-
-def _first_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__

@@ -28,7 +28,7 @@ class RegionError(ValueError):
 def read_regions(path: Path) -> dict[str, Polygon]:
     """Read polygons by name from JSON: `{"stand A": [[x, y], [x, y], [x, y]], ...}`. Raises RegionError."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_bytes())
     except (OSError, ValueError) as error:
         raise RegionError(f"{path}: cannot be read ({' '.join(str(error).split())})") from None
     if not isinstance(content, dict) or not content:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from tinyfaces.jobs.inputs import InputFile
 
@@ -17,6 +17,12 @@ CREATE TABLE IF NOT EXISTS files (
     path BLOB PRIMARY KEY, size INTEGER NOT NULL, changed INTEGER NOT NULL, outputs TEXT NOT NULL, record TEXT, problem TEXT
 ) WITHOUT ROWID;
 """
+
+Stamp: TypeAlias = tuple[int, int]
+"""Size of a file in bytes and the time of its last change in nanoseconds; both -1 where there is none."""
+
+
+_COLUMNS = ("path", "size", "changed", "outputs", "record", "problem")
 
 
 class JournalError(ValueError):
@@ -62,6 +68,9 @@ class Journal:
             self._database = sqlite3.connect(path if path is not None else ":memory:", timeout=0.5, isolation_level=None)
             # One writer at a time, for as long as it lives; the lock goes with the process, however that ends.
             self._database.execute("PRAGMA locking_mode = EXCLUSIVE")
+            columns = [tuple(row[1] for row in self._database.execute(f"PRAGMA table_info({name})")) for name in ("run", "files")]
+            if columns not in ([(), ()], [("settings",), _COLUMNS]):
+                raise sqlite3.DatabaseError("another program's database")
             self._database.execute("PRAGMA journal_mode = WAL")
             self._database.execute("PRAGMA synchronous = NORMAL")
             if not resume:
@@ -76,6 +85,7 @@ class Journal:
             busy = "locked" in str(error)
             raise JournalError(f"{path}: {'another run is using this journal' if busy else error}") from None
         except sqlite3.DatabaseError as error:
+            self._database.close()
             raise JournalError(f"{path}: not a journal of tinyfaces ({error})") from None
         if known is not None and known[0] != wanted:
             other = _differences(json.loads(known[0]), json.loads(wanted))
@@ -87,19 +97,28 @@ class Journal:
         row = self._database.execute(
             "SELECT size, changed, outputs FROM files WHERE path = ? AND problem IS NULL", (_key(file),)
         ).fetchone()
-        return row is not None and _stamp(file.path) == (row[0], row[1]) and all(map(_as_written, json.loads(row[2])))
+        return row is not None and stamp_of(file.path) == (row[0], row[1]) and all(map(_as_written, json.loads(row[2])))
 
-    def write(self, file: InputFile, outcome: Outcome) -> None:
-        """Record what came of a file. The files made of it are already in place. Raises JournalError."""
-        size, changed = _stamp(file.path)
-        written = json.dumps([[os.fsdecode(output.absolute()), _stamp(output)[0]] for output in outcome.written])
+    def write(self, file: InputFile, outcome: Outcome, stamp: Stamp) -> None:
+        """Record what came of a file. The files made of it are already in place.
+
+        Args:
+            file: The file.
+            outcome: What came of it.
+            stamp: Its `stamp_of` from before the work: a file that changed meanwhile is not done.
+
+        Raises:
+            JournalError: The journal cannot be written.
+        """
+        size, changed = stamp
+        written = json.dumps([[os.fsdecode(output.absolute()), stamp_of(output)[0]] for output in outcome.written])
         record = None if outcome.record is None else json.dumps(outcome.record)
-        problem = None if outcome.problem is None else outcome.problem.encode("utf-8", "replace").decode()
         try:
             self._database.execute(
-                "INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?)", (_key(file), size, changed, written, record, problem)
+                "INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?)",
+                (_key(file), size, changed, written, record, outcome.problem),
             )
-        except sqlite3.Error as error:  # a full disk, or a folder that is gone
+        except sqlite3.Error as error:
             raise JournalError(f"{self.path}: cannot be written ({error})") from None
 
     def read(self, files: Sequence[InputFile]) -> Iterator[tuple[InputFile, dict[str, Any]]]:
@@ -123,7 +142,8 @@ def _key(file: InputFile) -> bytes:
     return os.fsencode(file.path.absolute())
 
 
-def _stamp(path: Path) -> tuple[int, int]:
+def stamp_of(path: Path) -> Stamp:
+    """What changes with a file."""
     try:
         status = path.stat()
     except OSError:
@@ -132,7 +152,7 @@ def _stamp(path: Path) -> tuple[int, int]:
 
 
 def _as_written(output: tuple[str, int]) -> bool:
-    return _stamp(Path(output[0]))[0] == output[1]
+    return stamp_of(Path(output[0]))[0] == output[1]
 
 
 def _differences(known: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:

@@ -1,21 +1,60 @@
 """Where the results of a detection go: one document, a file for each image, pictures, or nowhere."""
 
-import io
+from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from tinyfaces.detection.faces import Faces
-from tinyfaces.detection.images import Pixels
+from tinyfaces.detection.images import SUFFIXES, Pixels
 from tinyfaces.files import named_after, write_atomically
 from tinyfaces.jobs import formats
 from tinyfaces.jobs.finding import AnyImage, preview
 from tinyfaces.jobs.formats import ImageResult
-from tinyfaces.jobs.inputs import InputFile
+from tinyfaces.jobs.inputs import VIDEO_SUFFIXES, InputFile
+from tinyfaces.jobs.own_results import STATE_ENDING, STATE_NAMES, as_marked_picture
 
-STATE_ENDING = ".state"
-"""Of the name of the folder beside published results."""
 _FORMAT_OF_SUFFIX = {".json": "json", ".jsonl": "jsonl", ".csv": "csv"}
+_SUFFIX_OF_FORMAT = {"json": ".json", "jsonl": ".jsonl", "csv": ".csv", "coco": ".json"}
+_FILE_SUFFIXES = (
+    SUFFIXES
+    | VIDEO_SUFFIXES
+    | set(_FORMAT_OF_SUFFIX)
+    | set(".gz .htm .html .log .md .onnx .parquet .pdf .pt .safetensors .toml .tsv .txt .xls .xlsx .xml .yaml .yml .zip".split())
+)
+
+
+class OutputError(ValueError):
+    """Results cannot go where the user says. The message is one line."""
+
+
+def is_file_name(path: Path) -> bool:
+    """Whether a name that a user gives is that of a file rather than a folder."""
+    return path.suffix.lower() in _FILE_SUFFIXES and not path.is_dir()
+
+
+def document_of(out: Path, format: str | None, formats: Collection[str], stem: str) -> tuple[Path, str]:
+    """The document that a user means by `out`, a file or a folder, and its format.
+
+    Args:
+        out: What the user gave.
+        format: Which format the user wants; None for that of the file's name, or JSON.
+        formats: Which formats there are.
+        stem: The document's name in a folder, without its ending.
+
+    Raises:
+        OutputError: The name's ending is none of a document, or contradicts the format.
+    """
+    if not is_file_name(out):
+        chosen = format or "json"
+        return out / f"{stem}{_SUFFIX_OF_FORMAT[chosen]}", chosen
+    suffix = out.suffix.lower()
+    known = list(dict.fromkeys(_SUFFIX_OF_FORMAT[name] for name in formats))
+    if suffix not in known:
+        raise OutputError(f"{out}: --out is a folder, or a file whose name ends in {', '.join(known)}")
+    if format is not None and _SUFFIX_OF_FORMAT[format] != suffix:
+        raise OutputError(f"{out}: --format {format} writes {_SUFFIX_OF_FORMAT[format]} files")
+    return out, format or _FORMAT_OF_SUFFIX[suffix]
 
 
 @dataclass(frozen=True)
@@ -38,16 +77,16 @@ class Output:
 
     @classmethod
     def of(cls, out: str | None, format: str | None, *, scores: bool, pictures: bool) -> "Output":
-        """What a user means by a file or folder `out` and a format, either of which may be left out."""
-        given = Path(out) if out is not None else None
-        suffix = given.suffix.lower() if given is not None and not given.is_dir() else ""
-        chosen = format or (_FORMAT_OF_SUFFIX.get(suffix, "json") if given is not None else None)
-        document = None
-        if chosen in formats.DOCUMENTS and given is not None:
-            extension = {"coco": ".json"}.get(chosen, f".{chosen}")
-            document = given if suffix in _FORMAT_OF_SUFFIX else given / f"faces{extension}"
-        folder = Path("faces") if given is None else (given.parent if document == given else given)
-        return cls(chosen, folder, document, scores, pictures)
+        """What a user means by a file or folder `out` and a format, either of which may be left out. Raises OutputError."""
+        if out is None:
+            return cls(format, Path("faces"), None, scores, pictures)
+        given = Path(out)
+        if format in formats.PER_IMAGE:
+            if is_file_name(given):
+                raise OutputError(f"{given}: --format {format} writes a file for each image, to a folder")
+            return cls(format, given, None, scores, pictures)
+        document, chosen = document_of(given, format, formats.DOCUMENTS, "faces")
+        return cls(chosen, document.parent, document, scores, pictures)
 
     @property
     def to_stdout(self) -> bool:
@@ -74,6 +113,11 @@ class Output:
         if not self.on_disk:
             return None
         return self.document.with_name(f"{self.document.stem}{suffix}") if self.document else self.folder / f"faces{suffix}"
+
+    @property
+    def class_list(self) -> Path | None:
+        """The list of classes that labelling tools want beside YOLO files without scores."""
+        return self.folder / "classes.txt" if self.format == "yolo" and not self.scores else None
 
     def names(self, file: InputFile) -> list[Path]:
         """The files in the folder that are written for one input file alone."""
@@ -121,7 +165,7 @@ class StateFiles:
         if folder.parent == folder:
             raise ValueError(f"{out}: has nothing beside it where the journal could lie; choose another folder, or give --report")
         beside = (out if out.name and ".." not in out.parts else folder).with_name(f"{folder.name}{STATE_ENDING}")
-        return cls(beside / "journal", beside / "problems.csv")
+        return cls(*(beside / name for name in STATE_NAMES))
 
     def tidy(self) -> None:
         """Remove the state folder if nothing is left in it."""
@@ -141,8 +185,5 @@ def _picture_name(file: formats.Named) -> Path:
 
 def _drawn(result: ImageResult, pixels: Pixels) -> bytes:
     """A picture of the image, or of a reduced copy, with frames around its faces."""
-    content = io.BytesIO()
     faces = Faces(result.faces.boxes * (pixels.shape[1] / result.width), result.faces.scores)
-    kind = "PNG" if result.path.suffix.lower() == ".png" else "JPEG"
-    faces.draw(pixels).save(content, kind, quality=92)
-    return content.getvalue()
+    return as_marked_picture(faces.draw(pixels), "PNG" if result.path.suffix.lower() == ".png" else "JPEG")

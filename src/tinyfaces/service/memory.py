@@ -2,12 +2,54 @@
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from contextvars import ContextVar
+from typing import Any
 
 
 class MemoryFull(Exception):
     """There is no room for more uploads in memory."""
+
+
+class Uses:
+    """What works for one request in threads, also after the request is given up. Until all of it has ended, the request holds its
+    share of the memory."""
+
+    def __init__(self) -> None:
+        self._under_way: set[asyncio.Future[Any]] = set()
+        self._afterwards: list[Callable[[], None]] = []
+
+    def add(self, work: asyncio.Future[Any]) -> None:
+        """Wait for this work too. Nobody may cancel the future as long as the work goes on."""
+        self._under_way.add(work)
+        work.add_done_callback(self._end)
+
+    def when_over(self, act: Callable[[], None]) -> None:
+        """Act as soon as nothing works for the request any more."""
+        if self._under_way:
+            self._afterwards.append(act)
+        else:
+            act()
+
+    def _end(self, work: asyncio.Future[Any]) -> None:
+        self._under_way.discard(work)
+        if not self._under_way:
+            acts, self._afterwards = self._afterwards, []
+            for act in acts:
+                act()
+
+
+_of_request: ContextVar[Uses] = ContextVar("uses")
+
+
+def uses() -> Uses:
+    """Those of the request that is being answered."""
+    known = _of_request.get(None)
+    if known is None:
+        known = Uses()
+        _of_request.set(known)
+    return known
 
 
 class HeldBytes:
@@ -19,12 +61,15 @@ class HeldBytes:
 
     @contextmanager
     def share(self) -> Iterator["Share"]:
-        """One request's share, which is given back at the end."""
-        share = Share(self)
+        """One request's share, which is given back once nothing works for the request any more."""
+        share, working = Share(self), uses()
         try:
             yield share
         finally:
-            self.held -= share.bytes
+            working.when_over(lambda: self._give_back(share))
+
+    def _give_back(self, share: "Share") -> None:
+        self.held -= share.bytes
 
 
 class Share:
@@ -52,8 +97,8 @@ class Budget:
 
     @asynccontextmanager
     async def held(self, amount: int) -> AsyncIterator[None]:
-        """Hold a part of it."""
-        amount = min(amount, self._total)
+        """Hold a part of it, until nothing works for the request any more."""
+        amount, working = min(amount, self._total), uses()
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append((amount, turn))
         self._grant()
@@ -62,8 +107,17 @@ class Budget:
             yield
         finally:
             if turn.done() and not turn.cancelled():
-                self._free += amount
+                working.when_over(lambda: self._give_back(amount))
             self._grant()
+
+    @property
+    def held_now(self) -> int:
+        """How much of it is held."""
+        return self._total - self._free
+
+    def _give_back(self, amount: int) -> None:
+        self._free += amount
+        self._grant()
 
     def _grant(self) -> None:
         while self._waiting:

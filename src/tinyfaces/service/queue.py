@@ -12,6 +12,7 @@ from tinyfaces.detection.detector import Detector
 from tinyfaces.detection.faces import Faces
 from tinyfaces.detection.images import Pixels
 from tinyfaces.detection.views import Scale
+from tinyfaces.service.memory import uses
 
 BATCH_IMAGES = 8
 BATCH_PIXELS = 2_000_000
@@ -48,6 +49,7 @@ class _Job:
     threshold: float
     scale: Scale | None
     result: asyncio.Future[Faces]
+    over: asyncio.Future[None]  # done once no thread has the pixels
 
     def fits(self, other: "_Job") -> bool:
         return (self.engine, self.threshold, self.scale) == (other.engine, other.threshold, other.scale)
@@ -93,11 +95,20 @@ class DetectionQueue:
 
     async def detect(self, engine: Engine, pixels: Pixels, threshold: float, scale: Scale | None) -> Faces:
         """The faces in a picture HxWx3. A cancelled call gives up its place in the next batch."""
-        job = _Job(engine, pixels, threshold, scale, asyncio.get_running_loop().create_future())
+        loop = asyncio.get_running_loop()
+        job = _Job(engine, pixels, threshold, scale, loop.create_future(), loop.create_future())
+        uses().add(job.over)
+        job.result.add_done_callback(lambda result: self._drop(job))
         self._waiting.append(job)
         async with self._arrived:
             self._arrived.notify()
         return await job.result
+
+    def _drop(self, job: _Job) -> None:
+        """A job is answered or given up; if it still waits, nothing is done for it."""
+        if job in self._waiting:
+            self._waiting.remove(job)
+            job.over.set_result(None)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -122,16 +133,17 @@ class DetectionQueue:
             alone = not self._busy and not self._waiting
             self._busy += 1
             try:
-                found = await asyncio.get_running_loop().run_in_executor(threads, _detect, batch, alone)
-            except Exception as error:  # the requests of this batch fail, and the service continues
-                for job in batch:
-                    if not job.result.done():
-                        job.result.set_exception(error)
-                continue
+                found = await asyncio.get_running_loop().run_in_executor(threads, _detect_each, batch, alone)
             finally:
                 self._busy -= 1
+                for job in batch:
+                    job.over.set_result(None)
             for job, faces in zip(batch, found, strict=True):
-                if not job.result.done():
+                if job.result.done():
+                    continue
+                if isinstance(faces, Exception):
+                    job.result.set_exception(faces)
+                else:
                     job.result.set_result(faces)
 
     def _next_batch(self) -> list[_Job]:
@@ -141,6 +153,9 @@ class DetectionQueue:
         left: deque[_Job] = deque()
         pixels = 0
         waiting = [job for job in self._waiting if not job.result.done()]
+        for job in self._waiting:
+            if job.result.done():
+                job.over.set_result(None)
         limit = min(BATCH_IMAGES, -(-len(waiting) // self.lanes))
         for job in waiting:
             size = job.pixels.shape[0] * job.pixels.shape[1]
@@ -149,6 +164,16 @@ class DetectionQueue:
             pixels += size if room else 0
         self._waiting = left
         return batch
+
+
+def _detect_each(batch: list[_Job], alone: bool) -> list[Faces | Exception]:
+    """The faces of each picture, or why it failed: one picture is no reason for others to fail."""
+    try:
+        return [*_detect(batch, alone)]
+    except Exception as error:  # whatever it is, the service continues
+        if len(batch) == 1:
+            return [error]
+    return [one for job in batch for one in _detect_each([job], alone)]
 
 
 def _detect(batch: list[_Job], alone: bool) -> list[Faces]:

@@ -19,9 +19,22 @@ from tinyfaces.weights import models as shipped
 
 PAGE = Path(__file__).parent / "page"
 
-pictures = APIRouter(prefix="/v1", tags=["pictures"])
+
+async def _only_known_options(request: Request) -> None:
+    """Refuse options that an address does not have, as a misspelt one would do nothing."""
+    known = [option.alias for option in request.scope["route"].dependant.query_params]
+    given = [name for name, _ in request.query_params.multi_items()]
+    for name in given:
+        if name not in known:
+            choice = f"choose from {', '.join(known)}" if known else "there are none"
+            raise HTTPException(422, f"{name}: no such option; {choice}")
+        if given.count(name) > 1:
+            raise HTTPException(422, f"{name}: given twice")
+
+
+pictures = APIRouter(prefix="/v1", tags=["pictures"], dependencies=[Depends(_only_known_options)])
 """Requests with a picture."""
-restoring = APIRouter(prefix="/v1", tags=["pictures"])
+restoring = APIRouter(prefix="/v1", tags=["pictures"], dependencies=[Depends(_only_known_options)])
 """The request that needs the second stage."""
 service = APIRouter(tags=["service"])
 """Requests about the service itself."""
@@ -123,7 +136,7 @@ async def known_faces(
             boxes = boxes_within(boxes, picture.pixels)
             return await state.drawn(output, picture, Faces(boxes, np.ones(len(boxes), np.float32)), method)
 
-    return await state.answer(request, work)
+    return await state.answer(request, work, ["boxes"])
 
 
 @restoring.post(
@@ -147,7 +160,7 @@ async def restored(request: Request, state: _State) -> Response:
             crops = await state.in_thread(state.restore, picture.pixels, boxes_within(boxes, picture.pixels))
         return Response(await state.in_thread(stacked, crops), media_type="image/png")
 
-    return await state.answer(request, work)
+    return await state.answer(request, work, ["boxes"])
 
 
 @service.get("/v1/models", summary="What is loaded", response_model=Models)

@@ -48,12 +48,13 @@ class Problem(BaseModel):
 REFUSALS: dict[int | str, dict[str, Any]] = {
     status: {"model": Problem, "description": text}
     for status, text in {
-        400: "No file, a broken form, or a file name that is a path.",
+        400: "No file, a second file, a broken form, or a file name that is a path.",
         408: "The upload took too long to arrive.",
         413: "More bytes or pixels than allowed.",
         415: "Not a picture.",
-        422: "A damaged picture, or an option out of its range.",
+        422: "A damaged picture, an option out of its range, or an unknown option or form field.",
         429: "The queue is full; `Retry-After` says when to try again.",
+        500: "The picture made the detector fail.",
         503: "Not answered in time.",
     }.items()
 }

@@ -3,6 +3,7 @@
 import asyncio
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import h11
@@ -56,6 +57,9 @@ def _deadline_protocol(seconds: float) -> type[asyncio.Protocol]:
     class DeadlineProtocol(H11Protocol):
         def connection_made(self, transport: Any) -> None:
             super().connection_made(transport)
+            # Head and body of an answer are sent one after the other; otherwise the body waits until the head is acknowledged.
+            with suppress(OSError):
+                transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self._receiving = _Deadline(self.loop, seconds, transport.abort)
             self._sending = _Deadline(self.loop, _SEND_SECONDS, transport.abort)
             self._receiving.start()

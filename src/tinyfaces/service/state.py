@@ -1,7 +1,7 @@
 """What all requests of one application share: models, limits, queue, threads; and how a request is answered within them."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -19,7 +19,7 @@ from tinyfaces.detection.runtime import usable_cpus
 from tinyfaces.detection.views import Scale
 from tinyfaces.jobs.masking import MaskStyle
 from tinyfaces.service.limits import Limits
-from tinyfaces.service.memory import Budget, HeldBytes
+from tinyfaces.service.memory import Budget, HeldBytes, uses
 from tinyfaces.service.metrics import Metrics
 from tinyfaces.service.pictures import Method, PictureKind, make_picture
 from tinyfaces.service.queue import DetectionQueue, Engine, QueueFull
@@ -75,14 +75,23 @@ class ServiceState:
 
     async def in_thread(self, work: Callable[..., _Answer], *arguments: Any) -> _Answer:
         """What a function gives, called in another thread."""
-        return await asyncio.get_running_loop().run_in_executor(self._threads, work, *arguments)
+        thread = self._threads.submit(work, *arguments)
+        ended = asyncio.wrap_future(thread)
+        uses().add(ended)
+        try:
+            return await asyncio.shield(ended)
+        except asyncio.CancelledError:
+            thread.cancel()  # which only helps where it has not begun
+            raise
 
-    async def answer(self, request: Request, work: Callable[[Upload], Awaitable[Response]]) -> Response:
-        """What `work` makes of the request's upload, unless there is no room or no time for it."""
+    async def answer(
+        self, request: Request, work: Callable[[Upload], Awaitable[Response]], fields: Collection[str] = ()
+    ) -> Response:
+        """What `work` makes of the request's upload, unless there is no room or no time for it. fields: that a form may have."""
         try:
             self.queue.check_room()  # before anything is read
             with self._held_uploads.share() as share:
-                upload = await receive(request, self.limits, share)
+                upload = await receive(request, self.limits, share, fields)
                 with self.queue.place():
                     async with asyncio.timeout(self.limits.answer_seconds):
                         return await _while_connected(request, work(upload))
@@ -91,6 +100,10 @@ class ServiceState:
         except TimeoutError:
             message = f"not answered within {self.limits.answer_seconds:g} s"
             raise HTTPException(503, message, {"Retry-After": "5"}) from None
+        except HTTPException:
+            raise
+        except Exception as error:  # whatever a picture raises, it is that request's alone
+            raise HTTPException(500, f"the picture could not be searched ({type(error).__name__})") from error
 
     @asynccontextmanager
     async def decoded(self, upload: Upload, scale: Scale = 1.0) -> AsyncIterator[Picture]:

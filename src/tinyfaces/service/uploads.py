@@ -4,7 +4,7 @@ import asyncio
 import io
 import json
 import warnings
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -51,12 +51,12 @@ def busy(reason: str) -> HTTPException:
     return HTTPException(429, f"{reason}: try again in a moment", {"Retry-After": "1"})
 
 
-async def receive(request: Request, limits: Limits, share: Share) -> Upload:
-    """Read a request's body: a form with a `file`, or just the bytes of a picture.
+async def receive(request: Request, limits: Limits, share: Share, fields: Collection[str] = ()) -> Upload:
+    """Read a request's body: a form with a `file`, or just the bytes of a picture. fields: those that a form may have beside it.
 
     Raises:
         HTTPException: 400 for no file, a broken form or a name that is a path; 408 if it is too slow; 413 if it is too large; 415
-            for another kind of body; 429 if there is no room for it in memory.
+            for another kind of body; 422 for other fields in a form; 429 if there is no room for it in memory.
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     form = kind == "multipart/form-data"
@@ -75,6 +75,9 @@ async def receive(request: Request, limits: Limits, share: Share) -> Upload:
         raise HTTPException(408, message, {"Connection": "close"}) from None
     except ClientDisconnect:
         raise HTTPException(400, "the upload was interrupted") from None
+    for name in upload.fields:
+        if name not in fields:
+            raise HTTPException(422, f"{name}: no such form field; choose from {', '.join(['file', *fields])}")
     if not upload.content:
         raise HTTPException(400, "the file is empty")
     if len(upload.content) > limits.bytes:
@@ -102,14 +105,19 @@ async def _from_form(request: Request, body: AsyncGenerator[bytes, None]) -> Upl
     try:
         form = await parser.parse()
     except (MultiPartException, MultipartParseError) as error:  # older versions of Starlette pass the second one on
-        raise HTTPException(400, f"the form cannot be read: {getattr(error, 'message', error)}") from None
+        said = str(getattr(error, "message", error))
+        raise HTTPException(400, "send one file only" if "files" in said else f"the form cannot be read: {said}") from None
     file = form.get("file")
     if not isinstance(file, UploadFile):
         raise HTTPException(400, "the form has no file named 'file'")
     name = file.filename or ""
     if not _is_plain(name):
         raise HTTPException(400, "the file's name must be a plain name, not a path")
-    fields = {key: value for key, value in form.multi_items() if isinstance(value, str)}
+    given = [(key, value) for key, value in form.multi_items() if isinstance(value, str)]
+    fields = dict(given)
+    if len(fields) < len(given):
+        names = [key for key, _ in given]
+        raise HTTPException(422, f"{next(name for name in names if names.count(name) > 1)}: given twice")
     content = await file.read()
     await file.close()
     return Upload(name, content, fields)

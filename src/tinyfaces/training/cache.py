@@ -4,7 +4,6 @@ import hashlib
 import json
 import os
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from itertools import repeat
 from pathlib import Path
@@ -13,8 +12,12 @@ import numpy as np
 import numpy.typing as npt
 
 from tinyfaces.data.annotations import AnnotatedImage, AnnotationError
-from tinyfaces.detection.images import read_image
+from tinyfaces.detection.images import ImageError, read_image
+from tinyfaces.files import write_atomically
 from tinyfaces.training.run_log import progress_bar
+from tinyfaces.training.worker_pool import map_in_processes
+
+_FEW = 32  # photos, which are decoded before other processes would have started
 
 
 @dataclass(frozen=True)
@@ -39,17 +42,25 @@ class ImageCache:
         height, width, start = int(self.heights[index]), int(self.widths[index]), int(self.offsets[index])
         return self.pixels[start : start + height * width * 3].reshape(height, width, 3)
 
+    def of(self, places: npt.NDArray[np.int64]) -> "ImageCache":
+        """Some of the photos."""
+        return ImageCache(self.pixels, self.offsets[places], self.heights[places], self.widths[places])
 
-def open_cache(images: Sequence[AnnotatedImage], folder: Path, workers: int | None = None) -> ImageCache:
+
+def open_cache(
+    images: Sequence[AnnotatedImage], folder: Path, workers: int | None = None, problems: dict[Path, str] | None = None
+) -> ImageCache:
     """Open a cache of decoded photos, and make it first if it isn't there yet.
 
     A photo listed twice is in it once. The file's name is a digest of the images' paths and sizes in bytes, so changed
-    photos make a new cache. It is written under another name and renamed when complete.
+    photos make a new cache. It is written under another name and renamed when complete, and beside it a list of the photos
+    that cannot be used, if there are any.
 
     Args:
         images: the photos.
         folder: of the cache files.
         workers: processes that decode; as many as cores if left out.
+        problems: gets a line for each photo that cannot be used, whose pixels are then black; if left out, the first one raises.
 
     Returns:
         The photos' pixels, in the order of `images`.
@@ -67,23 +78,46 @@ def open_cache(images: Sequence[AnnotatedImage], folder: Path, workers: int | No
     sizes = heights * widths * 3
     offsets = np.concatenate([[0], np.cumsum(sizes)])
     target = folder / f"{_digest(distinct)}.rgb"
+    failed_file = target.with_suffix(".failed.json")
     if not target.exists():
         folder.mkdir(parents=True, exist_ok=True)
         partial = target.with_suffix(f".partial{os.getpid()}")
         try:
             with partial.open("wb") as file:
                 file.truncate(int(offsets[-1]))
-            with ProcessPoolExecutor(workers) as pool, progress_bar() as progress:
-                written = pool.map(_decode_into, repeat(partial), offsets[:-1].tolist(), distinct, chunksize=8)
-                for _ in progress.track(written, len(distinct), description="decoding photos"):
-                    pass
+            with progress_bar() as progress:
+                arguments = (repeat(partial), offsets[:-1].tolist(), distinct, repeat(problems is not None))
+                written = map_in_processes(_decode_into, *arguments, workers=1 if len(distinct) <= _FEW else workers)
+                decoded = list(progress.track(written, len(distinct), description="decoding photos"))
+            failed = {str(image.path): line for image, line in zip(distinct, decoded, strict=True) if line is not None}
+            if failed:
+                write_atomically(failed_file, json.dumps(failed).encode())
+            else:
+                failed_file.unlink(missing_ok=True)
             partial.replace(target)
         finally:
             partial.unlink(missing_ok=True)
+    known = json.loads(failed_file.read_bytes()) if failed_file.exists() else {}
+    if known and problems is None:
+        raise ImageError(next(iter(known.values())))
+    if problems is not None:
+        problems.update({Path(path): line for path, line in known.items()})
     return ImageCache(np.memmap(target, np.uint8, "r"), offsets[places], heights[places], widths[places])
 
 
-def _decode_into(file: Path, start: int, image: AnnotatedImage) -> None:
+def _decode_into(file: Path, start: int, image: AnnotatedImage, forgiving: bool) -> str | None:
+    """Decode a photo to its place in the file; if it fails and that may be, give a line about it."""
+    try:
+        _decode(file, start, image)
+    except Exception as error:  # whatever is wrong with one photo, the others are used
+        if not forgiving:
+            raise
+        known = isinstance(error, ImageError | AnnotationError)
+        return str(error) if known else f"{image.path}: cannot be read ({type(error).__name__}: {error})"
+    return None
+
+
+def _decode(file: Path, start: int, image: AnnotatedImage) -> None:
     photo = read_image(image.path)
     if photo.shape[:2] != (image.height, image.width):
         raise AnnotationError(

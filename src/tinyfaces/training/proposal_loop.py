@@ -4,6 +4,7 @@ tinyfaces train proposals --config configs/accurate.toml
 torchrun --nproc-per-node 4 -m tinyfaces train proposals --config configs/accurate.toml
 """
 
+import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -22,7 +23,7 @@ from tinyfaces.detection.context import rescore_by_neighbours
 from tinyfaces.detection.decoding import find_faces
 from tinyfaces.evaluation import LOWEST_SCORE, coco
 from tinyfaces.training.batches import StepBatch, as_input, batches_from, large_batch
-from tinyfaces.training.cache import ImageCache, open_cache
+from tinyfaces.training.cache import ImageCache
 from tinyfaces.training.checkpoints import load_network, save_atomically
 from tinyfaces.training.losses import (
     Points,
@@ -43,7 +44,8 @@ from tinyfaces.training.optimisers import (
 )
 from tinyfaces.training.processes import Process, join_processes
 from tinyfaces.training.run_log import REPORT_EVERY, RunLog
-from tinyfaces.training.settings import Config, read_sources
+from tinyfaces.training.settings import Config
+from tinyfaces.training.sources import open_sources
 
 Forward = Callable[[Tensor], list[Tensor]]
 
@@ -119,15 +121,26 @@ class Photos:
 
 
 def open_photos(config: Config, process: Process) -> Photos:
-    """Read the annotations and open the caches of decoded photos; the leader makes them where there are none yet."""
-    images, weights = read_sources(config.train, config.relabelled)
-    dev_images, _ = read_sources(config.dev)
+    """Read the annotations and open the caches of decoded photos; the leader makes them where there are none yet.
+
+    Photos that cannot be read are told and left out.
+    """
     if not process.leader:
         process.wait_for_all()  # the leader decodes first
-    cache, dev_cache = open_cache(images, Path(config.cache)), open_cache(dev_images, Path(config.cache))
+    tell = _tell if process.leader else _silent
+    images, weights, cache = open_sources(config.train, Path(config.cache), tell, config.relabelled)
+    dev_images, _, dev_cache = open_sources(config.dev, Path(config.cache), tell)
     if process.leader:
         process.wait_for_all()
     return Photos(images, weights, cache, dev_images, dev_cache)
+
+
+def _tell(line: str) -> None:
+    print(f"tinyfaces: {line}", file=sys.stderr)
+
+
+def _silent(line: str) -> None:
+    pass
 
 
 class ProposalRun:

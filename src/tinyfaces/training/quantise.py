@@ -1,7 +1,7 @@
 """int8 copies of exported networks: activations and weights of 8 bits, calibrated on real images. Needs the package onnx."""
 
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 from pathlib import Path
 
@@ -10,7 +10,7 @@ import onnx
 from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
-from tinyfaces.detection.images import read_image
+from tinyfaces.detection.images import ImageError, read_image
 from tinyfaces.detection.runtime import Batch, ModelSignature, int8_file, quiet_onnxruntime
 
 quiet_onnxruntime()
@@ -53,10 +53,19 @@ def quantise(model: Path, signature: ModelSignature, batches: Iterable[Batch]) -
     return target
 
 
-def photo_batches(photos: Iterable[Path]) -> Iterator[Batch]:
-    """The upper left of each photo as the proposal network takes it: 1x3x480x480, RGB 0-255, black where the photo ends."""
+def photo_batches(photos: Iterable[Path], tell: Callable[[str], None] | None = None) -> Iterator[Batch]:
+    """The upper left of each photo as the proposal network takes it: 1x3x480x480, RGB 0-255, black where the photo ends.
+
+    tell: called with a line about each photo that cannot be read; if None, the first one raises its ImageError.
+    """
     for path in photos:
-        pixels = read_image(path)[:_SIDE, :_SIDE]
+        try:
+            pixels = read_image(path)[:_SIDE, :_SIDE]
+        except ImageError as error:
+            if tell is None:
+                raise
+            tell(str(error))
+            continue
         batch = np.zeros((1, 3, _SIDE, _SIDE), np.float32)
         batch[0, :, : pixels.shape[0], : pixels.shape[1]] = pixels.transpose(2, 0, 1)
         yield batch

@@ -1,7 +1,7 @@
 """What a training is: the settings of both stages, and the photos that the first learns from."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -161,12 +161,15 @@ def load_second_stage_config(path: Path, overrides: Mapping[str, object]) -> Sec
     return config
 
 
-def read_sources(sources: Sequence[Source], relabelled: str = "") -> tuple[list[AnnotatedImage], np.ndarray]:
+def read_sources(
+    sources: Sequence[Source], relabelled: str = "", tell: Callable[[str], None] | None = None
+) -> tuple[list[AnnotatedImage], np.ndarray]:
     """Read the photos of sources.
 
     Args:
         sources: sets of photos.
         relabelled: a folder of annotation files that take the place of those of the same name.
+        tell: called with a line about each photo of a folder that cannot be read; if left out, the first one raises.
 
     Returns:
         All photos, and how often each is drawn: (N,) float64, each source's share spread over its photos.
@@ -185,9 +188,9 @@ def read_sources(sources: Sequence[Source], relabelled: str = "") -> tuple[list[
             listed = read_coco(source.annotations, source.images)
             read = [without_labels(image.path, image.width, image.height) for image in listed]
         elif not source.labelled:
-            read = read_unlabelled(source.images)
+            read = read_unlabelled(source.images, tell)
         elif source.format in _LABEL_READERS:
-            read = _LABEL_READERS[source.format](source.annotations, source.images)
+            read = _LABEL_READERS[source.format](source.annotations, source.images, tell)
         else:
             annotations = Path(source.annotations)
             other = Path(relabelled) / annotations.name

@@ -1,6 +1,7 @@
 """The shipped models and what is known of them: `models.json` beside this file is a list of records."""
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,11 @@ class ModelRecord:
     def path(self) -> Path:
         """Where the model's file lies."""
         return _FOLDER / self.file
+
+    @property
+    def int8_path(self) -> Path:
+        """Where its int8 copy lies."""
+        return _FOLDER / self.int8_file
 
 
 @dataclass(frozen=True)
@@ -80,3 +86,12 @@ def models() -> dict[str, ModelRecord]:
     """The shipped models by name, in the order of `models.json`."""
     entries = json.loads((_FOLDER / "models.json").read_text(encoding="utf-8"))
     return {entry["name"]: ModelRecord(**entry) for entry in entries}
+
+
+def shipped_model(model: str | os.PathLike[str]) -> ModelRecord | None:
+    """The shipped model that a name or the path of its file means; None where it is another one."""
+    known = models()
+    if isinstance(model, str) and model in known:
+        return known[model]
+    path = os.path.realpath(model)
+    return next((one for one in known.values() if path in map(os.path.realpath, (one.path, one.int8_path))), None)
