@@ -536,5 +536,6 @@ def test_whatever_is_raised_is_that_files_line_and_leaves_nothing(run, tmp_path,
     lines = result.stderr.splitlines()
     assert len(lines) == 1 and "bad.mp4: cannot be" in lines[0] and type(error).__name__ in lines[0]
     assert sorted(path.name for path in (tmp_path / "anonymised").iterdir() if path.suffix != ".csv") == [
+        ".tinyfaces",
         "good.mp4",
     ]
