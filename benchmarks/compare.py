@@ -37,6 +37,7 @@ ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 SIZES = ((640, 480), (1024, 768), (2048, 1536))
 WIDTHS = (1600, 800, 480, 320, 240, 160)
+OUR_COLOURS = {"accurate": "#c0392b", "fast": "#e67e22", "thorough": "#7d3c98"}
 OTHERS_COLOURS = ("#2c3e50", "#95a5a6", "#2980b9", "#16a085", "#8e44ad")
 FOUND_OVERLAP = 0.3
 PARTS = ("ap", "time", "example")
@@ -171,7 +172,7 @@ def draw_example(results: dict[str, Any], one: Compared, photo: np.ndarray, out:
     others = cycle(OTHERS_COLOURS)
     for name, counts in results["example"].items():
         if name.startswith("tinyfaces"):
-            colour = "#c0392b" if "accurate" in name else "#e67e22"
+            colour = OUR_COLOURS[name.split()[1].rstrip(",")]
             style = {"color": colour, "linewidth": 2.5, "linestyle": "-" if name.endswith("int8") else ":", "zorder": 3}
         else:
             style = {"color": next(others), "linewidth": 1.1}
