@@ -58,3 +58,17 @@ def corners(small=(), large=()) -> set[tuple[int, int, int, int]]:
 def found(faces) -> set[tuple[int, int, int, int]]:
     """Boxes of `Faces`, rounded to whole pixels."""
     return {tuple(round(side) for side in box) for box in faces.boxes.tolist()}
+
+
+_SLOW_FILES = (
+    "test_cluster.py", "test_page.py", "test_no_calls.py", "test_proposal_loop.py", "test_second_stage_loop.py",
+    "test_together.py", "test_export.py", "test_odd_videos.py", "test_server.py", "test_large.py", "test_proposal_network.py",
+)  # fmt: skip
+_SLOW_WORDS = ("test_commands_run", "[thorough-")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark as slow what trains, starts processes or a browser, or runs the largest model, beside tests that say so themselves."""
+    for item in items:
+        if item.path.name in _SLOW_FILES or any(word in item.name for word in _SLOW_WORDS):
+            item.add_marker(pytest.mark.slow)
