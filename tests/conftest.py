@@ -7,8 +7,10 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from typer.testing import CliRunner, Result
 
 import tinyfaces  # noqa: F401  (which keeps ONNX Runtime silent in all tests)
+from tinyfaces.cli import app
 
 # Two threads for networks as small as those of the tests wait for each other more than they compute. Read by torch at its import.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -58,6 +60,20 @@ def corners(small=(), large=()) -> set[tuple[int, int, int, int]]:
 def found(faces) -> set[tuple[int, int, int, int]]:
     """Boxes of `Faces`, rounded to whole pixels."""
     return {tuple(round(side) for side in box) for box in faces.boxes.tolist()}
+
+
+@pytest.fixture
+def run(toy_model, tmp_path, monkeypatch):
+    """A function that gives a command with the toy model, in a folder of its own, and checks its exit code."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments: str, code: int = 0) -> Result:
+        result = CliRunner().invoke(app, [*arguments, "--model", str(toy_model)])
+        assert result.exit_code == code, (result.output, result.exception)
+        assert "Traceback" not in result.output
+        return result
+
+    return call
 
 
 _SLOW_FILES = (

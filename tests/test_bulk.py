@@ -13,11 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from typer.testing import CliRunner
 
 from conftest import paint
 from test_images import bad_files
-from tinyfaces.cli import app
 from tinyfaces.jobs.bulk import DiskFull, overlapped, process
 from tinyfaces.jobs.inputs import InputFile
 from tinyfaces.jobs.journal import Journal, JournalError, Outcome, stamp_of
@@ -238,18 +236,6 @@ def test_killed_at_ten_random_moments_it_ends_as_an_undisturbed_run(toy_model, p
     assert whole == killed
     assert len(whole) == 24 * 2 + 1  # and faces_problems.csv
     assert whole["faces_problems.csv"].decode().count("bad.jpg") == 2
-
-
-@pytest.fixture
-def run(toy_model, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-
-    def call(*arguments, code=0):
-        result = CliRunner().invoke(app, [*arguments, "--model", str(toy_model)])
-        assert result.exit_code == code, result.output
-        return result
-
-    return call
 
 
 @pytest.mark.parametrize("command,out", [("detect", "res/a.csv"), ("anonymise", "res"), ("count", "res/a.json")])

@@ -11,30 +11,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from typer.testing import CliRunner
 
 from conftest import paint
 from test_runs import arguments
 from tinyfaces import files
-from tinyfaces.cli import app
 from tinyfaces.detection.detector import Detector
 from tinyfaces.jobs.outputs import StateFiles
 
 FACE = paint(64, 64, [(8, 8)])
 COMMANDS = ("detect", "anonymise", "count", "restore")
-
-
-@pytest.fixture
-def run(toy_model, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-
-    def call(*arguments, code=0):
-        result = CliRunner().invoke(app, [*arguments, "--model", str(toy_model)])
-        assert result.exit_code == code, (result.output, result.exception)
-        assert "Traceback" not in result.output
-        return result
-
-    return call
 
 
 @pytest.fixture

@@ -76,19 +76,6 @@ def test_a_grey_that_is_told_to_be_transparent_stays_so(tmp_path):
     assert _again(tmp_path / "deep.png").info["transparency"] == 7 * 257
 
 
-@pytest.fixture
-def run(toy_model, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-
-    def call(*arguments, code=0):
-        result = CliRunner().invoke(app, [*arguments, "--model", str(toy_model)])
-        assert result.exit_code == code, result.output
-        assert "Traceback" not in result.output
-        return result
-
-    return call
-
-
 def test_faces_too_transparent_to_be_seen_are_masked_too(tmp_path, monkeypatch):
     """With the shipped model: their colours are in the file, and a viewer's setting shows them."""
     monkeypatch.chdir(tmp_path)

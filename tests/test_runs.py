@@ -24,19 +24,6 @@ COMMANDS = ("detect", "anonymise", "count", "restore", "evaluate coco")
 
 
 @pytest.fixture
-def run(toy_model, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-
-    def call(*arguments, code=0):
-        result = CliRunner().invoke(app, [*arguments, "--model", str(toy_model)])
-        assert result.exit_code == code, result.output
-        assert "Traceback" not in result.output
-        return result
-
-    return call
-
-
-@pytest.fixture
 def photos(tmp_path):
     (tmp_path / "in").mkdir()
     boxes = []
