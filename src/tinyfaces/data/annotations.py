@@ -1,9 +1,6 @@
 """Readers of face annotations: COCO detection files and the official WIDER FACE ground truth. Free of torch."""
 
-import gzip
-import json
 import math
-import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,14 +11,15 @@ import numpy.typing as npt
 from PIL import Image
 from PIL.TiffImagePlugin import TiffImageFile
 
+from tinyfaces.parsing.coco_entries import boxes_of_entries, column, list_of_objects, owners
+from tinyfaces.parsing.texts import AnnotationError as AnnotationError
+from tinyfaces.parsing.texts import json_of
+from tinyfaces.parsing.texts import reason as _reason
+
 _ROTATED_ORIENTATIONS = (5, 6, 7, 8)
 _EXIF_ORIENTATION = 0x0112
 _TIFF_WIDTH, _TIFF_HEIGHT = 256, 257
 _INVALID_COLUMN = 7
-
-
-class AnnotationError(ValueError):
-    """An annotation file, or an image that it lists, cannot be used; the message is one line that names the file."""
 
 
 @dataclass(frozen=True)
@@ -85,28 +83,13 @@ def read_coco(annotations: str | Path, images: str | Path) -> list[AnnotatedImag
     """
     source, folder = Path(annotations), Path(images)
     content = _read_json(source)
-    image_entries = _list_of_objects(content, "images", source)
-    box_entries = _only_faces(content, _list_of_objects(content, "annotations", source), source)
+    image_entries = list_of_objects(content, "images", source)
+    box_entries = _only_faces(content, list_of_objects(content, "annotations", source), source)
 
-    number_of_image: dict[Any, int] = {}
-    for entry in image_entries:
-        for name in ("id", "file_name"):
-            if name not in entry:
-                raise AnnotationError(f"{source}: an image has no '{name}'")
-        if not isinstance(entry["id"], int | str):
-            raise AnnotationError(f"{source}: an image's id is neither a number nor a text")
-        if entry["id"] in number_of_image:
-            raise AnnotationError(f"{source}: two images have the id {entry['id']}")
-        number_of_image[entry["id"]] = len(number_of_image)
-    for entry in box_entries:
-        image = entry.get("image_id")
-        if not isinstance(image, int | str) or image not in number_of_image:
-            raise AnnotationError(f"{source}: annotation {entry.get('id')} belongs to no image (image_id {image})")
-
-    owner = np.array([number_of_image[entry["image_id"]] for entry in box_entries], dtype=np.int64)
-    xywh = _boxes_of_entries(box_entries, source)
-    scores = _column(box_entries, "score", 1.0, source)
-    ignore = (_column(box_entries, "ignore", 0, source) != 0) | (_column(box_entries, "iscrowd", 0, source) != 0)
+    owner = owners(image_entries, box_entries, source)
+    xywh = boxes_of_entries(box_entries, source)
+    scores = column(box_entries, "score", 1.0, source)
+    ignore = (column(box_entries, "ignore", 0, source) != 0) | (column(box_entries, "iscrowd", 0, source) != 0)
     ignore |= (xywh[:, 2:] <= 0).any(axis=1)
     order = np.argsort(owner, kind="stable")
     ends = np.searchsorted(owner[order], np.arange(len(image_entries) + 1))
@@ -311,58 +294,20 @@ def _orientation(image: Image.Image) -> Any:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        raw = path.read_bytes()
-        content = json.loads(gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw)
-    except (OSError, EOFError, zlib.error) as error:
-        raise AnnotationError(f"{path}: cannot be read ({_reason(error)})") from error
-    except (ValueError, RecursionError) as error:
-        raise AnnotationError(f"{path}: not valid JSON ({_reason(error)})") from error
+    content = json_of(path)
     if not isinstance(content, dict):
         raise AnnotationError(f"{path}: not a COCO detection file (no object at its top)")
     return content
 
 
-def _list_of_objects(content: dict[str, Any], field: str, path: Path) -> list[dict[str, Any]]:
-    entries = content.get(field)
-    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
-        raise AnnotationError(f"{path}: not a COCO detection file (no list of objects '{field}')")
-    return entries
-
-
 def _only_faces(content: dict[str, Any], entries: list[dict[str, Any]], path: Path) -> list[dict[str, Any]]:
-    categories = _list_of_objects(content, "categories", path) if "categories" in content else []
+    categories = list_of_objects(content, "categories", path) if "categories" in content else []
     if len(categories) < 2:
         return entries
     faces = [category.get("id") for category in categories if str(category.get("name")).lower() == "face"]
     if not faces:
         raise AnnotationError(f"{path}: has {len(categories)} categories, none of them named 'face'")
     return [entry for entry in entries if entry.get("category_id") in faces]
-
-
-def _boxes_of_entries(entries: list[dict[str, Any]], path: Path) -> npt.NDArray[np.float64]:
-    boxes = np.empty((len(entries), 4), dtype=np.float64)
-    for number, entry in enumerate(entries):
-        try:
-            x, y, width, height = entry["bbox"]
-            boxes[number] = float(x), float(y), float(width), float(height)
-        except (KeyError, TypeError, ValueError) as error:
-            raise AnnotationError(f"{path}: annotation {entry.get('id')} has no 'bbox' of 4 numbers") from error
-    wrong = np.flatnonzero(~np.isfinite(boxes).all(axis=1))
-    if len(wrong):
-        raise AnnotationError(f"{path}: annotation {entries[wrong[0]].get('id')} has a 'bbox' that is not finite")
-    return boxes
-
-
-def _column(entries: list[dict[str, Any]], field: str, default: float, path: Path) -> npt.NDArray[np.float64]:
-    try:
-        given = (entry.get(field) for entry in entries)
-        values = np.array([default if value is None else float(value) for value in given], dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise AnnotationError(f"{path}: an annotation's '{field}' is not a number") from error
-    if not np.isfinite(values).all():
-        raise AnnotationError(f"{path}: an annotation's '{field}' is not finite")
-    return values
 
 
 def _sides(entry: dict[str, Any], image: Path, path: Path) -> tuple[int, int]:
@@ -380,8 +325,3 @@ def _sides(entry: dict[str, Any], image: Path, path: Path) -> tuple[int, int]:
 
 def _to_xyxy(xywh: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
     return np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1).astype(np.float32)
-
-
-def _reason(error: Exception) -> str:
-    text = (error.strerror if isinstance(error, OSError) and error.strerror else str(error)) or type(error).__name__
-    return " ".join(text.split())

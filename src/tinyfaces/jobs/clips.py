@@ -4,7 +4,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import av
 
@@ -20,6 +20,16 @@ from tinyfaces.jobs.video import VideoReader
 from tinyfaces.jobs.video_writer import VideoWriter
 
 Advance = Callable[[int], None]
+
+
+class FollowedClip(Protocol):
+    """A video whose faces are known frame by frame: a `Clip`, or one whose boxes are given."""
+
+    video: VideoReader
+
+    def follow(self, on_packet: Callable[[Packet], None] = ...) -> Iterator[tuple[av.VideoFrame, TrackedFaces]]:
+        """Each frame with its faces, in pixels of the first frame."""
+        ...
 
 
 class Clip:
@@ -100,7 +110,7 @@ class Written:
     losses: list[str]
 
 
-def write_masked(clip: Clip, target: Path, style: MaskStyle, *, quality: int, keep_metadata: bool) -> Written:
+def write_masked(clip: FollowedClip, target: Path, style: MaskStyle, *, quality: int, keep_metadata: bool) -> Written:
     """Write a video again with its faces masked. Its `problem` says where only a part of it could be read.
 
     Raises:

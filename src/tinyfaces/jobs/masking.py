@@ -66,10 +66,12 @@ def mask_faces(planes: Sequence[Plane], boxes: npt.NDArray[np.float32], style: M
 
     Args:
         planes: The channels of the image.
-        boxes: (N, 4), x1 y1 x2 y2 in pixels of the image; they may reach beyond it.
+        boxes: (N, 4), x1 y1 x2 y2 in pixels of the image; they may reach beyond it. What counts is 0.001 pixels, as results are
+            written, so that boxes written and read again mask the same pixels.
         style: How.
     """
-    for x1, y1, x2, y2 in boxes.astype(np.float64).tolist():
+    for box in boxes.tolist():
+        x1, y1, x2, y2 = (round(side, 3) for side in box)
         half_x = (x2 - x1) / 2 * style.enlarge + _MARGIN
         half_y = (y2 - y1) / 2 * style.enlarge + _MARGIN
         centre = ((x1 + x2) / 2, (y1 + y2) / 2)
