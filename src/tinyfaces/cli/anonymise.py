@@ -2,15 +2,17 @@
 
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 
 from tinyfaces.cli import runs
+from tinyfaces.cli.given_boxes import BoxesOptions, GivenBoxes
 from tinyfaces.cli.options import (
     MODEL,
     OUTPUT,
@@ -28,10 +30,15 @@ from tinyfaces.cli.remote import RayAddress, anonymise_on_cluster
 from tinyfaces.files import write_atomically
 from tinyfaces.jobs.inputs import InputFile, find_inputs
 from tinyfaces.jobs.journal import Outcome
+from tinyfaces.jobs.known_faces import KnownVideo
 from tinyfaces.jobs.masked_photos import masked_photo
 from tinyfaces.jobs.masking import MaskStyle
 from tinyfaces.jobs.outputs import StateFiles, lies_in
 from tinyfaces.jobs.photos import LOST_TAG
+
+if TYPE_CHECKING:  # an extra
+    from tinyfaces.jobs.clips import Clip
+    from tinyfaces.jobs.known_clips import KnownClip
 
 _THRESHOLD = 0.2  # lower than the models' own: missing a face is worse than masking a hand
 
@@ -54,6 +61,7 @@ class Shape(StrEnum):
 @command(app)
 def anonymise(
     inputs: InputOptions,
+    given: BoxesOptions,
     detector: DetectorOptions,
     progress: ProgressOptions,
     threshold: Annotated[
@@ -102,26 +110,32 @@ def anonymise(
     """
     style = MaskStyle(method.value, shape.value, enlarge)
     if ray is not None:
+        if given.boxes is not None or given.also_boxes is not None:
+            fail("--boxes and --also-boxes do not go with --ray")
         if report is not None:
             fail(f"--ray lists what was masked in Parquet files beside {out}; --report does not go with it")
         anonymise_on_cluster(ray, inputs, out, detector, threshold, progress, style, keep_metadata)
         return
     folder = folder_of("--out", Path(out))
+    boxes = given.read()
     state = _state(folder, json_file("--report", report))
     run = runs.Run(find_inputs(inputs.paths, inputs.recursive, folder), "masking faces", progress.quiet)
-    run.plan(folder, lambda file: [file.written_name], [report, state.problems])
+    run.plan(folder, lambda file: [file.written_name], [report, state.problems], boxes.files)
+    boxes.assign(run)
     run.mark(folder)
-    settings = {"command": "anonymise", **asdict(style), "keep_metadata": keep_metadata, "quality": quality}
-    run.open(detector, threshold, state.journal, resume=progress.resume, settings=settings)
+    settings = {"command": "anonymise", **asdict(style), "keep_metadata": keep_metadata, "quality": quality, **boxes.settings}
+    run.open(detector, threshold, state.journal, resume=progress.resume, settings=settings, detects=boxes.detects)
     for file, outcome in run.process(
-        lambda file: _on_image(file, run, style, keep_metadata), lambda file: _on_video(file, run, style, quality, keep_metadata)
+        lambda file: _on_image(file, run, boxes, style, keep_metadata),
+        lambda file: _on_video(file, run, boxes, style, quality, keep_metadata),
     ):
         if outcome.record is not None and not progress.quiet:
             _tell_lost(file, outcome.record["removed"])
     done = list(run.records())
     if report is not None:
-        chosen = {**asdict(style), "threshold": threshold, "scale": detector.scale}
-        run.write(report, _report(run, done, {**chosen, "model": detector.model, "keep_metadata": keep_metadata}))
+        found = {"threshold": threshold, "scale": detector.scale, "model": detector.model} if boxes.detects else {}
+        sources = {name: runs.shown(path) for name, path in asdict(given).items() if path is not None}
+        run.write(report, _report(run, done, {**asdict(style), **found, "keep_metadata": keep_metadata, **sources}))
     if not progress.quiet:
         console = Console(highlight=False)
         faces = sum(record.get("tracks", record["faces"]) for _, record in done)
@@ -154,15 +168,17 @@ def _tell_lost(file: InputFile, removed: list[str]) -> None:
             typer.echo(f"{runs.shown(file.path)}: {kind} cannot be kept")
 
 
-def _on_image(file: InputFile, run: runs.Run, style: MaskStyle, keep_metadata: bool) -> Outcome:
-    content, record = masked_photo(file.path, run.detector, style, keep_metadata)
+def _on_image(file: InputFile, run: runs.Run, boxes: GivenBoxes, style: MaskStyle, keep_metadata: bool) -> Outcome:
+    detector = run.detector if boxes.detects else None
+    content, record = masked_photo(file.path, detector, style, keep_metadata, boxes.photo(file))
     target = run.targets[file][0]
     write_atomically(target, content)
     return Outcome(record, written=[target])
 
 
-def _on_video(file: InputFile, run: runs.Run, style: MaskStyle, quality: int, keep_metadata: bool) -> Outcome:
-    with run.clip(file) as clip:
+def _on_video(file: InputFile, run: runs.Run, boxes: GivenBoxes, style: MaskStyle, quality: int, keep_metadata: bool) -> Outcome:
+    known = boxes.video(file)
+    with _clip(file, run, known, boxes.detects) as clip:
         from tinyfaces.jobs.clips import write_masked
 
         target = run.targets[file][0]
@@ -170,6 +186,20 @@ def _on_video(file: InputFile, run: runs.Run, style: MaskStyle, quality: int, ke
         if written.losses:
             run.note(f"{file.path}: written without {', '.join(written.losses)}")
         return Outcome({**clip.summary(), "removed": written.left_out, "lost": written.losses}, clip.video.problem, [target])
+
+
+@contextmanager
+def _clip(file: InputFile, run: runs.Run, known: list[KnownVideo], detects: bool) -> Iterator["Clip | KnownClip"]:
+    """A video with the faces that are found, those that are known, or both."""
+    if not known:
+        with run.clip(file) as clip:
+            yield clip
+        return
+    with run.video(file) as (video, advance):
+        from tinyfaces.jobs.clips import Clip
+        from tinyfaces.jobs.known_clips import KnownClip
+
+        yield KnownClip(video, known, advance, Clip(video, run.detector, run.workers, advance) if detects else None)
 
 
 def _report(run: runs.Run, done: list[tuple[InputFile, dict[str, Any]]], settings: dict[str, Any]) -> Iterator[str]:
