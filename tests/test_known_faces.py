@@ -21,7 +21,8 @@ from tinyfaces.jobs.result_files import read_box_files
 from tinyfaces.parsing.texts import AnnotationError
 
 SIZE = (1237, 911)
-ALL = (*formats.DOCUMENTS, *formats.PER_IMAGE)
+ALL = [name for name in formats.FORMATS if name != "xmp"]  # which is for photo libraries alone
+SUFFIXES = {"jsonl": "jsonl", "csv": "csv", "cvat": "xml"}
 EXACT = [name for name in ALL if name != "voc"]
 
 
@@ -46,7 +47,7 @@ def result_of(photo: Path, count: int = 60) -> ImageResult:
 def written(result: ImageResult, format: str, folder: Path) -> Path:
     folder.mkdir(exist_ok=True)
     if format in formats.DOCUMENTS:
-        path = folder / f"faces.{'json' if format == 'coco' else format}"
+        path = folder / f"faces.{SUFFIXES.get(format, 'json')}"
         path.write_text("".join(formats.DOCUMENTS[format]([result])))
         return path
     name, text = formats.PER_IMAGE[format]
@@ -68,7 +69,7 @@ def test_boxes_written_and_read_again_mask_the_same_pixels(format, style, photo,
     content, record = masked_photo(photo, None, style, False, [entry_of(written(result, format, tmp_path / "out"), photo)])
     assert content == expected
     assert record["boxes"] == result.faces.to_dict()["boxes"]
-    np.testing.assert_allclose(record["scores"], result.faces.scores, atol=1e-6)
+    np.testing.assert_allclose(record["scores"], 1 if format == "cvat" else result.faces.scores, atol=1e-6)
 
 
 def test_voc_masks_its_whole_pixels(photo, tmp_path):
@@ -125,11 +126,41 @@ def test_other_programs_files(photo, tmp_path):
     assert known.scores is None and known.faces(photo, *SIZE).boxes.tolist() == [[1, 2, 4, 6]]
 
 
+def test_what_labelling_tools_add(photo, tmp_path):
+    """Turned boxes are covered by the upright box around them; shapes that are no boxes are a problem, not left open."""
+    head = '<annotations><meta/><image id="4" name="more/b.png" width="1237" height="911">'
+    box = '<box label="x" xtl="100" ytl="100" xbr="120" ybr="140" rotation="90"><attribute name="a">1</attribute></box>'
+    path = tmp_path / "cvat.xml"
+    path.write_text(f"{head}<tag label='y'/>{box}</image></annotations>")
+    np.testing.assert_allclose(entry_of(path, photo).faces(photo, *SIZE).boxes, [[90, 110, 130, 130]], atol=1e-3)
+    path.write_text(f'{head}{box}<polygon points="1,2;3,4;5,6"/></image></annotations>')
+    assert "has a polygon; only boxes are read" in entry_of(path, photo).problem
+    path.write_text("<annotations><track id='0'/></annotations>")
+    with pytest.raises(AnnotationError, match="holds tracks of a video"):
+        read_box_files(path)
+
+    def task(results, **others):
+        path = tmp_path / "studio.json"
+        tasks = [{"data": {"image": "/data/upload/3/1a2b3c4d-b.png"}, "predictions": [{"result": []}], **others}]
+        tasks[0]["annotations"] = [{"result": []}, {"result": results}, {"result": [], "was_cancelled": True}]
+        path.write_text(json.dumps(tasks), encoding="utf-8-sig")
+        return entry_of(path, photo)
+
+    size = {"original_width": 1237, "original_height": 911, "type": "rectanglelabels"}
+    value = {"x": 10, "y": 20, "width": 5, "height": 10, "rotation": 90}
+    turned = task([{**size, "value": value}, {"type": "choices", "value": {"choices": ["good"]}}])
+    x, y, width, height = 123.7, 182.2, 61.85, 91.1  # turned clockwise about its first corner
+    np.testing.assert_allclose(turned.faces(photo, *SIZE).boxes, [[x - height, y, x, y + width]], atol=2e-3)
+    assert "only rectangles are read" in task([{**size, "type": "polygonlabels", "value": {"points": [[1, 2]]}}]).problem
+    assert "cannot be read" in task([{"type": "rectanglelabels", "value": {"x": 1}}]).problem
+
+
 @pytest.mark.parametrize(
     "name,content,word",
     [
         ("a.json", "{", "not valid JSON"),
-        ("a.json", "[]", "neither a result of tinyfaces nor a COCO file"),
+        ("a.json", "[3]", "no result of tinyfaces"),
+        ("a.json", '[{"data": {}}]', "a task names no image"),
         ("a.json", '{"images": [3]}', "image is no object"),
         ("a.json", '{"images": [{"boxes": []}]}', "has no 'file'"),
         ("a.json", '{"images": [], "annotations": [{"image_id": 1}]}', "belongs to no image"),
@@ -185,7 +216,7 @@ def test_a_wrong_entry_is_the_problem_of_its_photo(change, word, photo, tmp_path
         ("b.txt", "b\n2\n1 2 3 4 0.5\n", "says that it has 2 faces, and has 1"),
         ("b.txt", "b\n1\n1 2 3 4\n", "expected 'x y width height score'"),
         ("b.xml", "<annotation>", "not valid XML"),
-        ("b.xml", "<annotations/>", "not a Pascal VOC file"),
+        ("b.xml", "<boxes/>", "neither a Pascal VOC nor"),
         ("b.xml", "<annotation><object/></annotation>", "no 'bndbox' of 4 numbers"),
     ],
 )

@@ -41,6 +41,10 @@ class Format(StrEnum):
     yolo = "yolo"
     voc = "voc"
     wider = "wider"
+    xmp = "xmp"
+    cvat = "cvat"
+    labelstudio = "labelstudio"
+    fiftyone = "fiftyone"
 
 
 @command(app)
@@ -90,7 +94,7 @@ def detect(
     run = runs.Run(find_inputs(inputs.paths, inputs.recursive), "finding faces", progress.quiet)
     if not output.takes_videos:
         run.drop_videos("its faces are written as json, jsonl or csv to --out, or as jsonl to the standard output")
-    _check_class_list(output)
+    check_class_list(output)
     run.plan(output.folder, output.names, [output.document, output.class_list, output.beside("_problems.csv")])
     settings = {"command": "detect", "format": output.format, "scores": output.scores, "pictures": output.pictures}
     run.open(detector, threshold, output.beside(".journal"), resume=progress.resume, settings=settings)
@@ -98,7 +102,7 @@ def detect(
         if output.to_stdout and output.format == "jsonl" and outcome.record is not None and not file.is_video:
             sys.stdout.write(formats.as_json_line(ImageResult.from_record(file, outcome.record)))
             sys.stdout.flush()
-    _write_document(run, output)
+    write_document(run, output)
     if not progress.quiet:
         console = Console(stderr=output.to_stdout, highlight=False)
         results = (ImageResult.from_record(*item) for item in run.records(run.images))
@@ -132,8 +136,8 @@ def _on_video(file: InputFile, output: Output, run: runs.Run) -> Outcome:
         return Outcome(clip.summary(), clip.video.problem, written)
 
 
-def _write_document(run: runs.Run, output: Output) -> None:
-    """Write what stands in one file for all images."""
+def write_document(run: runs.Run, output: Output) -> None:
+    """Write what stands in one file for all images, in the standard output but for jsonl, which is written as it comes."""
     if output.format in formats.DOCUMENTS and run.images:
         parts = formats.DOCUMENTS[output.format](ImageResult.from_record(*item) for item in run.records(run.images))
         if output.document is not None:
@@ -144,7 +148,7 @@ def _write_document(run: runs.Run, output: Output) -> None:
         run.write(output.class_list, [_CLASSES])
 
 
-def _check_class_list(output: Output) -> None:
+def check_class_list(output: Output) -> None:
     """Leave a list of other classes as it is."""
     try:
         other = output.class_list is not None and output.class_list.read_text(errors="replace").split() != _CLASSES.split()

@@ -9,16 +9,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
-from PIL.TiffImagePlugin import TiffImageFile
 
+from tinyfaces.detection.headers import upright_size
 from tinyfaces.parsing.coco_entries import boxes_of_entries, column, list_of_objects, owners
 from tinyfaces.parsing.texts import AnnotationError as AnnotationError
 from tinyfaces.parsing.texts import json_of
 from tinyfaces.parsing.texts import reason as _reason
 
-_ROTATED_ORIENTATIONS = (5, 6, 7, 8)
-_EXIF_ORIENTATION = 0x0112
-_TIFF_WIDTH, _TIFF_HEIGHT = 256, 257
 _INVALID_COLUMN = 7
 
 
@@ -275,22 +272,11 @@ def image_size(path: Path, source: Path) -> tuple[int, int]:
     """Width and height of an upright image, from its header; source: the file that lists it. Raises AnnotationError."""
     try:
         with Image.open(path) as image:
-            width, height = image.size
-            if isinstance(image, TiffImageFile):  # of which Pillow gives the upright size, in some of its versions
-                width, height = image.tag_v2[_TIFF_WIDTH], image.tag_v2[_TIFF_HEIGHT]
-            rotated = _orientation(image) in _ROTATED_ORIENTATIONS
+            return upright_size(image)
     except FileNotFoundError as error:
         raise AnnotationError(f"{path}: no such image (listed in {source})") from error
     except Exception as error:  # Pillow's plugins raise nearly anything for a damaged header
         raise AnnotationError(f"{path}: cannot be read as an image (listed in {source})") from error
-    return (height, width) if rotated else (width, height)
-
-
-def _orientation(image: Image.Image) -> Any:
-    try:
-        return image.getexif().get(_EXIF_ORIENTATION)
-    except Exception:  # a broken EXIF block says nothing about the pixels
-        return None
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -1,51 +1,22 @@
-"""Formats of results: JSON, JSON lines, CSV and COCO as one document; YOLO, Pascal VOC and WIDER FACE as one file per image."""
+"""Formats of results: JSON, JSON lines, CSV, COCO and those of labelling tools as one document; YOLO, Pascal VOC, WIDER FACE and
+XMP as one file per image."""
 
 import csv
 import io
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 from xml.etree import ElementTree
 
-import numpy as np
-
-from tinyfaces.detection.faces import Faces
 from tinyfaces.files import named_after
-from tinyfaces.jobs.inputs import InputFile
+from tinyfaces.jobs.face_regions import as_xmp, xmp_name
+from tinyfaces.jobs.image_results import ImageResult as ImageResult
+from tinyfaces.jobs.image_results import Named as Named
+from tinyfaces.jobs.image_results import path_text as _text
+from tinyfaces.jobs.labelling_formats import cvat_parts, fiftyone_parts, label_studio_parts
 from tinyfaces.jobs.tracking import TrackedFaces
-
-
-@dataclass(frozen=True)
-class ImageResult:
-    """The faces found in one image file.
-
-    Args:
-        path: The file, as given.
-        name: Its path below the folder given.
-        width: Width of the upright image, in pixels.
-        height: Height of the upright image, in pixels.
-        faces: With boxes in pixels of the upright image.
-    """
-
-    path: Path
-    name: Path
-    width: int
-    height: int
-    faces: Faces
-
-    @classmethod
-    def from_record(cls, file: InputFile, record: Mapping[str, Any]) -> "ImageResult":
-        """The result that `to_record` wrote."""
-        faces = Faces(np.array(record["boxes"], np.float32), np.array(record["scores"], np.float32))
-        return cls(file.path, file.name, record["width"], record["height"], faces)
-
-    def to_record(self) -> dict[str, Any]:
-        """The result as JSON can hold it, not rounded, so that a resumed run gives the same to the last bit."""
-        faces = {"boxes": self.faces.boxes.tolist(), "scores": self.faces.scores.tolist()}
-        return {"width": self.width, "height": self.height, **faces}
 
 
 def json_parts(results: Iterable[ImageResult]) -> Iterator[str]:
@@ -119,16 +90,6 @@ def as_coco(results: Iterable[ImageResult]) -> str:
     return "".join(coco_parts(results))
 
 
-class Named(Protocol):
-    """What the name of an output file depends on: an `ImageResult` or the `InputFile` it comes from."""
-
-    @property
-    def path(self) -> Path: ...
-
-    @property
-    def name(self) -> Path: ...
-
-
 def as_yolo(result: ImageResult, scores: bool = True) -> str:
     """A line per face: class 0, then centre x, centre y, width and height, relative to the image, then the score if wanted.
 
@@ -200,6 +161,9 @@ DOCUMENTS: dict[str, Callable[[Iterable[ImageResult]], Iterator[str]]] = {
     "jsonl": lambda results: map(as_json_line, results),
     "csv": csv_parts,
     "coco": coco_parts,
+    "cvat": cvat_parts,
+    "labelstudio": label_studio_parts,
+    "fiftyone": fiftyone_parts,
 }
 """Formats with one document for all images: its text, in parts."""
 
@@ -207,6 +171,7 @@ PER_IMAGE: dict[str, tuple[Callable[[Named], Path], Callable[[ImageResult], str]
     "yolo": (yolo_name, as_yolo),
     "voc": (voc_name, as_voc),
     "wider": (wider_name, as_wider),
+    "xmp": (xmp_name, as_xmp),
 }
 """Formats with one file per image: its name and its text."""
 
@@ -259,7 +224,3 @@ def _frame_record(number: int, frame: TrackedFaces, size: tuple[int, int]) -> di
     width, height = frame.size or size
     faces = {**frame.faces.to_dict(), "tracks": frame.tracks.tolist(), "found": frame.found.tolist()}
     return {"frame": number, "time": round(frame.time, 6), "width": width, "height": height, **faces}
-
-
-def _text(path: Path) -> str:
-    return str(path).encode("utf-8", "replace").decode("utf-8")

@@ -37,6 +37,7 @@ class KnownFaces:
         size: Width and height of the photo, where the file says so.
         relative: Whether the boxes are relative to the photo's size.
         label_suffix: Ending of a label file, which is named after its photo; empty where `name` is the photo's own.
+        photo_name: The photo's name with its ending, where a label file says it.
         problem: What is wrong with the entry, in one line; its boxes are not to be used then.
     """
 
@@ -47,6 +48,7 @@ class KnownFaces:
     size: tuple[int, int] | None = None
     relative: bool = False
     label_suffix: str = ""
+    photo_name: str = ""
     problem: str | None = None
 
     def faces(self, photo: Path, width: int, height: int) -> Faces:
@@ -190,6 +192,17 @@ def assign(entries: Sequence[Known], files: Sequence[InputFile]) -> Assignment:
                 known[file] = entries[number]
     unused = Counter(entry.source for number, entry in enumerate(entries) if number not in taken)
     return Assignment(known, problems, unused)
+
+
+def names_below_roots(entries: Sequence[Known]) -> list[Path]:
+    """For each entry the name of its photo or video below the folder that all entries of its file share, never outside of it."""
+    names = []
+    for entry, root in zip(entries, _roots(entries), strict=True):
+        parts = [part for part in _parts(entry.name)[root:] if part != ".." and not set(part) & set("/\\:")]
+        if isinstance(entry, KnownFaces) and entry.photo_name:
+            parts[-1:] = _parts(entry.photo_name)[-1:]
+        names.append(Path(*parts))
+    return names
 
 
 def _place(entry: Known) -> str:

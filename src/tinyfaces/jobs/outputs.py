@@ -9,13 +9,17 @@ from tinyfaces.detection.faces import Faces
 from tinyfaces.detection.images import SUFFIXES, Pixels
 from tinyfaces.files import named_after, write_atomically
 from tinyfaces.jobs import formats
+from tinyfaces.jobs.face_regions import is_other_sidecar
 from tinyfaces.jobs.finding import AnyImage, preview
 from tinyfaces.jobs.formats import ImageResult
 from tinyfaces.jobs.inputs import VIDEO_SUFFIXES, InputFile
 from tinyfaces.jobs.own_results import STATE_ENDING, STATE_NAMES, as_marked_picture
 
-_FORMAT_OF_SUFFIX = {".json": "json", ".jsonl": "jsonl", ".csv": "csv"}
-_SUFFIX_OF_FORMAT = {"json": ".json", "jsonl": ".jsonl", "csv": ".csv", "coco": ".json"}
+_FORMAT_OF_SUFFIX = {".json": "json", ".jsonl": "jsonl", ".csv": "csv", ".xml": "cvat"}
+_SUFFIX_OF_FORMAT = {
+    "json": ".json", "jsonl": ".jsonl", "csv": ".csv", "coco": ".json",
+    "cvat": ".xml", "labelstudio": ".json", "fiftyone": ".json",
+}  # fmt: skip
 _FILE_SUFFIXES = (
     SUFFIXES
     | VIDEO_SUFFIXES
@@ -106,7 +110,7 @@ class Output:
     @property
     def takes_videos(self) -> bool:
         """Whether the results of videos can be written too."""
-        return not self.per_image and self.format != "coco" and (not self.to_stdout or self.format == "jsonl")
+        return (self.format is None or self.format in formats.VIDEO_DOCUMENTS) and (not self.to_stdout or self.format == "jsonl")
 
     def beside(self, suffix: str) -> Path | None:
         """A file of the run's own beside its results, such as its journal."""
@@ -126,15 +130,23 @@ class Output:
         names = [formats.PER_IMAGE[self.format or ""][0](file)] if self.per_image else []
         return [*names, _picture_name(file)] if self.pictures else names
 
-    def write(self, result: ImageResult, image: AnyImage) -> list[Path]:
-        """Write the files of one image alone, and give their paths. Raises OSError, and ImageError for a damaged image."""
+    def write(self, result: ImageResult, image: AnyImage | None = None) -> list[Path]:
+        """Write the files of one image alone, and give their paths.
+
+        Raises:
+            OSError: A file cannot be written.
+            ImageError: The image is damaged.
+            OutputError: A file of another program would be written over.
+        """
         written = []
         if self.per_image:
             name, text = formats.PER_IMAGE[self.format or ""]
             content = text(result) if self.scores else formats.as_yolo_labels(result)
             written.append(self.folder / name(result))
+            if self.format == "xmp" and is_other_sidecar(written[-1]):
+                raise OutputError(f"{written[-1]}: is another program's sidecar, which is not written over")
             write_atomically(written[-1], content.encode())
-        if self.pictures:
+        if self.pictures and image is not None:
             written.append(self.folder / _picture_name(result))
             write_atomically(written[-1], _drawn(result, preview(image)))
         return written

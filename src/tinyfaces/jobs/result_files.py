@@ -1,4 +1,4 @@
-"""Files of boxes, read again: those that tinyfaces writes, and COCO, YOLO and Pascal VOC of any other program."""
+"""Files of boxes, read again: those that tinyfaces writes, and the same formats of any other program."""
 
 import csv
 import hashlib
@@ -8,13 +8,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
-import numpy.typing as npt
 
 from tinyfaces.detection.faces import Faces
+from tinyfaces.jobs.box_checks import checked_boxes, checked_scores, stated_size
 from tinyfaces.jobs.inputs import is_hidden
 from tinyfaces.jobs.known_faces import Known, KnownFaces, KnownVideo
+from tinyfaces.jobs.labelling_files import cvat_entries, fiftyone_entries, label_studio_entries
 from tinyfaces.jobs.tracking import TrackedFaces
 from tinyfaces.parsing.coco_entries import boxes_of_entries, column, list_of_objects, owners
 from tinyfaces.parsing.texts import AnnotationError, json_of, reason, text_of
@@ -52,8 +54,8 @@ def read_box_files(path: Path) -> BoxFiles:
     Boxes of all classes are read. What a label file or a single entry has wrong is kept as the problem of that photo.
 
     Args:
-        path: `.json` (of tinyfaces or COCO, also gzipped), `.jsonl` or `.csv`, `.txt` (YOLO or WIDER FACE), `.xml` (Pascal VOC),
-            or a folder of them.
+        path: `.json` (of tinyfaces, COCO, Label Studio or FiftyOne, also gzipped), `.jsonl` or `.csv`, `.txt` (YOLO or WIDER
+            FACE), `.xml` (Pascal VOC or CVAT), or a folder of them.
 
     Raises:
         AnnotationError: There is nothing to read, or the one file is malformed.
@@ -104,40 +106,48 @@ def _is_readable(file: Path) -> bool:
 
 
 def _read(file: Path, folder: Path) -> list[Known]:
-    """The entries of a file. Raises AnnotationError, but for label files, of which each is about one photo."""
+    """The entries of a file. Raises AnnotationError, but for what a label file, which is about one photo, has wrong."""
     reader = _reader_of(file)
     if reader is not None:
         return reader(file)
     name = file.relative_to(folder).with_suffix("").as_posix()
     try:
-        return [_label_file(file, name)]
+        if file.suffix.lower() != ".xml":
+            return [_lines(file, name)]
+        root = voc_root(file)
+        if root.tag != "annotations":
+            return [_voc(root, file, name)]
     except AnnotationError as error:
         return [KnownFaces(file, name, label_suffix=file.suffix, problem=str(error))]
+    return cvat_entries(root, file)
 
 
-def _label_file(file: Path, name: str) -> KnownFaces:
-    """What a label file says. Raises AnnotationError."""
+def _voc(root: ElementTree.Element, file: Path, name: str) -> KnownFaces:
+    """What a Pascal VOC file says. Raises AnnotationError."""
+    if root.tag != "annotation":
+        raise AnnotationError(f"{file}: neither a Pascal VOC nor a CVAT file (its root is '{root.tag}')")
+    boxes = [box for box, _ in voc_boxes(root, file)]
+    width, height = (root.findtext(f"size/{side}", "").strip() for side in ("width", "height"))
+    size = (int(width), int(height)) if width.isdecimal() and height.isdecimal() and int(width) and int(height) else None
+    photo_name = root.findtext("filename", "").strip()
+    return KnownFaces(file, name, checked_boxes(boxes, str(file)), None, size, label_suffix=file.suffix, photo_name=photo_name)
+
+
+def _lines(file: Path, name: str) -> KnownFaces:
+    """What a file of YOLO or WIDER FACE says. Raises AnnotationError."""
     suffix = file.suffix
-    if suffix.lower() == ".xml":
-        root = voc_root(file)
-        if root.tag != "annotation":
-            raise AnnotationError(f"{file}: not a Pascal VOC file (its root is '{root.tag}')")
-        boxes = [box for box, _ in voc_boxes(root, file)]
-        width, height = (root.findtext(f"size/{side}", "").strip() for side in ("width", "height"))
-        size = (int(width), int(height)) if width.isdecimal() and height.isdecimal() and int(width) and int(height) else None
-        return KnownFaces(file, name, _checked(boxes, str(file)), None, size, label_suffix=suffix)
     text = text_of(file)
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     if len(lines) > 1 and lines[1].isdecimal():
         rows = _wider_rows(file, lines)
         boxes = [[x, y, x + width, y + height] for x, y, width, height, _ in rows]
-        scores = _scores([row[4] for row in rows], str(file))
-        return KnownFaces(file, name, _checked(boxes, str(file)), scores, label_suffix=suffix)
+        scores = checked_scores([row[4] for row in rows], str(file))
+        return KnownFaces(file, name, checked_boxes(boxes, str(file)), scores, label_suffix=suffix)
     found = [*yolo_boxes(text, file)]
     given = [box.score for box in found]
-    scored = None if any(score is None for score in given) or not given else _scores(given, str(file))
+    scored = None if any(score is None for score in given) or not given else checked_scores(given, str(file))
     boxes = [[*box.corners] for box in found]
-    return KnownFaces(file, name, _checked(boxes, str(file)), scored, relative=True, label_suffix=suffix)
+    return KnownFaces(file, name, checked_boxes(boxes, str(file)), scored, relative=True, label_suffix=suffix)
 
 
 def _wider_rows(file: Path, lines: list[str]) -> list[list[float]]:
@@ -155,9 +165,13 @@ def _wider_rows(file: Path, lines: list[str]) -> list[list[float]]:
 
 
 def _json(file: Path) -> list[Known]:
-    """Photos of tinyfaces, a video of tinyfaces, a report of `anonymise`, or a COCO file."""
+    """Photos of tinyfaces, a video of tinyfaces, a report of `anonymise`, or a file of COCO, Label Studio or FiftyOne."""
     content = json_of(file)
+    if isinstance(content, list) and all(isinstance(task, dict) and "data" in task for task in content):
+        return label_studio_entries(content, file)
     if isinstance(content, dict):
+        if isinstance(content.get("labels"), dict):
+            return fiftyone_entries(content["labels"], file)
         if isinstance(content.get("frames"), list):
             return [_video(file, content, [_object(file, frame, "frame") for frame in content["frames"]])]
         if "annotations" in content:
@@ -165,7 +179,7 @@ def _json(file: Path) -> list[Known]:
         records = content.get("images", content.get("files"))
         if isinstance(records, list):
             return [_photo(file, _object(file, one, "image")) for one in records if not _is_video_of_a_report(one)]
-    raise AnnotationError(f"{file}: neither a result of tinyfaces nor a COCO file")
+    raise AnnotationError(f"{file}: no result of tinyfaces, and no file of COCO, Label Studio or FiftyOne")
 
 
 def _is_video_of_a_report(record: object) -> bool:
@@ -235,8 +249,8 @@ def _csv(file: Path) -> list[Known]:
 def _csv_photo(file: Path, name: str, records: list[dict[str, Any]], scored: bool) -> KnownFaces:
     given = [record for record in records if any(record[side] for side in _SIDES)]
     try:
-        boxes = _checked([_csv_box(file, record) for record in given], f"{file}: {name}")
-        scores = _scores([record["score"] or 1 for record in given], f"{file}: {name}") if scored else None
+        boxes = checked_boxes([_csv_box(file, record) for record in given], f"{file}: {name}")
+        scores = checked_scores([record["score"] or 1 for record in given], f"{file}: {name}") if scored else None
     except AnnotationError as error:
         return KnownFaces(file, name, problem=str(error))
     return KnownFaces(file, name, boxes, scores)
@@ -264,9 +278,9 @@ def _coco(file: Path, content: dict[str, Any]) -> list[Known]:
         mine = order[ends[number] : ends[number + 1]]
         boxes = np.concatenate([xywh[mine, :2], xywh[mine, :2] + xywh[mine, 2:]], axis=1)
         try:
-            checked = _checked(boxes.tolist(), f"{file}: {name}")
-            known = _scores(scores[mine].tolist(), f"{file}: {name}") if scored else None
-            entries.append(KnownFaces(file, name, checked, known, _size(image, f"{file}: {name}")))
+            checked = checked_boxes(boxes.tolist(), f"{file}: {name}")
+            known = checked_scores(scores[mine].tolist(), f"{file}: {name}") if scored else None
+            entries.append(KnownFaces(file, name, checked, known, stated_size(image, f"{file}: {name}")))
         except AnnotationError as error:
             entries.append(KnownFaces(file, name, problem=str(error)))
     return entries
@@ -280,11 +294,11 @@ def _photo(file: Path, record: dict[str, Any]) -> KnownFaces:
     name = _name(file, record)
     where = f"{file}: {name}"
     try:
-        boxes = _checked(record.get("boxes"), where)
-        scores = None if record.get("scores") is None else _scores(record["scores"], where)
+        boxes = checked_boxes(record.get("boxes"), where)
+        scores = None if record.get("scores") is None else checked_scores(record["scores"], where)
         if scores is not None and len(scores) != len(boxes):
             raise AnnotationError(f"{where}: has {len(boxes)} boxes and {len(scores)} scores")
-        return KnownFaces(file, name, boxes, scores, _size(record, where))
+        return KnownFaces(file, name, boxes, scores, stated_size(record, where))
     except AnnotationError as error:
         return KnownFaces(file, name, problem=str(error))
 
@@ -299,7 +313,7 @@ def _video(file: Path, head: dict[str, Any], records: list[dict[str, Any]], comp
                 raise AnnotationError(f"{file}: has two entries for frame {number}")
             frames[number] = frame
         scored = all(record.get("scores") is not None for record in records)
-        return KnownVideo(file, name, frames, _size(head, str(file)), complete, scored)
+        return KnownVideo(file, name, frames, stated_size(head, str(file)), complete, scored)
     except AnnotationError as error:
         return KnownVideo(file, name, problem=str(error))
 
@@ -309,8 +323,8 @@ def _frame(file: Path, record: dict[str, Any]) -> tuple[int, TrackedFaces]:
     if not isinstance(number, int) or isinstance(number, bool) or number < 0:
         raise AnnotationError(f"{file}: a frame has no number 'frame' from 0")
     where = f"{file}: frame {number}"
-    boxes = _checked(record.get("boxes"), where).astype(np.float32)
-    scores = _scores(record["scores"], where) if record.get("scores") is not None else np.ones(len(boxes), np.float32)
+    boxes = checked_boxes(record.get("boxes"), where).astype(np.float32)
+    scores = checked_scores(record["scores"], where) if record.get("scores") is not None else np.ones(len(boxes), np.float32)
     try:
         tracks = np.array(record.get("tracks", [0] * len(boxes)), np.float64).astype(np.int64)
         found = np.array(record.get("found", [True] * len(boxes)), np.bool_)
@@ -319,7 +333,7 @@ def _frame(file: Path, record: dict[str, Any]) -> tuple[int, TrackedFaces]:
         raise AnnotationError(f"{where}: 'tracks', 'found' and 'time' must be numbers") from None
     if not len(boxes) == len(scores) == len(tracks) == len(found):
         raise AnnotationError(f"{where}: has {len(boxes)} boxes, {len(scores)} scores and {len(tracks)} tracks")
-    return number, TrackedFaces(time, Faces(boxes, scores), tracks, found, boxes, _size(record, where))
+    return number, TrackedFaces(time, Faces(boxes, scores), tracks, found, boxes, stated_size(record, where))
 
 
 def _object(file: Path, value: Any, what: str) -> dict[str, Any]:
@@ -333,44 +347,3 @@ def _name(file: Path, record: Mapping[str, Any]) -> str:
     if not isinstance(name, str) or not name.strip():
         raise AnnotationError(f"{file}: an entry has no 'file'")
     return name
-
-
-def _size(record: Mapping[str, Any], where: str) -> tuple[int, int] | None:
-    """Width and height, where both are given. Raises AnnotationError."""
-    given = [record.get(side) for side in ("width", "height")]
-    if any(value is None or value == "" for value in given):
-        return None
-    try:
-        width, height = (float(value) for value in given)  # type: ignore[arg-type]
-        if not (width >= 1 and height >= 1 and width.is_integer() and height.is_integer()):
-            raise ValueError
-    except (TypeError, ValueError, OverflowError):
-        raise AnnotationError(f"{where}: its width and height must be whole numbers") from None
-    return int(width), int(height)
-
-
-def _checked(values: Any, where: str) -> npt.NDArray[np.float64]:
-    """Boxes (N, 4), x1 y1 x2 y2, each with an area. Raises AnnotationError."""
-    try:
-        boxes = np.array(values, np.float64)
-        boxes = boxes.reshape(0, 4) if isinstance(values, list) and not values else boxes
-        if boxes.ndim != 2 or boxes.shape[1] != 4:
-            raise ValueError
-    except (TypeError, ValueError, OverflowError):
-        raise AnnotationError(f"{where}: its boxes must be lists of x1 y1 x2 y2") from None
-    wrong = ~(np.isfinite(boxes).all(axis=1) & (boxes[:, 2:] > boxes[:, :2]).all(axis=1))
-    if wrong.any():
-        box = " ".join(f"{side:g}" for side in boxes[wrong][0].tolist())
-        raise AnnotationError(f"{where}: has a box without an area ({box})")
-    return boxes
-
-
-def _scores(values: Any, where: str) -> npt.NDArray[np.float32]:
-    """Scores (N,). Raises AnnotationError."""
-    try:
-        scores = np.array(values, np.float64)
-        if scores.ndim != 1 or not np.isfinite(scores).all():
-            raise ValueError
-    except (TypeError, ValueError, OverflowError):
-        raise AnnotationError(f"{where}: its scores must be numbers") from None
-    return scores.astype(np.float32)
