@@ -11,6 +11,7 @@ from pydantic import Field
 from tinyfaces import __version__
 from tinyfaces.detection.detector import MAX_SCALE
 from tinyfaces.detection.faces import Faces
+from tinyfaces.detection.merging import joined
 from tinyfaces.service.pictures import ANONYMISE_THRESHOLD, Method, PictureKind, stacked
 from tinyfaces.service.schemas import PICTURE, REFUSALS, Detection, Model, Models, body
 from tinyfaces.service.state import ServiceState
@@ -64,7 +65,7 @@ _MethodOption = Annotated[Method, Query(description="How faces are made unrecogn
     "/detect",
     summary="Find the faces in a picture",
     responses={200: {"model": Detection, "content": PICTURE, "description": "As `output` asks."}, **REFUSALS},
-    openapi_extra=body(),
+    openapi_extra=body(optional=["also_boxes"]),
 )
 async def detect(
     request: Request,
@@ -91,7 +92,10 @@ async def detect(
     model: Annotated[str | None, Query(description="One of /v1/models.")] = None,
     method: _MethodOption = "blur",
 ) -> Response:
-    """Send a form with a `file`, or the bytes of a picture. The answer is JSON, or a picture (PNG for a PNG, JPEG otherwise)."""
+    """Send a form with a `file`, or the bytes of a picture. The answer is JSON, or a picture (PNG for a PNG, JPEG otherwise).
+
+    A form may have `also_boxes`, such as those of number plates. They are added to what is found, with the score 1.
+    """
     name = state.default if model is None else model
     if name not in state.engines:
         raise HTTPException(422, f"model: choose from {', '.join(state.engines)}")
@@ -100,10 +104,14 @@ async def detect(
     lowest = own if threshold is None else threshold
 
     async def work(upload: Upload) -> Response:
+        given = read_boxes("also_boxes", upload.fields.get("also_boxes", "[]"), state.limits)
         # What a model enlarges by itself is small: the limit is for what was asked.
         async with state.decoded(upload, 1.0 if scale is None else scale) as picture:
+            added = boxes_within(given, picture.pixels)
             faces = await state.queue.detect(engine, picture.pixels, lowest, scale)
             faces = faces[(faces.heights >= min_height) & (faces.heights <= (np.inf if max_height is None else max_height))]
+            if len(added):
+                faces = joined([faces, Faces(added, np.ones(len(added), np.float32))])[0]
             height, width = picture.pixels.shape[:2]
             state.metrics.faces.inc(len(faces))
             state.metrics.pixels.inc(width * height)
@@ -112,7 +120,7 @@ async def detect(
         facts = {"file": upload.name, "width": width, "height": height, "model": name, "threshold": lowest}
         return await state.in_thread(lambda: JSONResponse({**facts, **faces.to_dict()}))
 
-    return await state.answer(request, work)
+    return await state.answer(request, work, ["also_boxes"])
 
 
 @pictures.post(
@@ -128,12 +136,15 @@ async def known_faces(
     output: Annotated[PictureKind, Query(description="Framed or unrecognisable.")] = "annotated",
     method: _MethodOption = "blur",
 ) -> Response:
-    """Send a form with a `file` and the `boxes` of its faces; nothing is detected. The answer is the picture."""
+    """Send a form with a `file` and the `boxes` of its faces; nothing is detected. The answer is the picture.
+
+    `boxes` may be an answer of /v1/detect, after a person has checked it.
+    """
 
     async def work(upload: Upload) -> Response:
-        boxes = read_boxes(upload.fields.get("boxes"), state.limits)
+        given = read_boxes("boxes", upload.fields.get("boxes"), state.limits)
         async with state.decoded(upload) as picture:
-            boxes = boxes_within(boxes, picture.pixels)
+            boxes = boxes_within(given, picture.pixels)
             return await state.drawn(output, picture, Faces(boxes, np.ones(len(boxes), np.float32)), method)
 
     return await state.answer(request, work, ["boxes"])
@@ -154,10 +165,10 @@ async def restored(request: Request, state: _State) -> Response:
     """
 
     async def work(upload: Upload) -> Response:
-        boxes = read_boxes(upload.fields.get("boxes"), state.limits)
+        given = read_boxes("boxes", upload.fields.get("boxes"), state.limits)
         assert state.restore is not None
         async with state.decoded(upload) as picture:
-            crops = await state.in_thread(state.restore, picture.pixels, boxes_within(boxes, picture.pixels))
+            crops = await state.in_thread(state.restore, picture.pixels, boxes_within(given, picture.pixels))
         return Response(await state.in_thread(stacked, crops), media_type="image/png")
 
     return await state.answer(request, work, ["boxes"])

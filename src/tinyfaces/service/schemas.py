@@ -1,5 +1,6 @@
 """What the service answers, as its description at /docs shows it."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from pydantic import BaseModel
@@ -63,12 +64,14 @@ PICTURE: dict[str, Any] = {"image/jpeg": {}, "image/png": {}}
 """Kinds of pictures in answers."""
 
 
-def body(*fields: str) -> dict[str, Any]:
-    """The description of a request with a picture and further form fields, each a list of boxes."""
+def body(*fields: str, optional: Sequence[str] = ()) -> dict[str, Any]:
+    """The description of a request with a picture and further form fields, each a list of boxes; some may be left out."""
     properties: dict[str, Any] = {"file": {"type": "string", "format": "binary", "description": "The picture."}}
-    for name in fields:
-        properties[name] = {"type": "string", "description": "JSON: [[x1, y1, x2, y2], ...] in pixels."}
-    content = {"multipart/form-data": {"schema": {"type": "object", "required": [*properties], "properties": properties}}}
+    boxes = "JSON: [[x1, y1, x2, y2], ...] in pixels, or an answer of /v1/detect."
+    for name in (*fields, *optional):
+        properties[name] = {"type": "string", "description": boxes}
+    needed = ["file", *fields]
+    content = {"multipart/form-data": {"schema": {"type": "object", "required": needed, "properties": properties}}}
     if not fields:
         content["image/*"] = {"schema": {"type": "string", "format": "binary"}}
     return {"requestBody": {"required": True, "content": content}}

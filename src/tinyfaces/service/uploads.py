@@ -168,28 +168,49 @@ def decode(image: Image.Image) -> Pixels:
         raise HTTPException(422, str(error).removeprefix("PIL image: ")) from None
 
 
-def read_boxes(text: str | None, limits: Limits) -> npt.NDArray[np.float32]:
-    """Boxes (N, 4) from a form's field, a JSON list of [x1, y1, x2, y2]. Raises HTTPException 422."""
-    wrong = HTTPException(422, "the field 'boxes' must be a JSON list of [x1, y1, x2, y2]")
+@dataclass(frozen=True)
+class GivenBoxes:
+    """Boxes that a request gives.
+
+    Args:
+        boxes: (N, 4) float32, x1 y1 x2 y2 in pixels.
+        size: Width and height of the picture that they are for, where the request says so.
+    """
+
+    boxes: npt.NDArray[np.float32]
+    size: tuple[float, float] | None = None
+
+
+def read_boxes(name: str, text: str | None, limits: Limits) -> GivenBoxes:
+    """Boxes from a form's field `name`: a JSON list of [x1, y1, x2, y2], or an answer of /v1/detect. Raises HTTPException 422."""
+    wrong = HTTPException(422, f"the field '{name}' must be a JSON list of [x1, y1, x2, y2], or an answer of /v1/detect")
+    size = None
     try:
         values = json.loads(text or "")
+        if isinstance(values, dict):
+            if values.get("width") is not None and values.get("height") is not None:
+                size = float(values["width"]), float(values["height"])
+            values = values["boxes"]
         boxes = np.array(values, np.float32).reshape(len(values), 4)
-    except (ValueError, TypeError, OverflowError, RecursionError):
+    except (KeyError, ValueError, TypeError, OverflowError, RecursionError):
         raise wrong from None
     if len(boxes) > limits.boxes:
         raise HTTPException(422, f"{len(boxes)} boxes are too many: at most {limits.boxes} are allowed")
     if not np.isfinite(boxes).all() or (boxes[:, 2:] <= boxes[:, :2]).any():
         raise HTTPException(422, "boxes must be finite, with x1 < x2 and y1 < y2")
-    return boxes
+    return GivenBoxes(boxes, size)
 
 
-def boxes_within(boxes: npt.NDArray[np.float32], pixels: Pixels) -> npt.NDArray[np.float32]:
+def boxes_within(given: GivenBoxes, pixels: Pixels) -> npt.NDArray[np.float32]:
     """Boxes (N, 4) clipped to the picture HxWx3, without those outside it.
 
-    Raises HTTPException 422 if they cover the picture many times over, which faces never do, and which takes long.
+    Raises HTTPException 422 if they are for a picture of another size, or cover the picture many times over, which faces never
+    do, and which takes long.
     """
     height, width = pixels.shape[:2]
-    cut = clip(boxes, width, height)
+    if given.size not in (None, (width, height)):
+        raise HTTPException(422, f"the boxes are for a picture of {given.size[0]:g}x{given.size[1]:g}; it is {width}x{height}")
+    cut = clip(given.boxes, width, height)
     cut = cut[(cut[:, 2] > cut[:, 0]) & (cut[:, 3] > cut[:, 1])]
     if areas(cut).sum() > _MAX_COVERAGE * width * height:
         raise HTTPException(422, f"the boxes cover the picture more than {_MAX_COVERAGE} times over")
