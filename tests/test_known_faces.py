@@ -3,6 +3,7 @@
 import csv
 import gzip
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from tinyfaces.detection.faces import Faces
 from tinyfaces.jobs import formats
 from tinyfaces.jobs.formats import ImageResult
 from tinyfaces.jobs.inputs import InputFile, find_inputs
-from tinyfaces.jobs.known_faces import KnownFacesError, KnownVideo, assign
+from tinyfaces.jobs.known_faces import KnownFaces, KnownFacesError, KnownVideo, assign
 from tinyfaces.jobs.masked_photos import masked_photo
 from tinyfaces.jobs.masking import MaskStyle
 from tinyfaces.jobs.photos import anonymised, open_photo
@@ -289,6 +290,15 @@ def test_entries_of_other_photos_fit_none(tmp_path):
 
 def test_accents_of_another_system(tmp_path):
     assert _assigned(tmp_path, ["e\u0301t\u00e9.jpg"], ["\u00e9te\u0301.jpg"])[0] == {"\u00e9te\u0301.jpg": 0}
+
+
+@pytest.mark.parametrize("format", ALL)
+def test_names_that_are_no_utf8(format, tmp_path):
+    name = os.fsdecode(b"\xe9t\xe9.png")
+    file = InputFile(tmp_path / name, Path(name))
+    result = ImageResult(file.path, file.name, *SIZE, Faces(np.array([[1, 2, 3, 4]]), np.ones(1)))
+    entries = read_box_files(written(result, format, tmp_path / "out")).entries
+    assert isinstance(assign(entries, [file]).known[file], KnownFaces)
 
 
 def test_label_files_of_names_that_are_cut(tmp_path):

@@ -10,10 +10,13 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
+from conftest import paint
 from tinyfaces.detection.faces import Faces
+from tinyfaces.detection.images import ImageError
 from tinyfaces.jobs import formats
 from tinyfaces.jobs.face_regions import NAMESPACES
 from tinyfaces.jobs.formats import ImageResult
+from tinyfaces.jobs.jpeg_copies import jpeg_with_regions
 
 RDF, RS = f"{{{NAMESPACES['rdf']}}}", f"{{{NAMESPACES['mwg-rs']}}}"
 AREA, DIM = f"{{{NAMESPACES['stArea']}}}", f"{{{NAMESPACES['stDim']}}}"
@@ -28,9 +31,9 @@ def results() -> list[ImageResult]:
 def regions_of(packet: str) -> tuple[tuple[int, int], list[tuple[float, float, float, float]]]:
     """Size and regions (x, y, width, height) of a packet, by the specification's schema."""
     root = ElementTree.fromstring(packet)
-    (description,) = root.iter(f"{RDF}Description")
-    assert description.get(f"{RDF}about") == ""
-    (regions,) = description.findall(f"{RS}Regions")
+    descriptions = [*root.iter(f"{RDF}Description")]
+    assert len({description.get(f"{RDF}about") for description in descriptions}) == 1
+    (regions,) = [regions for description in descriptions for regions in description.findall(f"{RS}Regions")]
     size = regions.find(f"{RS}AppliedToDimensions")
     assert size is not None and size.get(f"{DIM}unit") == "pixel"
     areas = []
@@ -55,7 +58,7 @@ def test_xmp_is_read_by_pillow(tmp_path):
     path = tmp_path / "a.jpg"
     Image.new("RGB", (200, 160)).save(path, xmp=formats.as_xmp(results()[0]).encode())
     with Image.open(path) as image:
-        description = image.getxmp()["xmpmeta"]["RDF"]["Description"]
+        _, description = image.getxmp()["xmpmeta"]["RDF"]["Description"]
     assert [one["Type"] for one in description["Regions"]["RegionList"]["Bag"]["li"]] == ["Face", "Face"]
     assert description["Regions"]["AppliedToDimensions"] == {"w": "200", "h": "160", "unit": "pixel"}
 
@@ -90,6 +93,44 @@ def test_another_programs_sidecar_stays(run, tmp_path):
     output = run("detect", "a.png", "--format", "xmp", "--out", ".", code=2).output
     assert "a.png.xmp: is another program's sidecar, which is not written over" in output
     assert (tmp_path / "a.png.xmp").read_text() == theirs
+
+
+OTHER_XMP = """<?xpacket begin='' id='W5M0MpCehiHzreSzNTczkc9d'?><x:xmpmeta xmlns:x='adobe:ns:meta/'>
+<rdf:RDF xmlns:rdf='http://www.w3.org/1999/02/22-rdf-syntax-ns#'><rdf:Description rdf:about='uuid:1'
+xmlns:xmp='http://ns.adobe.com/xap/1.0/' xmp:Rating='4'/></rdf:RDF></x:xmpmeta><?xpacket end='w'?>"""
+
+
+@pytest.mark.parametrize("other", ["", OTHER_XMP], ids=["none", "some"])
+def test_copies_hold_regions_and_all_they_held_before(other, run, tmp_path):
+    picture = Image.fromarray(paint(61, 97, [(8, 8)]))
+    exif = picture.getexif()
+    exif[0x010F], exif[0x0112] = "Maker", 1
+    picture.save(tmp_path / "a.jpg", quality=100, subsampling=0, exif=exif, xmp=other.encode(), comment=b"hello", dpi=(72, 72))
+    run("detect", "a.jpg", "--format", "xmp", "--copies", "--out", "out", "--scale", "1")
+    with Image.open(tmp_path / "a.jpg") as before, Image.open(tmp_path / "out/a.jpg") as after:
+        assert np.array_equal(np.asarray(before), np.asarray(after))
+        assert (after.info["comment"], after.info["dpi"]) == (b"hello", (72, 72)) and after.getexif() == before.getexif()
+        packet = after.info["xmp"].decode()
+    assert ("xmp:Rating='4'" in packet) == bool(other) and packet.rstrip().endswith("<?xpacket end='w'?>")
+    size, ((x, y, width, height),) = regions_of(packet)
+    assert size == (97, 61)
+    np.testing.assert_allclose([x, y, width, height], [12 / 97, 12 / 61, 8 / 97, 8 / 61], atol=0.005)
+    again = run("detect", "out/a.jpg", "--format", "xmp", "--copies", "--out", "again", code=2).output
+    assert "out/a.jpg: has face regions already, which are not written over" in again
+
+
+def test_what_cannot_be_copied(run, tmp_path):
+    Image.fromarray(paint(64, 64, [(0, 0)])).save(tmp_path / "a.png")
+    output = run("detect", "a.png", "--format", "xmp", "--copies", "--out", "out", code=2).output
+    assert "a.png: is no JPEG file; only copies of those can hold face regions" in output
+    assert "--copies goes with --format xmp" in run("detect", "a.png", "--copies", "--format", "voc", code=2).output
+    many = ImageResult(tmp_path / "a.jpg", Path("a.jpg"), 64, 64, Faces(np.tile([0, 0, 9, 9], (900, 1)), np.ones(900)))
+    Image.new("RGB", (64, 64)).save(tmp_path / "a.jpg")
+    with pytest.raises(ImageError, match="its 900 faces do not fit"):
+        jpeg_with_regions((tmp_path / "a.jpg").read_bytes(), many)
+    for content, word in ((b"\xff\xd8\xff\xd9", "has no picture"), (b"\xff\xd8abcdef", "damaged before its picture")):
+        with pytest.raises(ImageError, match=word):
+            jpeg_with_regions(content, many)
 
 
 def test_cvat():

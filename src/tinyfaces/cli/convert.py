@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 
 from tinyfaces.cli import runs
-from tinyfaces.cli.detect import Format, check_class_list, write_document
+from tinyfaces.cli.detect import Copies, Format, check_class_list, write_document
 from tinyfaces.cli.options import INPUT, OUTPUT, DetectorOptions, app, command, fail
 from tinyfaces.files import write_parts
 from tinyfaces.jobs.converting import image_result, input_files, losses, video_frames
@@ -52,6 +52,7 @@ def convert(
         bool,
         typer.Option("--no-scores", rich_help_panel=OUTPUT, help="Leave scores out of YOLO files, as labelling tools expect."),
     ] = False,
+    copies: Copies = False,
     quiet: Annotated[
         bool, typer.Option("--quiet", "-q", rich_help_panel=OUTPUT, help="Print errors only, not what the new format leaves out.")
     ] = False,
@@ -63,7 +64,7 @@ def convert(
     if out is None and format is None:
         fail("give --format, --out, or both")
     try:
-        output = Output.of(out, format and format.value, scores=not no_scores, pictures=False)
+        output = Output.of(out, format and format.value, scores=not no_scores, pictures=False, copies=copies)
         given = read_box_files(boxes)
     except (OutputError, AnnotationError) as error:
         fail(str(error))

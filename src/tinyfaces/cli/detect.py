@@ -2,7 +2,7 @@
 
 import sys
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, TypeAlias
 
 import typer
 from rich.console import Console
@@ -47,6 +47,14 @@ class Format(StrEnum):
     fiftyone = "fiftyone"
 
 
+Copies: TypeAlias = Annotated[
+    bool,
+    typer.Option(
+        "--copies", rich_help_panel=OUTPUT, help="With --format xmp: write copies of JPEG photos that hold the regions."
+    ),
+]
+
+
 @command(app)
 def detect(
     inputs: InputOptions,
@@ -72,6 +80,7 @@ def detect(
         bool,
         typer.Option("--no-scores", rich_help_panel=OUTPUT, help="Leave scores out of YOLO files, as labelling tools expect."),
     ] = False,
+    copies: Copies = False,
     ray: RayAddress = None,
 ) -> None:
     """Find the faces in images, and follow them through videos.
@@ -79,12 +88,12 @@ def detect(
     Exit code: 0 if all files were read, 1 if some could not be, 2 if nothing could be done.
     """
     if ray is not None:
-        if format is not None or save_images or no_scores:
-            fail("--ray writes Parquet files; --format, --save-images and --no-scores do not go with it")
+        if format is not None or save_images or no_scores or copies:
+            fail("--ray writes Parquet files; --format, --save-images, --no-scores and --copies do not go with it")
         detect_on_cluster(ray, inputs, out, detector, threshold, progress)
         return
     try:
-        output = Output.of(out, format and format.value, scores=not no_scores, pictures=save_images)
+        output = Output.of(out, format and format.value, scores=not no_scores, pictures=save_images, copies=copies)
     except OutputError as error:
         fail(str(error))
     if no_scores and output.format != "yolo":
@@ -97,6 +106,8 @@ def detect(
     check_class_list(output)
     run.plan(output.folder, output.names, [output.document, output.class_list, output.beside("_problems.csv")])
     settings = {"command": "detect", "format": output.format, "scores": output.scores, "pictures": output.pictures}
+    if copies:
+        settings["copies"] = True
     run.open(detector, threshold, output.beside(".journal"), resume=progress.resume, settings=settings)
     for file, outcome in run.process(lambda file: _on_image(file, output, run), lambda file: _on_video(file, output, run)):
         if output.to_stdout and output.format == "jsonl" and outcome.record is not None and not file.is_video:

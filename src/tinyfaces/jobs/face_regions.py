@@ -39,8 +39,11 @@ def as_xmp(result: ImageResult) -> str:
 
     Regions are relative to the photo as it is stored, before its orientation is applied; so the photo's header is read.
     """
+    turned = f"xmlns:tiff='{NAMESPACES['tiff']}' tiff:Orientation='{_orientation(result.path)}'"
     return (
-        f"<?xpacket begin='' id='W5M0MpCehiHzreSzNTczkc9d'?>\n{_packet(result, _orientation(result.path))}<?xpacket end='w'?>\n"
+        f"<?xpacket begin='' id='W5M0MpCehiHzreSzNTczkc9d'?>\n<x:xmpmeta xmlns:x='{NAMESPACES['x']}' x:xmptk='{_TOOLKIT}'>\n"
+        f" <rdf:RDF xmlns:rdf='{NAMESPACES['rdf']}'>\n  <rdf:Description rdf:about='' {turned}/>\n"
+        f"{description(result)} </rdf:RDF>\n</x:xmpmeta>\n<?xpacket end='w'?>\n"
     )
 
 
@@ -73,19 +76,19 @@ def _orientation(path: Path) -> int:
         return 1
 
 
-def _packet(result: ImageResult, turned: int) -> str:
+def description(result: ImageResult, about: str = "''") -> str:
+    """The faces as an `rdf:Description`. about: the quoted name of the resource, as other descriptions in a packet have it."""
+    turned = _orientation(result.path)
     width, height = (result.height, result.width) if turned in _ROTATED else (result.width, result.height)
     boxes = result.faces.to_dict()["boxes"]
     regions = "".join(_region(*stored_area(box, result.width, result.height, turned)) for box in boxes)
-    spaces = "".join(f"\n    xmlns:{name}='{NAMESPACES[name]}'" for name in ("mwg-rs", "stArea", "stDim", "tiff"))
+    spaces = "".join(f"\n    xmlns:{name}='{NAMESPACES[name]}'" for name in ("mwg-rs", "stArea", "stDim"))
     return (
-        f"<x:xmpmeta xmlns:x='{NAMESPACES['x']}' x:xmptk='{_TOOLKIT}'>\n"
-        f" <rdf:RDF xmlns:rdf='{NAMESPACES['rdf']}'>\n"
-        f"  <rdf:Description rdf:about=''{spaces}\n    tiff:Orientation='{turned}'>\n"
+        f"  <rdf:Description rdf:about={about}{spaces}>\n"
         "   <mwg-rs:Regions rdf:parseType='Resource'>\n"
         f"    <mwg-rs:AppliedToDimensions stDim:w='{width}' stDim:h='{height}' stDim:unit='pixel'/>\n"
         f"    <mwg-rs:RegionList><rdf:Bag>\n{regions}    </rdf:Bag></mwg-rs:RegionList>\n"
-        "   </mwg-rs:Regions>\n  </rdf:Description>\n </rdf:RDF>\n</x:xmpmeta>\n"
+        "   </mwg-rs:Regions>\n  </rdf:Description>\n"
     )
 
 

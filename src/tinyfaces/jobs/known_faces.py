@@ -267,5 +267,5 @@ def _parts_of(file: InputFile, label_suffix: str) -> tuple[_Parts, _Parts]:
 
 
 def _composed(text: str) -> str:
-    """A text with its accents as macOS and other systems both can write them."""
-    return unicodedata.normalize("NFC", os.fsencode(text).decode("utf-8", "replace"))
+    """A path as results have it, where its bytes are no UTF-8, and with accents as one letter, which macOS writes as two."""
+    return unicodedata.normalize("NFC", text.encode("utf-8", "replace").decode("utf-8"))

@@ -13,6 +13,7 @@ from tinyfaces.jobs.face_regions import is_other_sidecar
 from tinyfaces.jobs.finding import AnyImage, preview
 from tinyfaces.jobs.formats import ImageResult
 from tinyfaces.jobs.inputs import VIDEO_SUFFIXES, InputFile
+from tinyfaces.jobs.jpeg_copies import jpeg_with_regions
 from tinyfaces.jobs.own_results import STATE_ENDING, STATE_NAMES, as_marked_picture
 
 _FORMAT_OF_SUFFIX = {".json": "json", ".jsonl": "jsonl", ".csv": "csv", ".xml": "cvat"}
@@ -71,6 +72,7 @@ class Output:
         document: The one file of all images' results, if any.
         scores: Whether YOLO files have scores.
         pictures: Whether to draw a picture of each image.
+        copies: Whether XMP goes into copies of the photos, and not into sidecars.
     """
 
     format: str | None
@@ -78,17 +80,20 @@ class Output:
     document: Path | None
     scores: bool = True
     pictures: bool = False
+    copies: bool = False
 
     @classmethod
-    def of(cls, out: str | None, format: str | None, *, scores: bool, pictures: bool) -> "Output":
+    def of(cls, out: str | None, format: str | None, *, scores: bool, pictures: bool, copies: bool = False) -> "Output":
         """What a user means by a file or folder `out` and a format, either of which may be left out. Raises OutputError."""
+        if copies and format != "xmp":
+            raise OutputError("--copies goes with --format xmp")
         if out is None:
-            return cls(format, Path("faces"), None, scores, pictures)
+            return cls(format, Path("faces"), None, scores, pictures, copies)
         given = Path(out)
         if format in formats.PER_IMAGE:
             if is_file_name(given):
                 raise OutputError(f"{given}: --format {format} writes a file for each image, to a folder")
-            return cls(format, given, None, scores, pictures)
+            return cls(format, given, None, scores, pictures, copies)
         document, chosen = document_of(given, format, formats.DOCUMENTS, "faces")
         return cls(chosen, document.parent, document, scores, pictures)
 
@@ -128,6 +133,8 @@ class Output:
         if file.is_video:
             return [named_after(file.name, f"{file.name.suffix}.{self.format}")] if self.document else []
         names = [formats.PER_IMAGE[self.format or ""][0](file)] if self.per_image else []
+        if self.copies:
+            names = [file.name]
         return [*names, _picture_name(file)] if self.pictures else names
 
     def write(self, result: ImageResult, image: AnyImage | None = None) -> list[Path]:
@@ -135,11 +142,14 @@ class Output:
 
         Raises:
             OSError: A file cannot be written.
-            ImageError: The image is damaged.
+            ImageError: The image is damaged, or cannot hold face regions.
             OutputError: A file of another program would be written over.
         """
         written = []
-        if self.per_image:
+        if self.copies:
+            written.append(self.folder / result.name)
+            write_atomically(written[-1], jpeg_with_regions(result.path.read_bytes(), result))
+        elif self.per_image:
             name, text = formats.PER_IMAGE[self.format or ""]
             content = text(result) if self.scores else formats.as_yolo_labels(result)
             written.append(self.folder / name(result))
