@@ -21,7 +21,7 @@ from tinyfaces.jobs.photos import anonymised, open_photo
 from tinyfaces.jobs.result_files import read_box_files
 from tinyfaces.parsing.texts import AnnotationError
 
-SIZE = (1237, 911)
+SIZE = (613, 457)
 ALL = [name for name in formats.FORMATS if name != "xmp"]  # which is for photo libraries alone
 SUFFIXES = {"jsonl": "jsonl", "csv": "csv", "cvat": "xml"}
 EXACT = [name for name in ALL if name != "voc"]
@@ -92,7 +92,7 @@ def test_a_photo_without_faces(format, photo, tmp_path):
 
 
 def _own(**changes) -> dict:
-    record = {"file": "more/b.png", "width": 1237, "height": 911, "boxes": [[1, 2, 3, 4]], "scores": [0.5]}
+    record = {"file": "more/b.png", "width": 613, "height": 457, "boxes": [[1, 2, 3, 4]], "scores": [0.5]}
     return {"images": [{key: value for key, value in {**record, **changes}.items() if value is not None}]}
 
 
@@ -129,7 +129,7 @@ def test_other_programs_files(photo, tmp_path):
 
 def test_what_labelling_tools_add(photo, tmp_path):
     """Turned boxes are covered by the upright box around them; shapes that are no boxes are a problem, not left open."""
-    head = '<annotations><meta/><image id="4" name="more/b.png" width="1237" height="911">'
+    head = '<annotations><meta/><image id="4" name="more/b.png" width="613" height="457">'
     box = '<box label="x" xtl="100" ytl="100" xbr="120" ybr="140" rotation="90"><attribute name="a">1</attribute></box>'
     path = tmp_path / "cvat.xml"
     path.write_text(f"{head}<tag label='y'/>{box}</image></annotations>")
@@ -147,10 +147,10 @@ def test_what_labelling_tools_add(photo, tmp_path):
         path.write_text(json.dumps(tasks), encoding="utf-8-sig")
         return entry_of(path, photo)
 
-    size = {"original_width": 1237, "original_height": 911, "type": "rectanglelabels"}
+    size = {"original_width": 613, "original_height": 457, "type": "rectanglelabels"}
     value = {"x": 10, "y": 20, "width": 5, "height": 10, "rotation": 90}
     turned = task([{**size, "value": value}, {"type": "choices", "value": {"choices": ["good"]}}])
-    x, y, width, height = 123.7, 182.2, 61.85, 91.1  # turned clockwise about its first corner
+    x, y, width, height = 61.3, 91.4, 30.65, 45.7  # turned clockwise about its first corner
     np.testing.assert_allclose(turned.faces(photo, *SIZE).boxes, [[x - height, y, x, y + width]], atol=2e-3)
     assert "only rectangles are read" in task([{**size, "type": "polygonlabels", "value": {"points": [[1, 2]]}}]).problem
     assert "cannot be read" in task([{"type": "rectanglelabels", "value": {"x": 1}}]).problem
@@ -196,8 +196,8 @@ def test_malformed_documents_are_one_line_with_the_file(name, content, word, tmp
         ({"scores": [1, 1]}, "1 boxes and 2 scores"),
         ({"scores": ["high"]}, "its scores must be numbers"),
         ({"width": "wide"}, "must be whole numbers"),
-        ({"width": 640, "height": 480}, "is 1237x911 pixels, but .*b.json says 640x480$"),
-        ({"width": 911, "height": 1237}, "as if its orientation were not applied"),
+        ({"width": 640, "height": 480}, "is 613x457 pixels, but .*b.json says 640x480$"),
+        ({"width": 457, "height": 613}, "as if its orientation were not applied"),
         ({"boxes": [[1300, 2, 1310, 9]]}, r"has a box outside it \(1300 2 1310 9\)"),
     ],
 )
@@ -226,6 +226,77 @@ def test_a_wrong_label_file_is_the_problem_of_its_photo(name, content, word, pho
     (tmp_path / "labels/more" / name).write_text(content)
     with pytest.raises(KnownFacesError, match=word):
         entry_of(tmp_path / "labels", photo).faces(photo, *SIZE)
+
+
+ODD = [None, -1, 1e400, "x", "", [], {}, True, [[1]], [{}], "9" * 5000, 10**400]
+"""What stands in places of files that people and other programs wrote."""
+
+
+def _places(value, path=()):
+    """The paths to all that is in a JSON value."""
+    yield path
+    for key, inner in value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ():
+        yield from _places(inner, (*path, key))
+
+
+@pytest.mark.parametrize("format", ["json", "coco", "labelstudio", "fiftyone", "video"])
+def test_whatever_stands_anywhere_is_a_line_or_boxes(format, photo, tmp_path):
+    path = tmp_path / "faces.json"
+    if format == "video":
+        frame = {
+            "frame": 0,
+            "time": 0,
+            "width": 9,
+            "height": 9,
+            "boxes": [[1, 2, 3, 4]],
+            "scores": [1],
+            "tracks": [1],
+            "found": [True],
+        }
+        text = json.dumps({"file": "more/b.mp4", "width": 9, "height": 9, "frames": [frame]})
+    else:
+        text = "".join(formats.DOCUMENTS[format]([result_of(photo, 1)]))
+    for place in _places(json.loads(text)):
+        for odd in ODD:
+            content = json.loads(text)
+            inner = content
+            for key in place[:-1]:
+                inner = inner[key]
+            if place:
+                inner[place[-1]] = odd
+            path.write_text(json.dumps(content if place else odd))
+            try:
+                entries = read_box_files(path).entries
+            except AnnotationError as error:
+                assert "\n" not in str(error)
+                continue
+            for entry in entries:
+                try:
+                    entry.masks(photo, 0, (9, 9)) if isinstance(entry, KnownVideo) else entry.faces(photo, *SIZE)
+                except KnownFacesError as error:
+                    assert "\n" not in str(error)
+
+
+@pytest.mark.parametrize("format", ["csv", "yolo", "voc", "wider", "cvat"])
+def test_whatever_is_cut_or_changed_is_a_line_or_boxes(format, photo, tmp_path):
+    folder = written(result_of(photo, 2), format, tmp_path / "out")
+    (path,) = [folder] if folder.is_file() else [one for one in folder.rglob("*") if one.is_file()]
+    content = path.read_bytes()
+    rng = np.random.default_rng(0)
+    for _ in range(150):
+        start, length = rng.integers(0, len(content)), rng.integers(0, 12)
+        odd = [b"", b"\x00", b"\xff", b"nan", b"9" * 5000, b"-", b"\n", b",", b"1e999"][rng.integers(0, 9)]
+        path.write_bytes(content[:start] + odd + content[start + length :])
+        try:
+            entries = read_box_files(path).entries
+        except AnnotationError as error:
+            assert "\n" not in str(error)
+            continue
+        for entry in entries:
+            try:
+                entry.faces(photo, *SIZE)
+            except KnownFacesError as error:
+                assert "\n" not in str(error)
 
 
 def test_a_folder_of_all_kinds(tmp_path):
@@ -338,6 +409,14 @@ def test_videos(format, tmp_path):
     else:
         with pytest.raises(KnownFacesError, match="has no entry for frame 3"):
             known.masks(video.path, 3, (64, 48))
+
+
+def test_line_ends_within_names(tmp_path):
+    name = "a\u2028b\x0bc\nd.jpg"
+    (tmp_path / "a.csv").write_text(f'file,x1,y1,x2,y2\r\n"{name}",1,2,3,4\r\n', newline="")
+    (tmp_path / "a.jsonl").write_text(json.dumps({"file": name, "boxes": []}, ensure_ascii=False) + "\r\n", newline="")
+    for ending in ("csv", "jsonl"):
+        assert [entry.name for entry in read_box_files(tmp_path / f"a.{ending}").entries] == [name]
 
 
 def test_csv_of_a_spreadsheet_keeps_names_with_commas(tmp_path):

@@ -145,6 +145,12 @@ def test_cvat():
     assert {one.get("source") for one in first} == {"auto"} and {one.get("occluded") for one in first} == {"0"}
 
 
+def test_names_that_xml_cannot_hold():
+    odd = ImageResult(Path("a\x01\ud800<.jpg"), Path("a\x01\ud800<.jpg"), 9, 9, Faces.empty())
+    (image,) = ElementTree.fromstring("".join(formats.DOCUMENTS["cvat"]([odd])).encode()).findall("image")
+    assert image.get("name") == ElementTree.fromstring(formats.as_voc(odd)).findtext("filename") == "a??<.jpg"
+
+
 def test_label_studio():
     """https://labelstud.io/guide/predictions: percent of the image, in predictions of a task."""
     first, second = json.loads("".join(formats.DOCUMENTS["labelstudio"](results())))

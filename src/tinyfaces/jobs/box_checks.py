@@ -8,6 +8,8 @@ import numpy.typing as npt
 
 from tinyfaces.parsing.texts import AnnotationError
 
+_LARGEST = 1e9  # of any number; larger ones are no places in a picture
+
 
 def stated_size(record: Mapping[str, Any], where: str) -> tuple[int, int] | None:
     """Width and height, where both are given. Raises AnnotationError."""
@@ -32,19 +34,24 @@ def checked_boxes(values: Any, where: str) -> npt.NDArray[np.float64]:
             raise ValueError
     except (TypeError, ValueError, OverflowError):
         raise AnnotationError(f"{where}: its boxes must be lists of x1 y1 x2 y2") from None
-    wrong = ~(np.isfinite(boxes).all(axis=1) & (boxes[:, 2:] > boxes[:, :2]).all(axis=1))
+    wrong = ~((np.abs(boxes) < _LARGEST).all(axis=1) & (boxes[:, 2:] > boxes[:, :2]).all(axis=1))
     if wrong.any():
         box = " ".join(f"{side:g}" for side in boxes[wrong][0].tolist())
         raise AnnotationError(f"{where}: has a box without an area ({box})")
     return boxes
 
 
-def checked_scores(values: Any, where: str) -> npt.NDArray[np.float32]:
-    """Scores (N,). Raises AnnotationError."""
+def checked_numbers(values: Any, where: str, what: str) -> npt.NDArray[np.float64]:
+    """Numbers (N,). what: their name, for messages. Raises AnnotationError."""
     try:
-        scores = np.array(values, np.float64)
-        if scores.ndim != 1 or not np.isfinite(scores).all():
+        numbers = np.array(values, np.float64)
+        if numbers.ndim != 1 or not (np.abs(numbers) < _LARGEST).all():
             raise ValueError
     except (TypeError, ValueError, OverflowError):
-        raise AnnotationError(f"{where}: its scores must be numbers") from None
-    return scores.astype(np.float32)
+        raise AnnotationError(f"{where}: its {what} must be numbers") from None
+    return numbers
+
+
+def checked_scores(values: Any, where: str) -> npt.NDArray[np.float32]:
+    """Scores (N,). Raises AnnotationError."""
+    return checked_numbers(values, where, "scores").astype(np.float32)

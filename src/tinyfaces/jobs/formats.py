@@ -15,6 +15,7 @@ from tinyfaces.jobs.face_regions import as_xmp, xmp_name
 from tinyfaces.jobs.image_results import ImageResult as ImageResult
 from tinyfaces.jobs.image_results import Named as Named
 from tinyfaces.jobs.image_results import path_text as _text
+from tinyfaces.jobs.image_results import xml_text
 from tinyfaces.jobs.labelling_formats import cvat_parts, fiftyone_parts, label_studio_parts
 from tinyfaces.jobs.tracking import TrackedFaces
 
@@ -112,7 +113,7 @@ def as_yolo_labels(result: ImageResult) -> str:
 def as_voc(result: ImageResult) -> str:
     """Pascal VOC's XML: an object `face` for each face, with its box in whole pixels, counted from 1, both ends included."""
     root = ElementTree.Element("annotation")
-    for tag, text in (("folder", _text(result.name.parent)), ("filename", _text(Path(result.name.name)))):
+    for tag, text in (("folder", xml_text(result.name.parent)), ("filename", xml_text(Path(result.name.name)))):
         ElementTree.SubElement(root, tag).text = text
     size = ElementTree.SubElement(root, "size")
     for tag, number in (("width", result.width), ("height", result.height), ("depth", 3)):

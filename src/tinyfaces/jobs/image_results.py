@@ -1,5 +1,6 @@
 """The result of one image file, which all formats write."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,8 @@ import numpy as np
 
 from tinyfaces.detection.faces import Faces
 from tinyfaces.jobs.inputs import InputFile
+
+_NOT_IN_XML = re.compile("[^\t\n\r -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,11 @@ class Named(Protocol):
 
     @property
     def name(self) -> Path: ...
+
+
+def xml_text(path: Path) -> str:
+    """`path_text` without the control characters that XML cannot hold."""
+    return _NOT_IN_XML.sub("?", path_text(path))
 
 
 def path_text(path: Path) -> str:

@@ -54,7 +54,7 @@ def label_studio_entries(tasks: list[dict[str, Any]], file: Path) -> list[Known]
             entries.append(_label_studio_photo(task, file, name))
         except AnnotationError as error:
             entries.append(KnownFaces(file, name, problem=str(error)))
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
             entries.append(KnownFaces(file, name, problem=f"{file}: {name}: its results cannot be read ({error})"))
     return entries
 
@@ -118,7 +118,7 @@ def _fiftyone_photo(file: Path, name: str, detections: Any) -> KnownFaces:
         return KnownFaces(file, name, checked_boxes(boxes, where), scores, relative=True, label_suffix=file.suffix)
     except AnnotationError as error:
         return KnownFaces(file, name, label_suffix=file.suffix, problem=str(error))
-    except (AttributeError, KeyError, TypeError, ValueError):
+    except (AttributeError, KeyError, TypeError, ValueError, OverflowError):
         problem = f"{where}: its detections must have a 'bounding_box' of 4 numbers"
         return KnownFaces(file, name, label_suffix=file.suffix, problem=problem)
 

@@ -7,7 +7,7 @@ from typing import Any
 from urllib.parse import quote
 from xml.sax.saxutils import quoteattr
 
-from tinyfaces.jobs.image_results import ImageResult, path_text
+from tinyfaces.jobs.image_results import ImageResult, path_text, xml_text
 
 LABEL = "face"
 """The label of all boxes."""
@@ -23,7 +23,7 @@ def cvat_parts(results: Iterable[ImageResult]) -> Iterator[str]:
     yield f"  <meta><task><name>{_MODEL}</name><mode>annotation</mode>{labels}</task></meta>\n"
     for number, result in enumerate(results):
         size = f'width="{result.width}" height="{result.height}"'
-        yield f'  <image id="{number}" name={quoteattr(_name(result))} {size}>\n'
+        yield f'  <image id="{number}" name={quoteattr(xml_text(Path(result.name.as_posix())))} {size}>\n'
         for x1, y1, x2, y2 in result.faces.to_dict()["boxes"]:
             corners = f'xtl="{x1}" ytl="{y1}" xbr="{x2}" ybr="{y2}"'
             yield f'    <box label="{LABEL}" source="auto" occluded="0" {corners} z_order="0"></box>\n'

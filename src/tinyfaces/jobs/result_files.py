@@ -2,6 +2,7 @@
 
 import csv
 import hashlib
+import io
 import json
 from collections import defaultdict
 from collections.abc import Callable, Mapping
@@ -13,7 +14,7 @@ from xml.etree import ElementTree
 import numpy as np
 
 from tinyfaces.detection.faces import Faces
-from tinyfaces.jobs.box_checks import checked_boxes, checked_scores, stated_size
+from tinyfaces.jobs.box_checks import checked_boxes, checked_numbers, checked_scores, stated_size
 from tinyfaces.jobs.inputs import is_hidden
 from tinyfaces.jobs.known_faces import Known, KnownFaces, KnownVideo
 from tinyfaces.jobs.labelling_files import cvat_entries, fiftyone_entries, label_studio_entries
@@ -26,6 +27,7 @@ from tinyfaces.parsing.yolo_lines import yolo_boxes
 _NOT_BOXES = ("classes.txt", "labels.txt", "obj.names", "data.yaml")
 _PROBLEMS = "_problems.csv"
 _LABEL_FILES = (".txt", ".xml")
+_MOST_FRAMES = 100_000_000
 _SIDES = ("x1", "y1", "x2", "y2")
 
 
@@ -127,8 +129,8 @@ def _voc(root: ElementTree.Element, file: Path, name: str) -> KnownFaces:
     if root.tag != "annotation":
         raise AnnotationError(f"{file}: neither a Pascal VOC nor a CVAT file (its root is '{root.tag}')")
     boxes = [box for box, _ in voc_boxes(root, file)]
-    width, height = (root.findtext(f"size/{side}", "").strip() for side in ("width", "height"))
-    size = (int(width), int(height)) if width.isdecimal() and height.isdecimal() and int(width) and int(height) else None
+    stated = {side: root.findtext(f"size/{side}", "").strip() for side in ("width", "height")}
+    size = None if "0" in stated.values() else stated_size(stated, str(file))  # which some tools write for what they do not know
     photo_name = root.findtext("filename", "").strip()
     return KnownFaces(file, name, checked_boxes(boxes, str(file)), None, size, label_suffix=file.suffix, photo_name=photo_name)
 
@@ -190,7 +192,7 @@ def _jsonl(file: Path) -> list[Known]:
     """A photo, or a frame of a video, per line."""
     entries: list[Known] = []
     videos: dict[str, list[dict[str, Any]]] = {}
-    for number, line in enumerate(text_of(file).splitlines(), start=1):
+    for number, line in enumerate(text_of(file).split("\n"), start=1):  # names may hold what else ends a line
         if not line.strip():
             continue
         try:
@@ -208,9 +210,11 @@ def _jsonl(file: Path) -> list[Known]:
 
 def _csv(file: Path) -> list[Known]:
     """A face per line. A line without a box says that a photo has no faces."""
-    lines = text_of(file).splitlines()
-    header = lines[0] if lines else ""
-    rows = csv.DictReader(lines, delimiter=";" if header.count(";") > header.count(",") else ",", skipinitialspace=True)
+    text = text_of(file)
+    header = text.partition("\n")[0]
+    rows = csv.DictReader(
+        io.StringIO(text, newline=""), delimiter=";" if header.count(";") > header.count(",") else ",", skipinitialspace=True
+    )
     columns = [name.strip() for name in rows.fieldnames or ()]
     if not {"file", *_SIDES} <= set(columns):
         raise AnnotationError(f"{file}: its first line must name the columns file, x1, y1, x2 and y2")
@@ -320,20 +324,19 @@ def _video(file: Path, head: dict[str, Any], records: list[dict[str, Any]], comp
 
 def _frame(file: Path, record: dict[str, Any]) -> tuple[int, TrackedFaces]:
     number = record.get("frame")
-    if not isinstance(number, int) or isinstance(number, bool) or number < 0:
+    if not isinstance(number, int) or isinstance(number, bool) or not 0 <= number < _MOST_FRAMES:
         raise AnnotationError(f"{file}: a frame has no number 'frame' from 0")
     where = f"{file}: frame {number}"
     boxes = checked_boxes(record.get("boxes"), where).astype(np.float32)
     scores = checked_scores(record["scores"], where) if record.get("scores") is not None else np.ones(len(boxes), np.float32)
-    try:
-        tracks = np.array(record.get("tracks", [0] * len(boxes)), np.float64).astype(np.int64)
-        found = np.array(record.get("found", [True] * len(boxes)), np.bool_)
-        time = float(record.get("time") or 0)
-    except (TypeError, ValueError, OverflowError):
-        raise AnnotationError(f"{where}: 'tracks', 'found' and 'time' must be numbers") from None
+    tracks = checked_numbers(record.get("tracks", [0] * len(boxes)), where, "tracks")
+    found = checked_numbers(record.get("found", [True] * len(boxes)), where, "found")
+    (time,) = checked_numbers([record.get("time") or 0], where, "time").tolist()
     if not len(boxes) == len(scores) == len(tracks) == len(found):
         raise AnnotationError(f"{where}: has {len(boxes)} boxes, {len(scores)} scores and {len(tracks)} tracks")
-    return number, TrackedFaces(time, Faces(boxes, scores), tracks, found, boxes, stated_size(record, where))
+    return number, TrackedFaces(
+        time, Faces(boxes, scores.astype(np.float32)), tracks.astype(np.int64), found != 0, boxes, stated_size(record, where)
+    )
 
 
 def _object(file: Path, value: Any, what: str) -> dict[str, Any]:

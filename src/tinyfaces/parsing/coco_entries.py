@@ -43,7 +43,7 @@ def boxes_of_entries(entries: list[dict[str, Any]], path: Path) -> npt.NDArray[n
         try:
             x, y, width, height = entry["bbox"]
             boxes[number] = float(x), float(y), float(width), float(height)
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise AnnotationError(f"{path}: annotation {entry.get('id')} has no 'bbox' of 4 numbers") from error
     wrong = np.flatnonzero(~np.isfinite(boxes).all(axis=1))
     if len(wrong):
@@ -56,7 +56,7 @@ def column(entries: list[dict[str, Any]], field: str, default: float, path: Path
     try:
         given = (entry.get(field) for entry in entries)
         values = np.array([default if value is None else float(value) for value in given], dtype=np.float64)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise AnnotationError(f"{path}: an annotation's '{field}' is not a number") from error
     if not np.isfinite(values).all():
         raise AnnotationError(f"{path}: an annotation's '{field}' is not finite")
