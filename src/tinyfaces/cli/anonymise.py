@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Iterator
-from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -24,16 +23,15 @@ from tinyfaces.cli.options import (
     folder_of,
     json_file,
 )
-from tinyfaces.cli.remote import RayAddress, anonymise_on_cluster
+from tinyfaces.cli.remote import RayAddress, run_on_cluster
 from tinyfaces.files import write_atomically
+from tinyfaces.jobs.bulk import counted
+from tinyfaces.jobs.cover_threshold import CoverThreshold
 from tinyfaces.jobs.inputs import InputFile, find_inputs
 from tinyfaces.jobs.journal import Outcome
-from tinyfaces.jobs.masked_photos import masked_photo
+from tinyfaces.jobs.masked_photos import Masking, lost_lines, masked_photo
 from tinyfaces.jobs.masking import MaskStyle
 from tinyfaces.jobs.outputs import StateFiles, lies_in
-from tinyfaces.jobs.photos import LOST_TAG
-
-_THRESHOLD = 0.2  # lower than the models' own: missing a face is worse than masking a hand
 
 
 class Method(StrEnum):
@@ -57,11 +55,15 @@ def anonymise(
     detector: DetectorOptions,
     progress: ProgressOptions,
     threshold: Annotated[
-        float,
+        float | None,
         typer.Option(
-            min=0, max=1, rich_help_panel=MODEL, help="Score from which something is masked; low, as a missed face is worst."
+            min=0,
+            max=1,
+            rich_help_panel=MODEL,
+            help="Score from which something is masked. By default it depends on the height: 0.15 up to 24 pixels, 0.2 at 64, "
+            "0.4 from 256 on. Low, as a missed face is worst.",
         ),
-    ] = _THRESHOLD,
+    ] = None,
     method: Annotated[
         Method,
         typer.Option(
@@ -100,32 +102,32 @@ def anonymise(
 
     Exit code: 0 if all files were done, 1 if some could not be, 2 if nothing could be done.
     """
-    style = MaskStyle(method.value, shape.value, enlarge)
+    masking = Masking(CoverThreshold.of(threshold), MaskStyle(method.value, shape.value, enlarge), keep_metadata)
     if ray is not None:
         if report is not None:
             fail(f"--ray lists what was masked in Parquet files beside {out}; --report does not go with it")
-        anonymise_on_cluster(ray, inputs, out, detector, threshold, progress, style, keep_metadata)
+        run_on_cluster(ray, inputs, out, detector, masking.cover.lowest, progress, masking)
         return
     folder = folder_of("--out", Path(out))
     state = _state(folder, json_file("--report", report))
     run = runs.Run(find_inputs(inputs.paths, inputs.recursive, folder), "masking faces", progress.quiet)
     run.plan(folder, lambda file: [file.written_name], [report, state.problems])
     run.mark(folder)
-    settings = {"command": "anonymise", **asdict(style), "keep_metadata": keep_metadata, "quality": quality}
-    run.open(detector, threshold, state.journal, resume=progress.resume, settings=settings)
+    settings = {"command": "anonymise", **masking.settings(), "quality": quality}
+    run.open(detector, masking.cover.lowest, state.journal, resume=progress.resume, settings=settings)
     for file, outcome in run.process(
-        lambda file: _on_image(file, run, style, keep_metadata), lambda file: _on_video(file, run, style, quality, keep_metadata)
+        lambda file: _on_image(file, run, masking), lambda file: _on_video(file, run, masking, quality)
     ):
         if outcome.record is not None and not progress.quiet:
-            _tell_lost(file, outcome.record["removed"])
+            for line in lost_lines(runs.shown(file.path), outcome.record["removed"]):
+                typer.echo(line)
     done = list(run.records())
     if report is not None:
-        chosen = {**asdict(style), "threshold": threshold, "scale": detector.scale}
-        run.write(report, _report(run, done, {**chosen, "model": detector.model, "keep_metadata": keep_metadata}))
+        run.write(report, _report(run, done, {**masking.settings(), "scale": detector.scale, "model": detector.model}))
     if not progress.quiet:
         console = Console(highlight=False)
         faces = sum(record.get("tracks", record["faces"]) for _, record in done)
-        console.print(f"{runs.counted(faces, 'face')} masked in {runs.counted(len(done), 'file')}", soft_wrap=True)
+        console.print(f"{counted(faces, 'face')} masked in {counted(len(done), 'file')}", soft_wrap=True)
         runs.print_written([run.targets[file][0] for file, _ in done], console)
         run.print_speed(console)
         if progress.resume or run.problems:
@@ -147,26 +149,19 @@ def _state(out: Path, report: Path | None) -> StateFiles:
     return state
 
 
-def _tell_lost(file: InputFile, removed: list[str]) -> None:
-    """Name the tags that should be kept and could not be."""
-    for kind in removed:
-        if kind.startswith(LOST_TAG):
-            typer.echo(f"{runs.shown(file.path)}: {kind} cannot be kept")
-
-
-def _on_image(file: InputFile, run: runs.Run, style: MaskStyle, keep_metadata: bool) -> Outcome:
-    content, record = masked_photo(file.path, run.detector, style, keep_metadata)
+def _on_image(file: InputFile, run: runs.Run, masking: Masking) -> Outcome:
+    content, record = masked_photo(file.path, run.detector, masking)
     target = run.targets[file][0]
     write_atomically(target, content)
     return Outcome(record, written=[target])
 
 
-def _on_video(file: InputFile, run: runs.Run, style: MaskStyle, quality: int, keep_metadata: bool) -> Outcome:
-    with run.clip(file) as clip:
+def _on_video(file: InputFile, run: runs.Run, masking: Masking, quality: int) -> Outcome:
+    with run.clip(file, masking.cover) as clip:
         from tinyfaces.jobs.clips import write_masked
 
         target = run.targets[file][0]
-        written = write_masked(clip, target, style, quality=quality, keep_metadata=keep_metadata)
+        written = write_masked(clip, target, masking.style, quality=quality, keep_metadata=masking.keep_metadata)
         if written.losses:
             run.note(f"{file.path}: written without {', '.join(written.losses)}")
         return Outcome({**clip.summary(), "removed": written.left_out, "lost": written.losses}, clip.video.problem, [target])

@@ -18,7 +18,7 @@ from tinyfaces.cli.options import (
     command,
     fail,
 )
-from tinyfaces.cli.remote import RayAddress, detect_on_cluster
+from tinyfaces.cli.remote import RayAddress, run_on_cluster
 from tinyfaces.cli.tables import print_detections
 from tinyfaces.files import write_parts
 from tinyfaces.jobs import formats
@@ -77,7 +77,7 @@ def detect(
     if ray is not None:
         if format is not None or save_images or no_scores:
             fail("--ray writes Parquet files; --format, --save-images and --no-scores do not go with it")
-        detect_on_cluster(ray, inputs, out, detector, threshold, progress)
+        run_on_cluster(ray, inputs, out, detector, threshold, progress)
         return
     try:
         output = Output.of(out, format and format.value, scores=not no_scores, pictures=save_images)

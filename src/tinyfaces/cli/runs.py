@@ -15,7 +15,8 @@ from tinyfaces.detection.detector import Detector
 from tinyfaces.detection.runtime import usable_cpus
 from tinyfaces.files import GivenFiles, clear_partials, write_parts
 from tinyfaces.jobs import bulk
-from tinyfaces.jobs.bulk import Stopwatch, reason
+from tinyfaces.jobs.bulk import Stopwatch, counted, reason
+from tinyfaces.jobs.cover_threshold import CoverThreshold
 from tinyfaces.jobs.formats import csv_lines
 from tinyfaces.jobs.inputs import InputFile, Inputs, left_out_line
 from tinyfaces.jobs.journal import Journal, JournalError, Outcome
@@ -206,7 +207,7 @@ class Run:
                     self.problem(outcome.problem, file.path)
                 yield file, outcome
         if watch.count:
-            self._speeds.append(watch.line("frames" if workers == 0 else "images"))
+            self._speeds.append(watch.line("frame" if workers == 0 else "image"))
 
     @contextmanager
     def _ended_by_disks(self) -> Iterator[None]:
@@ -218,8 +219,13 @@ class Run:
             fail(bulk.as_text(error))
 
     @contextmanager
-    def clip(self, file: InputFile) -> Iterator["Clip"]:
-        """The faces of a video, with a progress bar. Raises ValueError where the extra is missing."""
+    def clip(self, file: InputFile, cover: CoverThreshold | None = None) -> Iterator["Clip"]:
+        """The faces of a video, with a progress bar. Raises ValueError where the extra is missing.
+
+        Args:
+            file: The video.
+            cover: The score from which a detection counts; None for the detector's threshold.
+        """
         try:
             import trackers  # noqa: F401  (which the clip imports when a video is open)
 
@@ -232,7 +238,7 @@ class Run:
             VideoReader(file.path) as video,
             bar(f"{self.label}: {shown(file.name)}", video.frames_expected, "frames", self.quiet) as advance,
         ):
-            yield Clip(video, self.detector, self.workers, advance)
+            yield Clip(video, self.detector, self.workers, advance, cover)
 
     def records(self, files: Sequence[InputFile] | None = None) -> Iterator[tuple[InputFile, dict[str, Any]]]:
         """What came of the files, those done in an earlier run too, in order."""
@@ -277,11 +283,6 @@ def print_written(written: Sequence[Path], console: Console) -> None:
         console.print(f"wrote {shown(file)}", soft_wrap=True, markup=False)
     if len(written) > _MAX_LINES:
         console.print(f"and {counted(len(written) - _MAX_LINES, 'more file')}")
-
-
-def counted(number: int, what: str) -> str:
-    """Such as "1 face" and "2 faces"."""
-    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def shown(path: Path) -> str:

@@ -13,6 +13,7 @@ from tinyfaces.detection.faces import Faces
 from tinyfaces.files import replacing
 from tinyfaces.jobs.bulk import overlapped
 from tinyfaces.jobs.clocks import Packet
+from tinyfaces.jobs.cover_threshold import CoverThreshold
 from tinyfaces.jobs.fields import one_face_each
 from tinyfaces.jobs.masking import MaskStyle
 from tinyfaces.jobs.tracking import TrackedFaces, Tracker
@@ -30,14 +31,19 @@ class Clip:
         detector: Shared by the workers.
         workers: How many threads search frames at once.
         advance: Called with the number of frames that are done.
+        cover: The score from which a detection begins a track. One with a lower score only continues a track. If None, the
+            detector's threshold.
     """
 
-    def __init__(self, video: VideoReader, detector: Detector, workers: int, advance: Advance) -> None:
+    def __init__(
+        self, video: VideoReader, detector: Detector, workers: int, advance: Advance, cover: CoverThreshold | None = None
+    ) -> None:
         self.video = video
         self._detector = detector
         self._workers = workers
         self._advance = advance
-        self._tracker = Tracker(video.rate, detector.threshold)
+        self._cover = CoverThreshold.of(detector.threshold) if cover is None else cover
+        self._tracker = Tracker(video.rate, self._cover)
         self.frames = self.faces = self.max_faces = 0
 
     @property
@@ -75,7 +81,8 @@ class Clip:
         }  # fmt: skip
 
     def _detect(self, frame: av.VideoFrame) -> Faces:
-        faces = [self._detector.detect(picture) for picture in self.video.pictures(frame)]
+        lowest = self._cover.lowest
+        faces = [self._detector.detect(picture, threshold=lowest) for picture in self.video.pictures(frame)]
         found = one_face_each(faces) if len(faces) > 1 else faces[0]
         return Faces(self.video.shape_of(frame).boxes_in(self.video.shape, found.boxes), found.scores)
 

@@ -1,14 +1,35 @@
 """The faces of a photo masked: what `tinyfaces anonymise` does with each, here or on a cluster."""
 
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from tinyfaces.detection.detector import Detector
+from tinyfaces.jobs.cover_threshold import CoverThreshold
 from tinyfaces.jobs.masking import MaskStyle
-from tinyfaces.jobs.photos import anonymised, find_photo_faces, open_photo, removed
+from tinyfaces.jobs.photos import LOST_TAG, anonymised, find_photo_faces, open_photo, removed
 
 
-def masked_photo(path: Path, detector: Detector, style: MaskStyle, keep_metadata: bool) -> tuple[bytes, dict[str, Any]]:
+@dataclass(frozen=True)
+class Masking:
+    """What is covered and how, and what else of a file stays.
+
+    Args:
+        cover: The score from which a detection is covered.
+        style: How it is covered.
+        keep_metadata: Keep what `anonymise --keep-metadata` keeps.
+    """
+
+    cover: CoverThreshold = field(default_factory=CoverThreshold)
+    style: MaskStyle = field(default_factory=MaskStyle)
+    keep_metadata: bool = False
+
+    def settings(self) -> dict[str, Any]:
+        """All of it as JSON can hold it."""
+        return {**asdict(self.style), "threshold": self.cover.settings(), "keep_metadata": self.keep_metadata}
+
+
+def masked_photo(path: Path, detector: Detector, masking: Masking) -> tuple[bytes, dict[str, Any]]:
     """Find the faces of a photo and mask them.
 
     Returns:
@@ -18,8 +39,13 @@ def masked_photo(path: Path, detector: Detector, style: MaskStyle, keep_metadata
         ImageError: The photo cannot be read or written.
     """
     photo = open_photo(path)
-    faces, in_alpha = find_photo_faces(photo, detector)
-    content = anonymised(photo, faces, style, keep_metadata, in_alpha)
+    faces, in_alpha = find_photo_faces(photo, detector, masking.cover)
+    content = anonymised(photo, faces, masking.style, masking.keep_metadata, in_alpha)
     height, width = photo.pixels.shape[:2]
     record = {"width": width, "height": height, "faces": len(faces), **faces.to_dict()}
-    return content, {**record, "removed": removed(photo, keep_metadata)}
+    return content, {**record, "removed": removed(photo, masking.keep_metadata)}
+
+
+def lost_lines(name: str, removed_kinds: list[str]) -> list[str]:
+    """A line for each tag of a photo that was to be kept and could not be. name: that of the photo, as the line has it."""
+    return [f"{name}: {kind} cannot be kept" for kind in removed_kinds if kind.startswith(LOST_TAG)]

@@ -16,6 +16,7 @@ from tinyfaces.detection.detector import Detector
 from tinyfaces.detection.faces import Faces
 from tinyfaces.detection.images import ImageError, Pixels, open_image, read_image, stretched, upright, without_alpha
 from tinyfaces.detection.merging import joined
+from tinyfaces.jobs.cover_threshold import CoverThreshold
 from tinyfaces.jobs.depth import bits_per_value
 from tinyfaces.jobs.masking import MaskStyle, Plane, mask_faces
 from tinyfaces.jobs.metadata import exif_of, kept_exif, kinds_of
@@ -91,11 +92,16 @@ def open_photo(path: Path) -> Photo:
     return Photo(path, image, pixels, looks, _alpha_picture(image), kind, save, exif, found, bilevel)
 
 
-def find_photo_faces(photo: Photo, detector: Detector) -> tuple[Faces, Faces]:
-    """The faces of a photo, in all ways in which a viewer may show it, and those of them that its transparency alone shows."""
+def find_photo_faces(photo: Photo, detector: Detector, cover: CoverThreshold) -> tuple[Faces, Faces]:
+    """The faces of a photo to cover, in all ways in which a viewer may show it, and those of them that its transparency alone
+    shows."""
+
+    def find(look: Pixels) -> Faces:
+        return cover.apply(detector.detect(look, threshold=cover.lowest))
+
     in_alpha = [] if photo.alpha is None else [photo.alpha, 255 - photo.alpha]
-    seen = [detector.detect(look) for look in (photo.pixels, *photo.looks)]
-    shown = [detector.detect(look) for look in in_alpha]
+    seen = [find(look) for look in (photo.pixels, *photo.looks)]
+    shown = [find(look) for look in in_alpha]
     return _each_once([*seen, *shown]), _each_once(shown)
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tinyfaces.detection.faces import Faces
+from tinyfaces.jobs.cover_threshold import CoverThreshold
 
 LONGEST_GAP = 10
 """Gaps of up to this many frames, in which a face is missed, are bridged."""
@@ -60,6 +61,7 @@ class _Frame:
     time: float
     seen: dict[int, _Seen] = field(default_factory=dict)
     held: list[Box] = field(default_factory=list)
+    unsure: list[tuple[Box, float]] = field(default_factory=list)
 
 
 @dataclass
@@ -74,11 +76,12 @@ class _Track:
 class Tracker:
     """Takes the faces of one frame after another, and gives them back some frames later, with the number of their track.
 
-    ByteTrack follows them; what it loses is linked by distance.
+    ByteTrack follows them; what it loses is linked by distance. Faces below the threshold begin no track, but continue one, and
+    belong to it if they come just before its first face: so a face whose score wavers around the threshold does not flicker.
 
     Args:
         rate: About how many frames per second there are.
-        threshold: The detector's.
+        threshold: The score from which a face begins a track. Faces to `push` score at least `threshold.lowest`.
 
     Raises:
         ImportError: The extra `video` is missing.
@@ -87,11 +90,12 @@ class Tracker:
     delay = LONGEST_GAP + 1 + _SMOOTHING
     """Frames between the one given and the one that comes back."""
 
-    def __init__(self, rate: float, threshold: float) -> None:
+    def __init__(self, rate: float, threshold: CoverThreshold) -> None:
         from supervision import Detections
         from trackers import ByteTrackTracker
 
-        sure = threshold + (1 - threshold) / 4
+        sure = threshold.lowest + (1 - threshold.lowest) / 4
+        self._threshold = threshold
         self._detections = Detections
         self._byte_track = ByteTrackTracker(
             frame_rate=rate, track_activation_threshold=sure, high_conf_det_threshold=sure, minimum_consecutive_frames=1
@@ -123,7 +127,9 @@ class Tracker:
                 starts.append(row)
             else:
                 self._go_on(self._tracks[number], now, boxes[row], float(faces.scores[row]))
-        self._begin(starts, identities, boxes, faces.scores, now)
+        reached = self._threshold.reached(faces)
+        self._begin([row for row in starts if reached[row]], identities, boxes, faces.scores, now)
+        self._continue([row for row in starts if not reached[row]], boxes, faces.scores, now)
         self._hold_and_forget(now)
         return self._settled() if now - self._given >= self.delay else None
 
@@ -135,7 +141,7 @@ class Tracker:
     def _identify(self, faces: Faces, time: float) -> list[int]:
         """ByteTrack's id of each face, -1 for none."""
         detections = self._detections(
-            xyxy=faces.boxes, confidence=faces.scores, class_id=np.zeros(len(faces), np.int64),
+            xyxy=faces.boxes, confidence=self._threshold.evened(faces), class_id=np.zeros(len(faces), np.int64),
             data={"row": np.arange(len(faces))},
         )  # fmt: skip
         tracked: Any = self._byte_track.update(detections, timestamp=time)
@@ -159,7 +165,7 @@ class Tracker:
 
     def _begin(self, starts: list[int], identities: list[int], boxes: Box, scores: npt.NDArray[np.float32], now: int) -> None:
         """Give the faces at `starts` a track: that of a face lost nearby a moment ago, or a new one."""
-        ends = [track for track in self._tracks.values() if 0 < now - track.last <= LONGEST_GAP + 1]
+        ends = self._ends(now)
         linked = _nearest(boxes[starts], ends, now, loose=False)
         for place, row in enumerate(starts):
             box, score = boxes[row], float(scores[row])
@@ -171,7 +177,8 @@ class Tracker:
                 self._tracks_so_far += 1
                 self._tracks[track.number] = track
                 self._at(now).seen[track.number] = _Seen(box, score, True)
-                self._hold_before(now, box)
+                first, place_then = self._begun_before(track.number, now, box, score)
+                self._hold_before(first, place_then)
             if identities[row] >= 0:
                 self._numbers[identities[row]] = track.number
         # A new face may be one just lost, too far away to be sure; to be safe, what lies between is masked.
@@ -180,6 +187,34 @@ class Tracker:
         for place, end in _nearest(boxes[alone], ends, now, loose=True).items():
             for number, between in self._between(end.last, end.box, now, boxes[alone[place]]):
                 self._at(number).held.append(between)
+
+    def _ends(self, now: int) -> list[_Track]:
+        """The tracks that have no face in this frame, but had one a moment ago."""
+        return [track for track in self._tracks.values() if 0 < now - track.last <= LONGEST_GAP + 1]
+
+    def _continue(self, unsure: list[int], boxes: Box, scores: npt.NDArray[np.float32], now: int) -> None:
+        """Give the faces below the threshold to tracks that would have a gap, and keep the others for tracks that begin soon."""
+        linked = _nearest(boxes[unsure], self._ends(now), now, loose=False)
+        for place, row in enumerate(unsure):
+            if place in linked:
+                self._go_on(linked[place], now, boxes[row], float(scores[row]))
+            else:
+                self._at(now).unsure.append((boxes[row], float(scores[row])))
+
+    def _begun_before(self, track: int, now: int, box: Box, score: float) -> tuple[int, Box]:
+        """Add faces below the threshold in the frames before to a track that begins. Gives its first frame and its place then."""
+        first = now
+        for number in range(now - 1, self._given - 1, -1):
+            unsure = self._at(number).unsure
+            nearest = _nearest_of(box, [place for place, _ in unsure])
+            if nearest is None:
+                continue
+            before, score_then = unsure.pop(nearest)
+            for missed, between in self._between(number, before, first, box):
+                self._at(missed).seen[track] = _Seen(between, min(score_then, score), False)
+            self._at(number).seen[track] = _Seen(before, score_then, True)
+            first, box, score = number, before, score_then
+        return first, box
 
     def _between(self, first: int, box: Box, last: int, other: Box) -> Iterator[tuple[int, Box]]:
         for number in range(first + 1, last):
@@ -261,6 +296,22 @@ def _nearest(boxes: Box, ends: list[_Track], now: int, *, loose: bool) -> dict[i
             pairs[row] = ends[column]
             taken.add(column)
     return pairs
+
+
+def _nearest_of(box: Box, others: list[Box]) -> int | None:
+    """Which of the other boxes may be the same face a moment before."""
+    side = _side(box)
+    allowed = [
+        (float(np.linalg.norm(_centre(box) - _centre(other))) / ((side + _side(other)) / 2), number)
+        for number, other in enumerate(others)
+        if 1 / _SIZE_RATIO < side / _side(other) < _SIZE_RATIO
+    ]
+    distance, nearest = min(allowed, default=(np.inf, 0))
+    return nearest if distance <= _SAME_FACE else None
+
+
+def _side(box: Box) -> float:
+    return float(np.sqrt(max((box[2:] - box[:2]).prod(), 1e-6)))
 
 
 def _centre(box: Box) -> npt.NDArray[np.float64]:

@@ -14,9 +14,6 @@ PictureKind = Literal["annotated", "anonymised"]
 
 Method = Literal["blur", "pixelate", "solid"]
 
-ANONYMISE_THRESHOLD = 0.2
-"""Lower than the models' own, as in `tinyfaces anonymise`: missing a face is worse than masking a hand."""
-
 _JPEG_QUALITY = 92
 
 

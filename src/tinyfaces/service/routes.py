@@ -1,5 +1,6 @@
 """The addresses of the service, and what happens at each."""
 
+import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -11,7 +12,8 @@ from pydantic import Field
 from tinyfaces import __version__
 from tinyfaces.detection.detector import MAX_SCALE
 from tinyfaces.detection.faces import Faces
-from tinyfaces.service.pictures import ANONYMISE_THRESHOLD, Method, PictureKind, stacked
+from tinyfaces.jobs.cover_threshold import BY_HEIGHT, CoverThreshold
+from tinyfaces.service.pictures import Method, PictureKind, stacked
 from tinyfaces.service.schemas import PICTURE, REFUSALS, Detection, Model, Models, body
 from tinyfaces.service.state import ServiceState
 from tinyfaces.service.uploads import Upload, boxes_within, read_boxes
@@ -76,7 +78,10 @@ async def detect(
     threshold: Annotated[
         float | None,
         Query(
-            ge=0, le=1, description="Score from which a detection counts; by default what the model recommends, 0.2 to anonymise."
+            ge=0,
+            le=1,
+            description="Score from which a detection counts; by default what the model recommends. To anonymise, by default "
+            "`cover_threshold` of /v1/models, which depends on the height.",
         ),
     ] = None,
     scale: Annotated[
@@ -96,20 +101,22 @@ async def detect(
     if name not in state.engines:
         raise HTTPException(422, f"model: choose from {', '.join(state.engines)}")
     engine = state.engines[name]
-    own = min(engine.threshold, ANONYMISE_THRESHOLD) if output == "anonymised" else engine.threshold
-    lowest = own if threshold is None else threshold
+    own = None if output == "anonymised" else engine.threshold
+    counts = CoverThreshold.of(own if threshold is None else threshold)
 
     async def work(upload: Upload) -> Response:
         # What a model enlarges by itself is small: the limit is for what was asked.
         async with state.decoded(upload, 1.0 if scale is None else scale) as picture:
-            faces = await state.queue.detect(engine, picture.pixels, lowest, scale)
+            faces = counts.apply(await state.queue.detect(engine, picture.pixels, counts.lowest, scale))
             faces = faces[(faces.heights >= min_height) & (faces.heights <= (np.inf if max_height is None else max_height))]
             height, width = picture.pixels.shape[:2]
             state.metrics.faces.inc(len(faces))
             state.metrics.pixels.inc(width * height)
             if output != "json":
-                return await state.drawn(output, picture, faces, method)
-        facts = {"file": upload.name, "width": width, "height": height, "model": name, "threshold": lowest}
+                drawn = await state.drawn(output, picture, faces, method)
+                drawn.headers["X-Threshold"] = json.dumps(counts.settings())
+                return drawn
+        facts = {"file": upload.name, "width": width, "height": height, "model": name, "threshold": counts.lowest}
         return await state.in_thread(lambda: JSONResponse({**facts, **faces.to_dict()}))
 
     return await state.answer(request, work)
@@ -174,7 +181,8 @@ async def models(state: _State) -> Models:
             facts = {key: getattr(records[name], key) for key in ("description", "parameters", "gmac", "training_data", "ap")}
         known.append(Model(name=name, threshold=engine.threshold, **facts))
     sizes = {"megabytes": state.limits.megabytes, "megapixels": state.limits.megapixels}
-    return Models(version=__version__, default=state.default, models=known, limits=sizes, restores=state.restore is not None)
+    own: dict[str, Any] = {"version": __version__, "default": state.default, "models": known}
+    return Models(**own, limits=sizes, restores=state.restore is not None, cover_threshold=BY_HEIGHT)
 
 
 @service.get("/healthz", summary="Whether the service is up")

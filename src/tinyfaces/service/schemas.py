@@ -30,13 +30,15 @@ class Model(BaseModel):
 
 
 class Models(BaseModel):
-    """What the service offers. limits: megabytes and megapixels of a picture."""
+    """What the service offers. limits: megabytes and megapixels of a picture. cover_threshold: heights of a face in pixels, each
+    with the score from which it is covered by default; between them it changes with the logarithm of the height."""
 
     version: str
     default: str
     models: list[Model]
     limits: dict[str, float]
     restores: bool
+    cover_threshold: tuple[tuple[float, float], ...]
 
 
 class Problem(BaseModel):
