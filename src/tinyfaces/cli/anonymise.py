@@ -1,6 +1,7 @@
 """`tinyfaces anonymise`."""
 
 import json
+from collections import Counter
 from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
@@ -24,14 +25,18 @@ from tinyfaces.cli.options import (
     json_file,
 )
 from tinyfaces.cli.remote import RayAddress, run_on_cluster
+from tinyfaces.cli.which_faces import FaceOptions, TrackOptions
+from tinyfaces.detection.images import ImageError
 from tinyfaces.files import write_atomically
 from tinyfaces.jobs.bulk import counted
+from tinyfaces.jobs.cover_picture import CoverPicture, read_cover_picture
 from tinyfaces.jobs.cover_threshold import CoverThreshold
 from tinyfaces.jobs.inputs import InputFile, find_inputs
 from tinyfaces.jobs.journal import Outcome
 from tinyfaces.jobs.masked_photos import Masking, lost_lines, masked_photo
 from tinyfaces.jobs.masking import MaskStyle
 from tinyfaces.jobs.outputs import StateFiles, lies_in
+from tinyfaces.jobs.selection import clear_line
 
 
 class Method(StrEnum):
@@ -54,6 +59,8 @@ def anonymise(
     inputs: InputOptions,
     detector: DetectorOptions,
     progress: ProgressOptions,
+    faces: FaceOptions,
+    tracks: TrackOptions,
     threshold: Annotated[
         float | None,
         typer.Option(
@@ -76,6 +83,22 @@ def anonymise(
         float,
         typer.Option(min=1, max=4, rich_help_panel=OUTPUT, help="Size of the mask in each direction, relative to the face."),
     ] = 1.45,
+    strength: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            max=5,
+            rich_help_panel=OUTPUT,
+            help="Strength of blur and pixelate: 1 leaves up to 5x5 averages of each face, 5 a single one.",
+        ),
+    ] = 1,
+    cover: Annotated[
+        Path | None,
+        typer.Option(
+            rich_help_panel=OUTPUT,
+            help="Picture to put over each mask, such as an emoji as PNG. What shows through it is masked by --method.",
+        ),
+    ] = None,
     out: Annotated[
         str, typer.Option(rich_help_panel=OUTPUT, help="Folder for the anonymised files; sources are never overwritten.")
     ] = "anonymised",
@@ -102,16 +125,29 @@ def anonymise(
 
     Exit code: 0 if all files were done, 1 if some could not be, 2 if nothing could be done.
     """
-    masking = Masking(CoverThreshold.of(threshold), MaskStyle(method.value, shape.value, enlarge), keep_metadata)
+    masking = Masking(
+        CoverThreshold.of(threshold),
+        MaskStyle(method.value, shape.value, enlarge, strength),
+        keep_metadata,
+        faces.selection(**tracks.chosen()),
+        _picture(cover),
+    )
     if ray is not None:
         if report is not None:
             fail(f"--ray lists what was masked in Parquet files beside {out}; --report does not go with it")
+        if masking.selection.needs_video:
+            fail("--keep-track, --only-track, --from and --to are for videos, which --ray leaves out")
         run_on_cluster(ray, inputs, out, detector, masking.cover.lowest, progress, masking)
         return
     folder = folder_of("--out", Path(out))
     state = _state(folder, json_file("--report", report))
     run = runs.Run(find_inputs(inputs.paths, inputs.recursive, folder), "masking faces", progress.quiet)
-    run.plan(folder, lambda file: [file.written_name], [report, state.problems])
+    if masking.selection.needs_video and not run.videos:
+        fail("--keep-track, --only-track, --from and --to are for videos, and none was given")
+    if (masking.selection.only_tracks or masking.selection.keep_tracks) and len(run.videos) > 1:
+        fail("--keep-track and --only-track name the tracks of one video, and several were given")
+    given = [*faces.files(), *([cover] if cover is not None else [])]
+    run.plan(folder, lambda file: [file.written_name], [report, state.problems], given)
     run.mark(folder)
     settings = {"command": "anonymise", **masking.settings(), "quality": quality}
     run.open(detector, masking.cover.lowest, state.journal, resume=progress.resume, settings=settings)
@@ -126,8 +162,10 @@ def anonymise(
         run.write(report, _report(run, done, {**masking.settings(), "scale": detector.scale, "model": detector.model}))
     if not progress.quiet:
         console = Console(highlight=False)
-        faces = sum(record.get("tracks", record["faces"]) for _, record in done)
-        console.print(f"{counted(faces, 'face')} masked in {counted(len(done), 'file')}", soft_wrap=True)
+        masked = sum(record.get("tracks", record["faces"]) for _, record in done)
+        line = f"{counted(masked, 'face')} masked in {counted(len(done), 'file')}"
+        left_clear = sum((Counter(record["left_clear"]) for _, record in done), Counter[str]())
+        console.print(f"{line}; {clear_line(left_clear)}" if left_clear else line, soft_wrap=True)
         runs.print_written([run.targets[file][0] for file, _ in done], console)
         run.print_speed(console)
         if progress.resume or run.problems:
@@ -157,14 +195,24 @@ def _on_image(file: InputFile, run: runs.Run, masking: Masking) -> Outcome:
 
 
 def _on_video(file: InputFile, run: runs.Run, masking: Masking, quality: int) -> Outcome:
-    with run.clip(file, masking.cover) as clip:
+    with run.clip(file, masking.cover, masking.selection) as clip:
         from tinyfaces.jobs.clips import write_masked
 
         target = run.targets[file][0]
-        written = write_masked(clip, target, masking.style, quality=quality, keep_metadata=masking.keep_metadata)
+        written = write_masked(
+            clip, target, masking.style, quality=quality, keep_metadata=masking.keep_metadata, picture=masking.picture
+        )
         if written.losses:
             run.note(f"{file.path}: written without {', '.join(written.losses)}")
-        return Outcome({**clip.summary(), "removed": written.left_out, "lost": written.losses}, clip.video.problem, [target])
+        lists = {"left_clear": clip.left_clear, "removed": written.left_out, "lost": written.losses}
+        return Outcome({**clip.summary(), **lists, "track_list": clip.track_list()}, clip.video.problem, [target])
+
+
+def _picture(path: Path | None) -> CoverPicture | None:
+    try:
+        return None if path is None else read_cover_picture(path)
+    except ImageError as error:
+        fail(str(error))
 
 
 def _report(run: runs.Run, done: list[tuple[InputFile, dict[str, Any]]], settings: dict[str, Any]) -> Iterator[str]:

@@ -21,6 +21,7 @@ from tinyfaces.jobs.formats import csv_lines
 from tinyfaces.jobs.inputs import InputFile, Inputs, left_out_line
 from tinyfaces.jobs.journal import Journal, JournalError, Outcome
 from tinyfaces.jobs.own_results import mark_folder
+from tinyfaces.jobs.selection import ALL, Selection
 
 if TYPE_CHECKING:  # an extra
     from tinyfaces.jobs.clips import Clip
@@ -219,12 +220,13 @@ class Run:
             fail(bulk.as_text(error))
 
     @contextmanager
-    def clip(self, file: InputFile, cover: CoverThreshold | None = None) -> Iterator["Clip"]:
+    def clip(self, file: InputFile, cover: CoverThreshold | None = None, selection: Selection = ALL) -> Iterator["Clip"]:
         """The faces of a video, with a progress bar. Raises ValueError where the extra is missing.
 
         Args:
             file: The video.
             cover: The score from which a detection counts; None for the detector's threshold.
+            selection: Which faces are of interest.
         """
         try:
             import trackers  # noqa: F401  (which the clip imports when a video is open)
@@ -238,7 +240,7 @@ class Run:
             VideoReader(file.path) as video,
             bar(f"{self.label}: {shown(file.name)}", video.frames_expected, "frames", self.quiet) as advance,
         ):
-            yield Clip(video, self.detector, self.workers, advance, cover)
+            yield Clip(video, self.detector, self.workers, advance, cover, selection)
 
     def records(self, files: Sequence[InputFile] | None = None) -> Iterator[tuple[InputFile, dict[str, Any]]]:
         """What came of the files, those done in an earlier run too, in order."""

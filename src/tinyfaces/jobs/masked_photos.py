@@ -5,9 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from tinyfaces.detection.detector import Detector
+from tinyfaces.jobs.cover_picture import CoverPicture
 from tinyfaces.jobs.cover_threshold import CoverThreshold
 from tinyfaces.jobs.masking import MaskStyle
 from tinyfaces.jobs.photos import LOST_TAG, anonymised, find_photo_faces, open_photo, removed
+from tinyfaces.jobs.selection import ALL, Selection
 
 
 @dataclass(frozen=True)
@@ -18,15 +20,21 @@ class Masking:
         cover: The score from which a detection is covered.
         style: How it is covered.
         keep_metadata: Keep what `anonymise --keep-metadata` keeps.
+        selection: Which faces are covered.
+        picture: Put over each mask.
     """
 
     cover: CoverThreshold = field(default_factory=CoverThreshold)
     style: MaskStyle = field(default_factory=MaskStyle)
     keep_metadata: bool = False
+    selection: Selection = ALL
+    picture: CoverPicture | None = None
 
     def settings(self) -> dict[str, Any]:
         """All of it as JSON can hold it."""
-        return {**asdict(self.style), "threshold": self.cover.settings(), "keep_metadata": self.keep_metadata}
+        own = {"threshold": self.cover.settings(), "keep_metadata": self.keep_metadata}
+        picture = {} if self.picture is None else {"cover": self.picture.digest}
+        return {**asdict(self.style), **own, **self.selection.settings(), **picture}
 
 
 def masked_photo(path: Path, detector: Detector, masking: Masking) -> tuple[bytes, dict[str, Any]]:
@@ -40,10 +48,12 @@ def masked_photo(path: Path, detector: Detector, masking: Masking) -> tuple[byte
     """
     photo = open_photo(path)
     faces, in_alpha = find_photo_faces(photo, detector, masking.cover)
-    content = anonymised(photo, faces, masking.style, masking.keep_metadata, in_alpha)
     height, width = photo.pixels.shape[:2]
+    faces, left_clear = masking.selection.pick(faces, width, height)
+    in_alpha, _ = masking.selection.pick(in_alpha, width, height)
+    content = anonymised(photo, faces, masking.style, masking.keep_metadata, in_alpha, masking.picture)
     record = {"width": width, "height": height, "faces": len(faces), **faces.to_dict()}
-    return content, {**record, "removed": removed(photo, masking.keep_metadata)}
+    return content, {**record, "left_clear": left_clear, "removed": removed(photo, masking.keep_metadata)}
 
 
 def lost_lines(name: str, removed_kinds: list[str]) -> list[str]:

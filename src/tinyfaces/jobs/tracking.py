@@ -39,6 +39,8 @@ class TrackedFaces:
         masks: (M, 4) float32, x1 y1 x2 y2 in pixels of what to mask: the faces' boxes, smoothed over time but never smaller,
             and those of faces about to come or just gone.
         size: Width and height of the frame, upright, in pixels, where known.
+        mask_tracks: (M, 2) int64, the track that each mask belongs to, or the two of which it may be either's. None where the
+            masks are those of the faces, in order. The first masks are always those of the faces.
     """
 
     time: float
@@ -47,6 +49,7 @@ class TrackedFaces:
     found: npt.NDArray[np.bool_]
     masks: npt.NDArray[np.float32]
     size: tuple[int, int] | None = None
+    mask_tracks: npt.NDArray[np.int64] | None = None
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,7 @@ class _Seen:
 class _Frame:
     time: float
     seen: dict[int, _Seen] = field(default_factory=dict)
-    held: list[Box] = field(default_factory=list)
+    held: list[tuple[Box, int, int]] = field(default_factory=list)  # a box, and the one or two tracks it may belong to
     unsure: list[tuple[Box, float]] = field(default_factory=list)
 
 
@@ -159,7 +162,7 @@ class Tracker:
         else:
             track.speed = np.zeros(2)
         # It may have jumped: in the gap it is where it was, where it will be, or between.
-        self._hold_before(now, box, track.last)
+        self._hold_before(now, box, track.number, track.last)
         track.last, track.box, track.score = now, box, score
         self._at(now).seen[track.number] = _Seen(box, score, True)
 
@@ -167,6 +170,7 @@ class Tracker:
         """Give the faces at `starts` a track: that of a face lost nearby a moment ago, or a new one."""
         ends = self._ends(now)
         linked = _nearest(boxes[starts], ends, now, loose=False)
+        begun: dict[int, int] = {}
         for place, row in enumerate(starts):
             box, score = boxes[row], float(scores[row])
             track = linked.get(place)
@@ -176,9 +180,10 @@ class Tracker:
                 track = _Track(self._tracks_so_far, now, box, score, np.zeros(2))
                 self._tracks_so_far += 1
                 self._tracks[track.number] = track
+                begun[row] = track.number
                 self._at(now).seen[track.number] = _Seen(box, score, True)
                 first, place_then = self._begun_before(track.number, now, box, score)
-                self._hold_before(first, place_then)
+                self._hold_before(first, place_then, track.number)
             if identities[row] >= 0:
                 self._numbers[identities[row]] = track.number
         # A new face may be one just lost, too far away to be sure; to be safe, what lies between is masked.
@@ -186,7 +191,7 @@ class Tracker:
         ends = [track for track in ends if track.last < now]
         for place, end in _nearest(boxes[alone], ends, now, loose=True).items():
             for number, between in self._between(end.last, end.box, now, boxes[alone[place]]):
-                self._at(number).held.append(between)
+                self._at(number).held.append((between, end.number, begun[alone[place]]))
 
     def _ends(self, now: int) -> list[_Track]:
         """The tracks that have no face in this frame, but had one a moment ago."""
@@ -221,9 +226,9 @@ class Tracker:
             share = (number - first) / (last - first)
             yield number, box + (other - box) * share
 
-    def _hold_before(self, now: int, box: Box, last: int = -1) -> None:
+    def _hold_before(self, now: int, box: Box, track: int, last: int = -1) -> None:
         for number in range(max(self._given, now - HELD, last + 1), now):
-            self._at(number).held.append(box)
+            self._at(number).held.append((box, track, track))
 
     def _hold_and_forget(self, now: int) -> None:
         frame = self._at(now)
@@ -231,7 +236,7 @@ class Tracker:
             missed = now - track.last
             if 0 < missed <= HELD:
                 moved = track.box + np.tile(track.speed * missed, 2)
-                frame.held.append(_union(track.box, moved))
+                frame.held.append((_union(track.box, moved), track.number, track.number))
             elif missed > _FORGOTTEN_AFTER:
                 del self._tracks[track.number]
         if len(self._numbers) > 2 * len(self._tracks) + 100:
@@ -241,7 +246,7 @@ class Tracker:
         number = self._given
         frame = self._at(number)
         self._given += 1
-        masks = [self._smoothed(number, track) for track in frame.seen] + frame.held
+        masks = [(self._smoothed(number, track), track, track) for track in frame.seen] + frame.held
         while self._first < self._given - _SMOOTHING:
             self._frames.popleft()
             self._first += 1
@@ -251,7 +256,8 @@ class Tracker:
             Faces(np.array([face.box for face in seen]), np.array([face.score for face in seen])),
             np.array(list(frame.seen), np.int64),
             np.array([face.found for face in seen], np.bool_),
-            np.array(masks, np.float32).reshape(-1, 4),
+            np.array([box for box, _, _ in masks], np.float32).reshape(-1, 4),
+            mask_tracks=np.array([either for _, *either in masks], np.int64).reshape(-1, 2),
         )
 
     def _smoothed(self, number: int, track: int) -> Box:
