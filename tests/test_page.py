@@ -203,6 +203,20 @@ def test_the_anonymised_view_needs_scores_that_depend_on_the_height(open_page):
     assert page.inner_text("#threshold-value") == "0.15" and faces_shown(page) == 2
 
 
+def test_the_strength_is_chosen_on_the_page(open_page):
+    page = open_page()
+    choose(page, encoded(paint(96, 160, large=[(32, 32)])))
+    asked = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.check("input[value=anonymised]")
+    page.wait_for_selector("#status:has-text('1 face masked')")
+    page.locator("#strength").fill("5")
+    assert page.inner_text("#strength-value") == "5"
+    with page.expect_response("**/v1/picture?*strength=5*") as answer:
+        pass
+    assert answer.value.ok and "strength=1" in asked[0]
+
+
 def test_the_anonymised_view_covers_the_faces_shown(open_page):
     page = open_page()
     noise = np.random.default_rng(0).integers(0, 40, (96, 160, 3)).astype(np.uint8)

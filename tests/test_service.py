@@ -77,7 +77,7 @@ def test_a_form_and_plain_bytes_give_the_same_faces(client, toy):
     told = answer.json()
     assert told == {
         "file": "a.png", "width": 96, "height": 64, "model": "toy", "threshold": toy.threshold,
-        **toy.detect(paint(64, 96, SMALL, LARGE)).to_dict(),
+        **toy.detect(paint(64, 96, SMALL, LARGE)).to_dict(), "left_clear": {},
     }  # fmt: skip
     for kind in ("image/png", "application/octet-stream", "image/jpeg; charset=binary"):
         plain = client.post("/v1/detect", content=PHOTO, headers={"Content-Type": kind})

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from tinyfaces.cli.options import MODEL, fail
+from tinyfaces.cli.options import FACES, fail
 from tinyfaces.jobs.counting import RegionError, read_regions
 from tinyfaces.jobs.selection import Corners, Selection, read_corners
 
@@ -21,23 +21,23 @@ class FaceOptions:
     """Which faces, by height and place."""
 
     min_height: Annotated[
-        float, typer.Option(min=0, rich_help_panel=MODEL, help="Leave out faces below this height, in pixels.")
+        float, typer.Option(min=0, rich_help_panel=FACES, help="Leave out faces below this height, in pixels.")
     ] = 0.0
     max_height: Annotated[
-        float | None, typer.Option(min=0, rich_help_panel=MODEL, help="Leave out faces above this height, in pixels.")
+        float | None, typer.Option(min=0, rich_help_panel=FACES, help="Leave out faces above this height, in pixels.")
     ] = None
     only_region: Annotated[
         list[str] | None,
         typer.Option(
             metavar=_POLYGON,
-            rich_help_panel=MODEL,
+            rich_help_panel=FACES,
             help="Take only faces whose centre is in this polygon, in pixels or relative to the image (0-1), or in one of a JSON "
             "file as `count --regions` reads it; may be given several times.",
         ),
     ] = None
     except_region: Annotated[
         list[str] | None,
-        typer.Option(metavar=_POLYGON, rich_help_panel=MODEL, help="Leave out faces whose centre is in such a polygon."),
+        typer.Option(metavar=_POLYGON, rich_help_panel=FACES, help="Leave out faces whose centre is in such a polygon."),
     ] = None
 
     def selection(self, **of_videos: Any) -> Selection:
@@ -66,25 +66,25 @@ class TrackOptions:
         str | None,
         typer.Option(
             metavar="NUMBERS",
-            rich_help_panel=MODEL,
+            rich_help_panel=FACES,
             help="Leave out these tracks of a video, such as 3,7; --report lists them.",
         ),
     ] = None
     only_track: Annotated[
-        str | None, typer.Option(metavar="NUMBERS", rich_help_panel=MODEL, help="Take only these tracks of a video.")
+        str | None, typer.Option(metavar="NUMBERS", rich_help_panel=FACES, help="Take only these tracks of a video.")
     ] = None
     from_: Annotated[
         list[str] | None,
         typer.Option(
             "--from",
             metavar="TIME",
-            rich_help_panel=MODEL,
+            rich_help_panel=FACES,
             help="Take faces of videos from this time on, in seconds or as 1:02:03.5. --from and --to may be repeated.",
         ),
     ] = None
     to: Annotated[
         list[str] | None,
-        typer.Option(metavar="TIME", rich_help_panel=MODEL, help="Take faces of videos up to this time."),
+        typer.Option(metavar="TIME", rich_help_panel=FACES, help="Take faces of videos up to this time."),
     ] = None
 
     def chosen(self) -> dict[str, Any]:

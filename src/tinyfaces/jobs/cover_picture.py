@@ -60,8 +60,13 @@ class CoverPicture:
 def read_cover_picture(path: Path) -> CoverPicture:
     """Read a picture to cover faces with. Raises ImageError."""
     with open_image(path) as image:
-        try:
-            values = np.asarray(upright(image).convert("RGBA").resize((_SIDE, _SIDE), Image.Resampling.LANCZOS))
-        except (OSError, ValueError, SyntaxError) as error:
-            raise ImageError(f"{path}: cannot be read ({' '.join(str(error).split())})") from None
+        return cover_picture(image, str(path))
+
+
+def cover_picture(image: Image.Image, name: str) -> CoverPicture:
+    """A picture to cover faces with. `name` stands in messages. Raises ImageError."""
+    try:
+        values = np.asarray(upright(image).convert("RGBA").resize((_SIDE, _SIDE), Image.Resampling.LANCZOS))
+    except Exception as error:  # Pillow's plugins raise nearly anything for a damaged file
+        raise ImageError(f"{name}: cannot be read ({' '.join(str(error).split()) or type(error).__name__})") from None
     return CoverPicture(np.ascontiguousarray(values[..., :3]), np.asarray(values[..., 3] / 255, np.float32))

@@ -6,7 +6,8 @@ from pydantic import BaseModel
 
 
 class Detection(BaseModel):
-    """The faces of a picture, highest score first; boxes are x1 y1 x2 y2 in pixels of the upright picture."""
+    """The faces of a picture, highest score first; boxes are x1 y1 x2 y2 in pixels of the upright picture. left_clear: how many
+    were left out for each reason."""
 
     file: str
     width: int
@@ -15,6 +16,7 @@ class Detection(BaseModel):
     threshold: float
     boxes: list[tuple[float, float, float, float]]
     scores: list[float]
+    left_clear: dict[str, int]
 
 
 class Model(BaseModel):
@@ -65,12 +67,16 @@ PICTURE: dict[str, Any] = {"image/jpeg": {}, "image/png": {}}
 """Kinds of pictures in answers."""
 
 
-def body(*fields: str) -> dict[str, Any]:
-    """The description of a request with a picture and further form fields, each a list of boxes."""
+def body(*fields: str, cover: bool = False) -> dict[str, Any]:
+    """The description of a request with a picture and further form fields, each a list of boxes. cover: Whether a second picture
+    may be sent to cover faces with."""
     properties: dict[str, Any] = {"file": {"type": "string", "format": "binary", "description": "The picture."}}
     for name in fields:
         properties[name] = {"type": "string", "description": "JSON: [[x1, y1, x2, y2], ...] in pixels."}
-    content = {"multipart/form-data": {"schema": {"type": "object", "required": [*properties], "properties": properties}}}
+    required = [*properties]
+    if cover:
+        properties["cover"] = {"type": "string", "format": "binary", "description": "A picture to put over each mask."}
+    content = {"multipart/form-data": {"schema": {"type": "object", "required": required, "properties": properties}}}
     if not fields:
         content["image/*"] = {"schema": {"type": "string", "format": "binary"}}
     return {"requestBody": {"required": True, "content": content}}

@@ -180,13 +180,14 @@ function changeView() {
 async function anonymise() {
   const opened = current;
   const boxes = shownBoxes();
-  const method = at("method").value;
-  const asked = method + JSON.stringify(boxes);
+  const query = { output: "anonymised", method: at("method").value, strength: at("strength").value };
+  const wanted = () => JSON.stringify([at("method").value, at("strength").value, shownBoxes()]);
+  const asked = wanted();
   try {
     if (opened.anonymised?.key !== asked) {
       say("Anonymising …");
-      const blob = await picture(opened.file, boxes, { output: "anonymised", method }, { signal: opened.asking.signal });
-      if (current !== opened || at("method").value + JSON.stringify(shownBoxes()) !== asked) return;
+      const blob = await picture(opened.file, boxes, query, { signal: opened.asking.signal });
+      if (current !== opened || wanted() !== asked) return;
       if (opened.anonymised) URL.revokeObjectURL(opened.anonymised.url);
       opened.anonymised = { key: asked, blob, url: URL.createObjectURL(blob) };
       say(`${boxes.length === 1 ? "1 face" : `${boxes.length} faces`} masked. Lower the score if one is missed.`);
@@ -377,6 +378,10 @@ at("threshold").oninput = () => {
 };
 for (const choice of document.querySelectorAll("input[name=shown]")) choice.onchange = changeView;
 at("method").onchange = () => later(anonymise, 0);
+at("strength").oninput = () => {
+  at("strength-value").textContent = at("strength").value;
+  later(anonymise);
+};
 at("model").onchange = () => current && open(current.file, current.name, !at("credit").hidden);
 at("previous").onclick = () => step(-1);
 at("next").onclick = () => step(1);
