@@ -36,7 +36,7 @@ class Selection:
 
     Example:
         ```python
-        selection = Selection(min_height=12, except_regions=[[(0, 0), (0.5, 0), (0.5, 1), (0, 1)]])
+        selection = Selection(min_height=8, except_regions=[[(0, 0), (0.5, 0), (0.5, 1), (0, 1)]])
         covered, left_clear = selection.pick(faces, 1920, 1080)
         ```
     """
