@@ -156,7 +156,17 @@ function view() {
 
 // A missed face is worse than a covered hand: what covers faces needs a lower score than the models' own, until the slider is used.
 function lowerScore() {
-  byHeight = Number(at("threshold").value) > Math.min(...current.found.coverThreshold.map(([, score]) => score));
+  const slider = at("threshold");
+  const lowest = Math.min(...current.found.coverThreshold.map(([, score]) => score));
+  byHeight = Number(slider.value) > lowest;
+  if (!byHeight) return;
+  current.score = slider.value;
+  slider.value = lowest; // so that the first step from here uncovers next to nothing
+}
+
+function raiseScore() {
+  if (byHeight) at("threshold").value = current.score;
+  byHeight = false;
 }
 
 function later(task, pause = PAUSE) {
@@ -170,7 +180,7 @@ function changeView() {
   const anonymised = view() === "anonymised";
   at("method-choice").hidden = !anonymised;
   if (anonymised) lowerScore();
-  else byHeight = false;
+  else raiseScore();
   filter();
   if (anonymised) later(anonymise, 0);
   else if (at("photo").src !== current.url) at("photo").src = current.url;
@@ -190,7 +200,7 @@ async function anonymise() {
       if (current !== opened || wanted() !== asked) return;
       if (opened.anonymised) URL.revokeObjectURL(opened.anonymised.url);
       opened.anonymised = { key: asked, blob, url: URL.createObjectURL(blob) };
-      say(`${boxes.length === 1 ? "1 face" : `${boxes.length} faces`} masked. Lower the score if one is missed.`);
+      say(`${boxes.length === 1 ? "1 face" : `${boxes.length} faces`} masked.${byHeight ? " If one is missed, move the score." : " If one is missed, lower the score."}`);
     }
     if (view() === "anonymised") at("photo").src = opened.anonymised.url;
   } catch (error) {
