@@ -149,6 +149,12 @@ def test_boxes_that_cannot_be_read_end_the_command(known, photos, tmp_path):
     assert not (tmp_path / "anonymised").exists()
 
 
+@pytest.mark.parametrize("option", [("--threshold", "0.5"), ("--min-height", "9"), ("--only-region", "0,0 9,0 9,9")])
+def test_options_that_choose_among_faces_found_are_refused(option, known, photos, tmp_path):
+    (tmp_path / "b.json").write_text('{"images": []}')
+    assert "do not go with it" in known("photos", "--boxes", "b.json", *option, code=2)
+
+
 def test_files_of_boxes_are_not_written_over(known, photos, tmp_path):
     (tmp_path / "b.json").write_text('{"images": []}')
     assert "b.json: is one of the input files" in known("photos", "--boxes", "b.json", "--report", "b.json", code=2)

@@ -15,7 +15,7 @@ from tinyfaces.jobs import formats
 from tinyfaces.jobs.formats import ImageResult
 from tinyfaces.jobs.inputs import InputFile, find_inputs
 from tinyfaces.jobs.known_faces import KnownFaces, KnownFacesError, KnownVideo, assign
-from tinyfaces.jobs.masked_photos import masked_photo
+from tinyfaces.jobs.masked_photos import Masking, masked_photo
 from tinyfaces.jobs.masking import MaskStyle
 from tinyfaces.jobs.photos import anonymised, open_photo
 from tinyfaces.jobs.result_files import read_box_files
@@ -67,7 +67,9 @@ def entry_of(path: Path, photo: Path):
 def test_boxes_written_and_read_again_mask_the_same_pixels(format, style, photo, tmp_path):
     result = result_of(photo)
     expected = anonymised(open_photo(photo), result.faces, style)
-    content, record = masked_photo(photo, None, style, False, [entry_of(written(result, format, tmp_path / "out"), photo)])
+    content, record = masked_photo(
+        photo, None, Masking(style=style), [entry_of(written(result, format, tmp_path / "out"), photo)]
+    )
     assert content == expected
     assert record["boxes"] == result.faces.to_dict()["boxes"]
     np.testing.assert_allclose(record["scores"], 1 if format == "cvat" else result.faces.scores, atol=1e-6)

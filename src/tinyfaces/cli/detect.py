@@ -1,6 +1,7 @@
 """`tinyfaces detect`."""
 
 import sys
+from dataclasses import replace
 from enum import StrEnum
 from typing import Annotated, TypeAlias
 
@@ -18,8 +19,9 @@ from tinyfaces.cli.options import (
     command,
     fail,
 )
-from tinyfaces.cli.remote import RayAddress, detect_on_cluster
+from tinyfaces.cli.remote import RayAddress, run_on_cluster
 from tinyfaces.cli.tables import print_detections
+from tinyfaces.cli.which_faces import FaceOptions
 from tinyfaces.files import write_parts
 from tinyfaces.jobs import formats
 from tinyfaces.jobs.finding import find_faces
@@ -27,6 +29,7 @@ from tinyfaces.jobs.formats import ImageResult
 from tinyfaces.jobs.inputs import InputFile, find_inputs
 from tinyfaces.jobs.journal import Outcome
 from tinyfaces.jobs.outputs import Output, OutputError
+from tinyfaces.jobs.selection import ALL, Selection
 
 _CLASSES = "face\n"
 
@@ -60,6 +63,7 @@ def detect(
     inputs: InputOptions,
     detector: DetectorOptions,
     progress: ProgressOptions,
+    faces: FaceOptions,
     threshold: Threshold = None,
     out: Annotated[
         str | None,
@@ -87,10 +91,13 @@ def detect(
 
     Exit code: 0 if all files were read, 1 if some could not be, 2 if nothing could be done.
     """
+    selection = faces.selection()
     if ray is not None:
         if format is not None or save_images or no_scores or copies:
             fail("--ray writes Parquet files; --format, --save-images, --no-scores and --copies do not go with it")
-        detect_on_cluster(ray, inputs, out, detector, threshold, progress)
+        if selection != ALL:
+            fail("--ray writes all faces; --min-height, --max-height, --only-region and --except-region do not go with it")
+        run_on_cluster(ray, inputs, out, detector, threshold, progress)
         return
     try:
         output = Output.of(out, format and format.value, scores=not no_scores, pictures=save_images, copies=copies)
@@ -104,12 +111,16 @@ def detect(
     if not output.takes_videos:
         run.drop_videos("its faces are written as json, jsonl or csv to --out, or as jsonl to the standard output")
     check_class_list(output)
-    run.plan(output.folder, output.names, [output.document, output.class_list, output.beside("_problems.csv")])
+    also = [output.document, output.class_list, output.beside("_problems.csv")]
+    run.plan(output.folder, output.names, also, faces.files())
     settings = {"command": "detect", "format": output.format, "scores": output.scores, "pictures": output.pictures}
+    settings |= selection.settings()
     if copies:
         settings["copies"] = True
     run.open(detector, threshold, output.beside(".journal"), resume=progress.resume, settings=settings)
-    for file, outcome in run.process(lambda file: _on_image(file, output, run), lambda file: _on_video(file, output, run)):
+    for file, outcome in run.process(
+        lambda file: _on_image(file, output, run, selection), lambda file: _on_video(file, output, run, selection)
+    ):
         if output.to_stdout and output.format == "jsonl" and outcome.record is not None and not file.is_video:
             sys.stdout.write(formats.as_json_line(ImageResult.from_record(file, outcome.record)))
             sys.stdout.flush()
@@ -124,14 +135,15 @@ def detect(
     run.finish(progress.resume, output.beside("_problems.csv"))
 
 
-def _on_image(file: InputFile, output: Output, run: runs.Run) -> Outcome:
+def _on_image(file: InputFile, output: Output, run: runs.Run, selection: Selection) -> Outcome:
     result, image = find_faces(file, run.detector)
+    result = replace(result, faces=selection.pick(result.faces, result.width, result.height)[0])
     return Outcome(result.to_record(), written=output.write(result, image))
 
 
-def _on_video(file: InputFile, output: Output, run: runs.Run) -> Outcome:
+def _on_video(file: InputFile, output: Output, run: runs.Run, selection: Selection) -> Outcome:
     """Find and follow faces, and write them frame by frame."""
-    with run.clip(file) as clip:
+    with run.clip(file, selection=selection) as clip:
         frames = clip.results()
         written = []
         if output.format is None:

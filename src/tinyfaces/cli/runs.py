@@ -15,11 +15,13 @@ from tinyfaces.detection.detector import Detector
 from tinyfaces.detection.runtime import usable_cpus
 from tinyfaces.files import GivenFiles, clear_partials, write_parts
 from tinyfaces.jobs import bulk
-from tinyfaces.jobs.bulk import Stopwatch, reason
+from tinyfaces.jobs.bulk import Stopwatch, counted, reason
+from tinyfaces.jobs.cover_threshold import CoverThreshold
 from tinyfaces.jobs.formats import csv_lines
 from tinyfaces.jobs.inputs import InputFile, Inputs, left_out_line
 from tinyfaces.jobs.journal import Journal, JournalError, Outcome
 from tinyfaces.jobs.own_results import mark_folder
+from tinyfaces.jobs.selection import ALL, Selection
 
 if TYPE_CHECKING:  # an extra
     from tinyfaces.jobs.clips import Advance, Clip
@@ -211,7 +213,7 @@ class Run:
                     self.problem(outcome.problem, file.path)
                 yield file, outcome
         if watch.count:
-            self._speeds.append(watch.line("frames" if workers == 0 else "images"))
+            self._speeds.append(watch.line("frame" if workers == 0 else "image"))
 
     @contextmanager
     def _ended_by_disks(self) -> Iterator[None]:
@@ -223,12 +225,18 @@ class Run:
             fail(bulk.as_text(error))
 
     @contextmanager
-    def clip(self, file: InputFile) -> Iterator["Clip"]:
-        """The faces of a video, with a progress bar. Raises ValueError where the extra is missing."""
+    def clip(self, file: InputFile, cover: CoverThreshold | None = None, selection: Selection = ALL) -> Iterator["Clip"]:
+        """The faces of a video, with a progress bar. Raises ValueError where the extra is missing.
+
+        Args:
+            file: The video.
+            cover: The score from which a detection counts; None for the detector's threshold.
+            selection: Which faces are of interest.
+        """
         with self.video(file) as (video, advance):
             from tinyfaces.jobs.clips import Clip
 
-            yield Clip(video, self.detector, self.workers, advance)
+            yield Clip(video, self.detector, self.workers, advance, cover, selection)
 
     @contextmanager
     def video(self, file: InputFile) -> Iterator[tuple["VideoReader", "Advance"]]:
@@ -290,11 +298,6 @@ def print_written(written: Sequence[Path], console: Console) -> None:
         console.print(f"wrote {shown(file)}", soft_wrap=True, markup=False)
     if len(written) > _MAX_LINES:
         console.print(f"and {counted(len(written) - _MAX_LINES, 'more file')}")
-
-
-def counted(number: int, what: str) -> str:
-    """Such as "1 face" and "2 faces"."""
-    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def shown(path: Path) -> str:

@@ -22,7 +22,7 @@ from tinyfaces.cli.options import (
     train_app,
 )
 from tinyfaces.cli.progress import bar
-from tinyfaces.cli.runs import counted
+from tinyfaces.jobs.bulk import counted
 from tinyfaces.jobs.inputs import find_inputs
 
 _CALIBRATION_PHOTOS = 30

@@ -32,6 +32,15 @@ class KnownClip:
         self._found = found
         self.frames = self.faces = self.max_faces = 0
 
+    @property
+    def left_clear(self) -> dict[str, int]:
+        """`Clip.left_clear` of the faces that were found."""
+        return self._found.left_clear if self._found else {}
+
+    def track_list(self) -> list[dict[str, Any]]:
+        """`Clip.track_list` of the faces that were found."""
+        return self._found.track_list() if self._found else []
+
     def follow(self, on_packet: Callable[[Packet], None] = lambda packet: None) -> Iterator[tuple[av.VideoFrame, TrackedFaces]]:
         """Each frame with what to mask, in pixels of the first frame.
 
