@@ -347,6 +347,26 @@ def test_the_whole_path_goes_first(tmp_path, monkeypatch):
     assert _assigned(tmp_path, said, ["b.jpg", "more/b.jpg"], given=["photos"]) == ({"b.jpg": 0, "more/b.jpg": 1}, {}, 1)
 
 
+def test_boxes_of_photos_that_are_still_there_are_not_used_for_others(tmp_path):
+    """Another camera's photos have the same names."""
+    theirs = tmp_path / "camera1/b.jpg"
+    theirs.parent.mkdir()
+    theirs.write_bytes(b"another photo")
+    numbers, problems, _ = _assigned(tmp_path, [str(theirs)], ["b.jpg"])
+    assert numbers == {} and "is another file, which is still there" in problems["b.jpg"]
+    theirs.write_bytes(b"")  # as large as the photo, which is a copy of it then
+    assert _assigned(tmp_path, [str(theirs)], ["b.jpg"])[0] == {"b.jpg": 0}
+
+
+def test_many_entries_are_matched_quickly():
+    """As many comparisons as entries, not as pairs: with those, this takes a minute."""
+    names = [f"{number}/0001.jpg" for number in range(5_000)]
+    entries = [KnownFaces(Path("faces.json"), f"old/{name}") for name in names]
+    files = [InputFile(Path("photos", name), Path(name)) for name in names]
+    found = assign(entries, files)
+    assert all(found.known[file].name == f"old/{file.name.as_posix()}" for file in files)
+
+
 def test_no_choice_is_made_where_a_wrong_one_is_possible(tmp_path):
     numbers, problems, unused = _assigned(tmp_path, ["1/b.jpg", "2/b.jpg"], ["b.jpg"])
     assert numbers == {} and unused == 2

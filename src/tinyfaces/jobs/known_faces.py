@@ -3,7 +3,7 @@
 import os
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import TypeAlias
@@ -17,8 +17,6 @@ from tinyfaces.jobs.inputs import InputFile
 from tinyfaces.jobs.tracking import TrackedFaces
 
 _Parts: TypeAlias = tuple[str, ...]
-
-_SAME_PATH, _SAME_NAME, _SAME_END = 3, 2, 1  # how sure it is that an entry is about a file
 
 
 class KnownFacesError(ValueError):
@@ -152,35 +150,21 @@ def assign(entries: Sequence[Known], files: Sequence[InputFile]) -> Assignment:
 
     Where that leaves a choice, none is made: a wrong one would leave faces uncovered.
     """
-    roots = _roots(entries)
-    by_name = defaultdict(list)
-    for number, entry in enumerate(entries):
-        by_name[(_parts(entry.name)[-1:], entry.label_suffix)].append(number)
-    kinds = {(suffix, isinstance(entry, KnownVideo)) for entry in entries for suffix in [entry.label_suffix]}
-    fits: dict[InputFile, dict[int, tuple[int, int]]] = {}
-    for file in files:
-        fits[file] = {}
-        for suffix, video in kinds:
-            if video == file.is_video:
-                path, name = _parts_of(file, suffix)
-                for number in by_name[(path[-1:], suffix)]:
-                    if isinstance(entries[number], KnownVideo) == video:
-                        fit = _fit(entries[number], roots[number], path, name)
-                        if fit is not None:
-                            fits[file][number] = fit
+    index = _Index(entries)
     known: dict[InputFile, Known] = {}
     problems: dict[InputFile, str] = {}
     taken: set[int] = set()
-    for rank in (_SAME_PATH, _SAME_NAME, _SAME_END):
+    for fitting in (index.of_same_path, index.of_same_name, index.of_same_end):
         chosen: dict[InputFile, int] = {}
         for file in files:
             if file in known or file in problems:
                 continue
-            free = {number: length for number, (how, length) in fits[file].items() if how == rank and number not in taken}
-            best = [number for number, length in free.items() if length == max(free.values())]
+            best = [number for number in fitting(file, taken) if number not in taken]
             if len(best) > 1:
                 places = " and ".join(dict.fromkeys(_place(entries[number]) for number in best[:2]))
                 problems[file] = f"{file.path}: cannot tell which boxes are its own ({places})"
+            elif best and _is_another(entries[best[0]], file):
+                problems[file] = f"{file.path}: {_place(entries[best[0]])} is another file, which is still there"
             elif best:
                 chosen[file] = best[0]
         claims = Counter(chosen.values())
@@ -209,23 +193,66 @@ def _place(entry: Known) -> str:
     return str(entry.source) if entry.label_suffix else f"'{entry.name}' in {entry.source}"
 
 
-def _fit(entry: Known, root: int, path: _Parts, name: _Parts) -> tuple[int, int] | None:
-    """How sure it is that an entry is about a file, and how much of the path's end is the same; None if it is not.
+def _is_another(entry: Known, file: InputFile) -> bool:
+    """Whether an entry's path leads to a file that is there and is not the same, nor a copy: one of another size."""
+    if entry.label_suffix:
+        return False
+    try:
+        return Path(entry.name).stat().st_size != file.path.stat().st_size
+    except (OSError, ValueError):
+        return False
+
+
+_Key: TypeAlias = tuple[_Parts, str, bool]
+"""Parts of a path, ending of the label file, and whether it is about a video."""
+
+
+class _Index:
+    """Entries by their paths. Its methods give the numbers of those that fit a file.
 
     Args:
-        entry: The entry.
-        root: How many parts of its name all entries of its file share.
-        path: Parts of the file's whole path.
-        name: Of its name below the folder given.
+        entries: To find.
     """
-    said = _parts(entry.name)
-    if not entry.label_suffix and _absolute(entry.name) == path:
-        return _SAME_PATH, len(path)
-    if name in (said, said[root:]):
-        return _SAME_NAME, len(said)
-    if path[-len(said) :] == said or said[-len(name) :] == name:
-        return _SAME_END, _common_end(said, path)
-    return None
+
+    def __init__(self, entries: Sequence[Known]) -> None:
+        self._said = [_parts(entry.name) for entry in entries]
+        self._kinds = {(entry.label_suffix, isinstance(entry, KnownVideo)) for entry in entries}
+        self._by_path: dict[_Key, list[int]] = defaultdict(list)
+        self._by_name: dict[_Key, list[int]] = defaultdict(list)
+        self._by_last: dict[_Key, list[int]] = defaultdict(list)
+        for number, (entry, said, root) in enumerate(zip(entries, self._said, _roots(entries), strict=True)):
+            kind = (entry.label_suffix, isinstance(entry, KnownVideo))
+            if not entry.label_suffix:
+                self._by_path[_absolute(entry.name), *kind].append(number)
+            for name in {said, said[root:]}:
+                self._by_name[name, *kind].append(number)
+            self._by_last[said[-1:], *kind].append(number)
+
+    def of_same_path(self, file: InputFile, _: set[int]) -> list[int]:
+        """Those with the whole path of a file."""
+        return [number for _, path, kind in self._kinds_of(file) for number in self._by_path.get((path, *kind), ())]
+
+    def of_same_name(self, file: InputFile, _: set[int]) -> list[int]:
+        """Those with the name of a file below the folder given, perhaps below the folder that all entries share."""
+        return [number for name, _, kind in self._kinds_of(file) for number in self._by_name.get((name, *kind), ())]
+
+    def of_same_end(self, file: InputFile, taken: set[int]) -> list[int]:
+        """Those that are an end of a file's path, or end with its name; of these, those that have most in common with the path.
+        taken: those of other files."""
+        fits: dict[int, int] = {}
+        for name, path, kind in self._kinds_of(file):
+            for number in self._by_last.get((path[-1:], *kind), ()):
+                said = self._said[number]
+                if number not in taken and (path[-len(said) :] == said or said[-len(name) :] == name):
+                    fits[number] = _common_end(said, path)
+        return [number for number, length in fits.items() if length == max(fits.values())]
+
+    def _kinds_of(self, file: InputFile) -> Iterator[tuple[_Parts, _Parts, tuple[str, bool]]]:
+        """Name and path of a file as entries of each kind would have them."""
+        for label_suffix, video in self._kinds:
+            if video == file.is_video:
+                path, name = _parts_of(file, label_suffix)
+                yield name, path, (label_suffix, video)
 
 
 def _common_end(one: _Parts, other: _Parts) -> int:
