@@ -80,6 +80,7 @@ def test_a_wing_imports_only_what_is_below_it(module):
         ("service", "from tinyfaces.cli import app"),
         ("service", "from ..training import losses"),
         ("files", "from tinyfaces.detection import images"),
+        ("parsing", "from tinyfaces.detection import images"),
     ],
 )
 def test_the_rule_finds_violations(wing, line):
