@@ -21,6 +21,7 @@ from tinyfaces.data.annotations import (
     WiderRecord,
     cells,
     find_wider_images,
+    is_count,
     read_mat,
     read_wider_mat,
 )
@@ -320,7 +321,7 @@ def _prediction_texts(path: Path) -> Iterator[tuple[str, str, str]]:
 
 def _parse_prediction(label: str, text: str) -> npt.NDArray[np.float64]:
     lines = text.rstrip().split("\n")
-    if len(lines) < 2 or not lines[1].strip().isdecimal():
+    if len(lines) < 2 or not is_count(lines[1].strip()):
         raise PredictionError(f"{label}: expected the image's name, then the number of detections")
     count = int(lines[1])
     rows = [line.split() for line in lines[2:]]
