@@ -16,6 +16,7 @@ from PIL import Image
 
 from conftest import paint
 from test_images import bad_files
+from tinyfaces.jobs import journal as journal_module
 from tinyfaces.jobs.bulk import DiskFull, overlapped, process
 from tinyfaces.jobs.inputs import InputFile
 from tinyfaces.jobs.journal import Journal, JournalError, Outcome, stamp_of
@@ -133,6 +134,14 @@ def test_a_journal_that_cannot_be_written_is_said_in_a_line(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(JournalError, match=r"j: cannot be written \((not a directory|file exists)\)"):
         Journal(tmp_path / "file/j", {})
+
+
+def test_a_journal_that_was_begun_on_a_full_disk_is_one_later(tmp_path, monkeypatch):
+    monkeypatch.setattr(journal_module, "_TABLES", journal_module._TABLES.replace("CREATE TABLE IF NOT EXISTS files", "FULL"))
+    with pytest.raises(JournalError, match="j: "):
+        Journal(tmp_path / "j", {"a": 1}, resume=True)
+    monkeypatch.undo()
+    Journal(tmp_path / "j", {"a": 1}, resume=True).close(keep=True)
 
 
 def test_names_whose_bytes_are_no_utf8_are_recorded(tmp_path):

@@ -73,15 +73,16 @@ class Journal:
                 raise sqlite3.DatabaseError("another program's database")
             self._database.execute("PRAGMA journal_mode = WAL")
             self._database.execute("PRAGMA synchronous = NORMAL")
-            if not resume:
-                self._database.executescript("DROP TABLE IF EXISTS run; DROP TABLE IF EXISTS files;")
-            self._database.executescript(_TABLES)
+            # All or nothing, as the disk may be full, or the process killed, after any of it.
+            begun = "" if resume else "DROP TABLE IF EXISTS run; DROP TABLE IF EXISTS files;"
+            self._database.executescript(f"BEGIN IMMEDIATE; {begun} {_TABLES} COMMIT;")
             known = self._database.execute("SELECT settings FROM run").fetchone()
             if known is None:
                 self._database.execute("INSERT INTO run VALUES (?)", (wanted,))
         except OSError as error:
             raise JournalError(f"{path}: cannot be written ({(error.strerror or str(error)).lower()})") from None
         except sqlite3.OperationalError as error:
+            self._database.close()
             busy = "locked" in str(error)
             raise JournalError(f"{path}: {'another run is using this journal' if busy else error}") from None
         except sqlite3.DatabaseError as error:
