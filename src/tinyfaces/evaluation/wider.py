@@ -7,7 +7,6 @@ depend on the order of the detections, and one matching serves all subsets.
 
 import math
 import zipfile
-import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -312,10 +311,12 @@ def _prediction_texts(path: Path) -> Iterator[tuple[str, str, str]]:
                     label = f"{path}, {entry}"
                     try:
                         text = archive.read(entry).decode("utf-8")
-                    except (RuntimeError, NotImplementedError, UnicodeDecodeError, zlib.error) as error:
-                        raise PredictionError(f"{label}: cannot be read ({error})") from error
+                    except Exception as error:  # zipfile lets nearly any exception out of a damaged file
+                        raise PredictionError(f"{label}: cannot be read ({str(error) or type(error).__name__})") from error
                     yield f"{inner.parent.name}/{inner.stem}", label, text
-    except (OSError, zipfile.BadZipFile) as error:
+    except PredictionError:
+        raise
+    except Exception as error:
         raise PredictionError(f"{path}: cannot be read as a zip file ({error})") from error
 
 
