@@ -257,7 +257,8 @@ class Run:
 
     def records(self, files: Sequence[InputFile] | None = None) -> Iterator[tuple[InputFile, dict[str, Any]]]:
         """What came of the files, those done in an earlier run too, in order."""
-        return self.journal.read(self.files if files is None else files)
+        with self._ended_by_disks():
+            yield from self.journal.read(self.files if files is None else files)
 
     def write(self, path: Path, parts: Iterable[str]) -> None:
         """Write a text; ends the command where that is impossible."""

@@ -1,6 +1,9 @@
 """Readers of face annotations: COCO detection files and the official WIDER FACE ground truth. Free of torch."""
 
 import math
+import pickle
+import subprocess
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,6 +20,14 @@ from tinyfaces.parsing.texts import json_of
 from tinyfaces.parsing.texts import reason as _reason
 
 _INVALID_COLUMN = 7
+_COUNT_DIGITS = 9
+_MAX_SIDE = 2**31 - 1
+_MAT_READER = """
+import pickle, sys
+from scipy.io import loadmat
+found = loadmat(sys.argv[1], variable_names=sys.argv[2:])
+pickle.dump({name: found[name] for name in sys.argv[2:] if name in found}, sys.stdout.buffer)
+"""
 
 
 @dataclass(frozen=True)
@@ -108,7 +119,7 @@ def read_coco(annotations: str | Path, images: str | Path) -> list[AnnotatedImag
 def _hard_negatives(entry: dict[str, Any], source: Path) -> npt.NDArray[np.float64]:
     try:
         return np.array([box[:4] for box in entry.get("hard_negatives", ())], np.float64).reshape(-1, 4)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise AnnotationError(f"{source}: image {entry['id']} has hard_negatives that are not x y w h") from None
 
 
@@ -175,7 +186,7 @@ def read_wider_txt(path: Path) -> list[WiderRecord]:
         event, slash, file_name = name.rpartition("/")
         if not slash:
             raise AnnotationError(f"{path}, line {number}: expected <event>/<image>, found '{name[:60]}'")
-        if at + 1 == len(lines) or not lines[at + 1][1].isdecimal():
+        if at + 1 == len(lines) or not is_count(lines[at + 1][1]):
             raise AnnotationError(f"{path}, line {number}: no number of faces after '{name[:60]}'")
         count = int(lines[at + 1][1])
         at += 2
@@ -211,14 +222,17 @@ def read_wider_mat(path: Path) -> list[WiderRecord]:
 def read_mat(path: Path, names: Iterable[str]) -> dict[str, npt.NDArray[Any]]:
     """Read the named variables of a MATLAB file, in that order. Raises AnnotationError."""
     try:
-        from scipy.io import loadmat
+        import scipy.io  # noqa: F401
     except ImportError as error:
         raise AnnotationError(f"{path}: reading .mat files needs scipy: pip install 'tinyfaces[evaluate]'") from error
     wanted = tuple(names)
-    try:
-        content = loadmat(path, variable_names=wanted)
-    except Exception as error:  # scipy lets nearly any exception out of a damaged file
-        raise AnnotationError(f"{path}: cannot be read as a MATLAB file ({_reason(error)})") from error
+    # In a process of its own, as a damaged file can end the one that scipy reads it in.
+    reader = subprocess.run([sys.executable, "-c", _MAT_READER, str(path), *wanted], capture_output=True)
+    if reader.returncode:
+        said = reader.stderr.decode(errors="replace").split("\n") if reader.returncode > 0 else []
+        reason = next((line.strip() for line in reversed(said) if line.strip()), "it is damaged")
+        raise AnnotationError(f"{path}: cannot be read as a MATLAB file ({reason})")
+    content: dict[str, npt.NDArray[Any]] = pickle.loads(reader.stdout)
     for name in wanted:
         if name not in content:
             raise AnnotationError(f"{path}: has no variable '{name}'")
@@ -244,6 +258,11 @@ def _text(array: Any) -> str:
     while isinstance(array, np.ndarray):
         array = array.reshape(-1)[0]
     return str(array)
+
+
+def is_count(text: str) -> bool:
+    """Whether a text is a number of things, small enough for Python to read it."""
+    return text.isdecimal() and len(text) <= _COUNT_DIGITS
 
 
 def _wider_row(path: Path, number: int, line: str) -> list[float]:
@@ -303,7 +322,7 @@ def _sides(entry: dict[str, Any], image: Path, path: Path) -> tuple[int, int]:
         value = entry.get(side)
         if value is None:
             return image_size(image, path)
-        if not isinstance(value, int | float) or value <= 0 or value != math.floor(value):
+        if not isinstance(value, int | float) or not 0 < value <= _MAX_SIDE or value != math.floor(value):
             raise AnnotationError(f"{path}: image {entry['id']} has the {side} {value!r}")
         sides.append(int(value))
     return sides[0], sides[1]

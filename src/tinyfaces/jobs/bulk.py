@@ -143,7 +143,8 @@ def as_text(path: object) -> str:
 def reason(error: OSError, path: Path) -> str:
     """One line about what could not be read or written; `path` is named where the error names no file."""
     if error.filename is None:
-        return str(error) if error.strerror is None else f"{path}: {error.strerror}"
+        what = error.strerror or " ".join(str(error).split()) or type(error).__name__
+        return what if str(path) in what else f"{path}: {what}"
     return f"{error.filename}: cannot be written ({(error.strerror or 'unknown error').lower()})"
 
 

@@ -30,7 +30,7 @@ def read_regions(path: Path) -> dict[str, Polygon]:
     """Read polygons by name from JSON: `{"stand A": [[x, y], [x, y], [x, y]], ...}`. Raises RegionError."""
     try:
         content = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise RegionError(f"{path}: cannot be read ({' '.join(str(error).split())})") from None
     if not isinstance(content, dict) or not content:
         raise RegionError(f'{path}: must be a JSON object of polygons, such as {{"stand A": [[0, 0], [100, 0], [100, 80]]}}')
@@ -41,7 +41,7 @@ def polygon(corners: object, name: str) -> Polygon:
     """A polygon from a list of [x, y]. `name` stands in messages. Raises RegionError."""
     try:
         points = np.asarray(corners, np.float64)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         points = np.zeros(0)
     if points.ndim != 2 or points.shape[1] != 2 or len(points) < 3 or not np.isfinite(points).all():
         raise RegionError(f"{name} must be a list of at least 3 corners [x, y]")

@@ -16,6 +16,7 @@ from tinyfaces.jobs.inputs import VIDEO_SUFFIXES, InputFile
 from tinyfaces.jobs.jpeg_copies import jpeg_with_regions
 from tinyfaces.jobs.own_results import STATE_ENDING, STATE_NAMES, as_marked_picture
 
+_LONGEST_JPEG = 65_500  # pixels, of what the encoder takes
 _FORMAT_OF_SUFFIX = {".json": "json", ".jsonl": "jsonl", ".csv": "csv", ".xml": "cvat"}
 _SUFFIX_OF_FORMAT = {
     "json": ".json", "jsonl": ".jsonl", "csv": ".csv", "coco": ".json",
@@ -207,5 +208,7 @@ def _picture_name(file: formats.Named) -> Path:
 
 def _drawn(result: ImageResult, pixels: Pixels) -> bytes:
     """A picture of the image, or of a reduced copy, with frames around its faces."""
+    step = -(-max(pixels.shape[:2]) // _LONGEST_JPEG)
+    pixels = pixels[::step, ::step]
     faces = Faces(result.faces.boxes * (pixels.shape[1] / result.width), result.faces.scores)
     return as_marked_picture(faces.draw(pixels), "PNG" if result.path.suffix.lower() == ".png" else "JPEG")

@@ -32,6 +32,8 @@ _OUTLINE = 0.01  # of all values that lie between the extremes: the edges of wha
 _FLAT = 16  # range of transparency in which nothing can be seen
 _HIGH_QUALITY = 95  # of JPEG, where the source's own tables cannot be used again
 _LOSSLESS_TIFF = "tiff_adobe_deflate"
+_FAX = ("group3", "group4", "tiff_ccitt")
+_OTHER_TIFF = ("tiff_lzw", "packbits", "tiff_adobe_deflate", "tiff_deflate", "lzma", "zstd")
 
 
 @dataclass(frozen=True)
@@ -210,7 +212,8 @@ def _encoded(image: Image.Image, photo: Photo, options: dict[str, Any]) -> bytes
     if photo.kind == "JPEG" and options.get("qtables"):
         ways.append({**options, "qtables": None, "quality": _HIGH_QUALITY})
     if photo.kind == "TIFF" and options.get("compression"):
-        ways.append({**options, "compression": _LOSSLESS_TIFF})
+        lossless = {**options, "compression": _LOSSLESS_TIFF}
+        ways = [options, lossless] if _suits(options["compression"], image.mode) else [lossless]
     for number, way in enumerate(ways, start=1):
         content = io.BytesIO()
         try:
@@ -221,6 +224,15 @@ def _encoded(image: Image.Image, photo: Photo, options: dict[str, Any]) -> bytes
                 what = f"{type(error).__name__}: {error}"
                 raise ImageError(f"{photo.path}: cannot be written as {photo.kind} ({what})") from None
     raise AssertionError("there is always a way to try")
+
+
+def _suits(compression: str, mode: str) -> bool:
+    """Whether a TIFF can be written so. Where it can't, some versions of Pillow end the process instead of raising an error."""
+    if compression in _FAX:
+        return mode == "1"
+    if compression == "jpeg":
+        return mode in ("L", "RGB", "CMYK")
+    return compression in _OTHER_TIFF
 
 
 def _blank(mode: str) -> tuple[float, ...]:

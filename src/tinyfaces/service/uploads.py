@@ -3,6 +3,7 @@
 import asyncio
 import io
 import json
+import logging
 import warnings
 from collections.abc import AsyncGenerator, Collection
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from tinyfaces.jobs.cover_picture import CoverPicture, cover_picture
 from tinyfaces.service.limits import Limits
 from tinyfaces.service.memory import MemoryFull, Share
 
+logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # its warnings are about what clients send, who are told
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "BMP", "GIF", "TIFF")
 """Formats that are decoded. Pillow's rarer decoders are not exposed to the network."""
 

@@ -124,11 +124,13 @@ def chosen_photos(source: PackSource) -> list[LabelledPhoto]:
     try:
         with gzip.open(source.annotations, "rt") as file:
             coco = json.load(file)
-    except (OSError, EOFError, ValueError) as error:
+        boxes: dict[int, list[dict[str, Any]]] = {image["id"]: [] for image in coco["images"]}
+        for box in coco["annotations"]:
+            boxes[box["image_id"]].append(box)
+    except (OSError, EOFError, ValueError, RecursionError) as error:
         raise AnnotationError(f"{source.annotations}: cannot be read ({' '.join(str(error).split())})") from None
-    boxes: dict[int, list[dict[str, Any]]] = {image["id"]: [] for image in coco["images"]}
-    for box in coco["annotations"]:
-        boxes[box["image_id"]].append(box)
+    except (KeyError, TypeError) as error:
+        raise AnnotationError(f"{source.annotations}: not a COCO detection file ({type(error).__name__}: {error})") from None
     images = coco["images"]
     if source.limit is not None and source.limit < len(images):
         lot = np.random.default_rng(_SEED).random(len(images))
