@@ -80,6 +80,30 @@ def test_a_resumed_run_ends_in_the_same_state(run, monkeypatch, tmp_path):
     assert (whole["average"][f"generator.{weight}"] - whole["generator"][weight]).abs().max() > 1e-6, "the average is no copy"
 
 
+def test_a_run_goes_on_with_its_own_settings_and_candidates_alone(run, monkeypatch, tmp_path):
+    run("one")
+    config = (tmp_path / "one/config.json").read_text()
+    for changes, words in (
+        ({"batch": 16}, "batch: 8, now 16)"),
+        ({"generator": "bilinear"}, "generator: srn+rn, now bilinear)"),
+        ({"pretrain_steps": 3}, "pretrain_steps: 2, now 3)"),
+        ({"steps": 5}, "has taken 6 steps already"),
+    ):
+        with pytest.raises(ValueError) as error:
+            run("one", **changes)
+        assert str(error.value).startswith(f"{tmp_path}/one/last.pt: ") and words in str(error.value)
+    monkeypatch.setattr(module, "read_candidates", lambda folder: _candidates(200))
+    with pytest.raises(ValueError, match=r"candidates: 240 \(\w+\), now 200 \("):
+        run("one")
+    assert (tmp_path / "one/config.json").read_text() == config
+    monkeypatch.undo()
+    monkeypatch.setattr(module, "read_candidates", lambda folder: _candidates())
+    state, _ = run("one", steps=7, save_every=1, evaluate_every=7)
+    assert state["step"] == 7
+    with pytest.raises(ValueError, match=r"last\.pt: this run would write over"):
+        run("one", start=str(tmp_path / "one/last.pt"))
+
+
 def _command(tmp_path: Path, name: str, **settings) -> list[str]:
     """A training on candidates that lie in a folder."""
     folder = tmp_path / "candidates"

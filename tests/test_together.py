@@ -85,6 +85,33 @@ def test_ten_steps_of_two_networks_and_on_from_the_checkpoint(config):
     assert torch.equal(finished["thorough"]["network"][weights], again["thorough"]["network"][weights])
 
 
+def test_a_run_goes_on_with_its_own_settings_and_packs_alone(config):
+    run(config, 1)
+    last = config.parent / "run/last.pt"
+    kept = last.read_bytes()
+    for changes, words in (
+        ({"batch": 8}, "batch: 4, now 8)"),
+        ({"shares.street": 0.5}, "shares.street: 1.0, now 0.5)"),
+        ({"networks.fast.teacher": ""}, "networks.fast.teacher: thorough, now )"),
+        ({"networks.fast.start": ""}, "networks.fast.start: "),
+    ):
+        with pytest.raises(ValueError) as error:
+            run(config, 2, **changes)
+        assert str(error.value).startswith(f"{last}: ") and words in str(error.value), error.value
+    with pytest.raises(ValueError, match=r"fast\.pt: this run would write over"):
+        run(config, 2, **{"networks.fast.start": str(config.parent / "run/fast.pt")})
+    more = write_packs(PackConfig((write_source(config.parent, "street", 2, first=4),)), config.parent / "more", 10, 1)
+    next(more)[0].rename(config.parent / "packs/01.zip")
+    assert last.read_bytes() == kept
+    assert run(config, 2, seconds=5.0)[0]["step"] == 2, "packs may come"
+    (config.parent / "packs/00.zip").unlink()
+    (config.parent / "packs/00").rename(config.parent / "gone")
+    with pytest.raises(ValueError, match=r"pack 00: \w+, now gone\)"):
+        run(config, 3)
+    done = CliRunner().invoke(app, ["train", "together", str(config), "--steps", "1", "--workers", "0", "--fresh"])
+    assert done.exit_code == 0 and torch.load(last, weights_only=True)["step"] == 1, done.output
+
+
 def test_a_resumed_run_sees_the_crops_that_an_unbroken_one_would(config):
     settings = load_together_config(config, {"mosaics_until": 0.0})
     prepare_pack(config.parent / "packs/00.zip", config.parent / "cache")

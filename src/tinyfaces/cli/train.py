@@ -1,6 +1,5 @@
 """`tinyfaces train` and `tinyfaces export`."""
 
-import os
 from itertools import islice
 from pathlib import Path
 from typing import Annotated
@@ -23,6 +22,7 @@ from tinyfaces.cli.options import (
 )
 from tinyfaces.cli.progress import bar
 from tinyfaces.cli.runs import counted
+from tinyfaces.detection.runtime import usable_cpus
 from tinyfaces.jobs.inputs import find_inputs
 
 _CALIBRATION_PHOTOS = 30
@@ -234,6 +234,7 @@ def train_together(
         Path | None, typer.Option(help="Only unpack and decode this pack; a running training takes it in.")
     ] = None,
     settings: SetOption = None,
+    fresh: FreshOption = False,
 ) -> None:
     """Train several networks in a fixed time.
 
@@ -254,8 +255,8 @@ def train_together(
         if prepare is not None:
             prepare_pack(prepare, Path(chosen.cache))
             return
-        cores = max(1, (os.cpu_count() or 2) - 1)
-        together.train_together(chosen, cores if workers is None else workers, steps, _say)
+        cores = max(1, usable_cpus() - 1)
+        together.train_together(chosen, cores if workers is None else workers, steps, _say, resume=not fresh)
     except (ValueError, OSError) as error:
         fail(str(error))
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import repeat
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -30,7 +31,7 @@ class ImageCache:
         heights: (N,) in pixels. widths: likewise.
     """
 
-    pixels: npt.NDArray[np.uint8]
+    pixels: "np.memmap[Any, np.dtype[np.uint8]]"
     offsets: npt.NDArray[np.int64]
     heights: npt.NDArray[np.int64]
     widths: npt.NDArray[np.int64]
@@ -42,9 +43,19 @@ class ImageCache:
         height, width, start = int(self.heights[index]), int(self.widths[index]), int(self.offsets[index])
         return self.pixels[start : start + height * width * 3].reshape(height, width, 3)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Another process opens the file itself: a memory map would be copied to it byte by byte."""
+        return _reopened, (self.pixels.filename, self.offsets, self.heights, self.widths)
+
     def of(self, places: npt.NDArray[np.int64]) -> "ImageCache":
         """Some of the photos."""
         return ImageCache(self.pixels, self.offsets[places], self.heights[places], self.widths[places])
+
+
+def _reopened(
+    file: Path, offsets: npt.NDArray[np.int64], heights: npt.NDArray[np.int64], widths: npt.NDArray[np.int64]
+) -> ImageCache:
+    return ImageCache(np.memmap(file, np.uint8, "r"), offsets, heights, widths)
 
 
 def open_cache(

@@ -50,7 +50,8 @@ def join_processes(threads: int) -> Iterator[Process]:
     if threads:
         torch.set_num_threads(threads)
     if world > 1:
-        torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        nccl = device.type == "cuda" and torch.distributed.is_nccl_available()  # which is not on Windows
+        torch.distributed.init_process_group("nccl" if nccl else "gloo")
     try:
         yield Process(rank, world, device)
     finally:

@@ -19,16 +19,28 @@ from torch import Tensor, nn
 from tinyfaces.training import losses
 from tinyfaces.training.candidate_batches import CandidateBatch, draw, make_batch, make_pools
 from tinyfaces.training.candidates import Candidates, read_candidates
-from tinyfaces.training.checkpoints import load_second_stage, save_atomically
+from tinyfaces.training.checkpoints import fitting, load_second_stage, read_state, save_atomically
 from tinyfaces.training.networks.second_stage_networks import Judgement, make_networks
 from tinyfaces.training.optimisers import MovingAverage, set_learning_rate, step_all, warmup_and_cosine
 from tinyfaces.training.processes import Process, average_gradients, join_processes
+from tinyfaces.training.resuming import (
+    arrays_of,
+    keep_weights,
+    remembers_its_run,
+    require_same_run,
+    require_steps_left,
+    settings_of,
+    weights_of,
+)
 from tinyfaces.training.run_log import REPORT_EVERY, RunLog
 from tinyfaces.training.second_stage_measures import collapse, comparison_sheet, evaluate_second_stage, means
 from tinyfaces.training.settings import SecondStageConfig
 
 _SHOWN = 8  # crops
 _FINAL_RATE = 0.01  # of the peak
+_MAY_CHANGE = ("steps", "out", "bfloat16", "channels_last", "threads", "save_every", "evaluate_every", "start", "candidates")
+"""Settings that may be others when a run is resumed: its length, places, and what depends on the machine; the last two are
+compared by their content."""
 
 
 def train_second_stage(config: SecondStageConfig, resume: bool = True) -> None:
@@ -41,7 +53,7 @@ def train_second_stage(config: SecondStageConfig, resume: bool = True) -> None:
         resume: False begins anew.
 
     Raises:
-        ValueError: candidates or weights cannot be used.
+        ValueError: candidates or weights cannot be used, or last.pt is of a run with other settings or candidates.
     """
     with join_processes(config.threads) as process:
         torch.manual_seed(config.seed)
@@ -49,10 +61,21 @@ def train_second_stage(config: SecondStageConfig, resume: bool = True) -> None:
         pools, held = make_pools(data, config)
         shown = make_batch(data, pools.sharp[np.linspace(0, len(pools.sharp) - 1, _SHOWN).astype(int)], None)
         run = SecondStageRun(config, process)
-        if resume:
-            run.resume()
+        run.identity = identity_of(config, data)
+        saved = read_state(run.last, process.device) if resume else None
+        require_same_run(saved, run.identity, run.last)
+        require_steps_left(saved, config.steps, run.last)
+        process.wait_for_all()  # nobody looks for last.pt any more
+        if saved is not None:
+            run.resume(saved)
+        elif process.leader:
+            run.last.unlink(missing_ok=True)
         mine = slice(process.rank, None, process.world)
         with RunLog(config, run.out, run.step, run.seconds, process.leader) as log:
+            if process.leader and not remembers_its_run(saved):
+                log.say(f"{run.last}: of an earlier version, so that its settings and candidates cannot be compared")
+            if run.step == config.steps:
+                log.say(f"{run.last}: finished, all {config.steps:,} steps are taken")
             window: list[dict[str, float]] = []
             while run.step < config.steps:
                 set_learning_rate(run.optimisers, learning_rate(run.step, config))
@@ -71,6 +94,12 @@ def train_second_stage(config: SecondStageConfig, resume: bool = True) -> None:
                     run.save(log.seconds)
 
 
+def identity_of(config: SecondStageConfig, data: Candidates) -> dict[str, Any]:
+    """What must be the same when a run is resumed."""
+    candidates = arrays_of([data.low, data.high, data.target, data.face, data.box, data.photo])
+    return settings_of(config, _MAY_CHANGE) | {"start": weights_of(config.start), "candidates": candidates}
+
+
 def learning_rate(step: int, config: SecondStageConfig) -> float:
     """Factor of the peak rate."""
     return warmup_and_cosine(step, config.steps, config.warmup, _FINAL_RATE)
@@ -81,6 +110,7 @@ class SecondStageRun:
 
     Attributes:
         step: steps taken.
+        identity: what the checkpoint remembers of the run (see `require_same_run`).
         seconds: what the run had taken when it was last saved.
         restores: whether the generator has anything to learn.
     """
@@ -88,6 +118,8 @@ class SecondStageRun:
     def __init__(self, config: SecondStageConfig, process: Process) -> None:
         self.config, self.process = config, process
         self.out = Path(config.out)
+        self.last = self.out / "last.pt"
+        keep_weights([config.start], [self.last])
         self.out.mkdir(parents=True, exist_ok=True)
         generator, discriminator = make_networks(config.variant, config.generator)
         if config.start:
@@ -106,6 +138,7 @@ class SecondStageRun:
         if config.bfloat16:
             self.autocast = torch.autocast(process.device.type, torch.bfloat16)
         self.step, self.seconds = 0, 0.0
+        self.identity: dict[str, Any] = {}
 
     @property
     def optimisers(self) -> list[torch.optim.Optimizer]:
@@ -190,23 +223,20 @@ class SecondStageRun:
             "average": nn.ModuleDict(averages).state_dict(),
             "variant": self.config.variant, "parts": self.config.generator,
             "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
-            "step": self.step, "seconds": seconds,
+            "step": self.step, "seconds": seconds, "run": self.identity,
         }  # fmt: skip
-        save_atomically(state, self.out / "last.pt")
+        save_atomically(state, self.last)
 
-    def resume(self) -> None:
-        """Go on from last.pt, if it is there."""
-        last = self.out / "last.pt"
-        if not last.exists():
-            return
-        state = torch.load(last, map_location=self.process.device, weights_only=True)
-        self.generator.load_state_dict(state["generator"])
-        self.discriminator.load_state_dict(state["discriminator"])
+    def resume(self, state: dict[str, Any]) -> None:
+        """Go on from what last.pt holds. Raises ValueError where that does not fit."""
         averages = {"generator": self.average_generator.network, "discriminator": self.average_discriminator.network}
-        nn.ModuleDict(averages).load_state_dict(state["average"])
-        for optimiser, saved in zip(self.optimisers, state["optimisers"], strict=True):
-            optimiser.load_state_dict(saved)
-        self.step, self.seconds = state["step"], state["seconds"]
+        with fitting(self.last):
+            self.generator.load_state_dict(state["generator"])
+            self.discriminator.load_state_dict(state["discriminator"])
+            nn.ModuleDict(averages).load_state_dict(state["average"])
+            for optimiser, saved in zip(self.optimisers, state["optimisers"], strict=True):
+                optimiser.load_state_dict(saved)
+            self.step, self.seconds = state["step"], state["seconds"]
 
 
 def _adam(network: nn.Module, rate: float) -> torch.optim.Optimizer:
