@@ -302,10 +302,7 @@ def _distance(a: dict, b: dict) -> float:
 
 @pytest.mark.slow
 def test_two_processes_on_two_nodes_learn_what_one_does_from_the_same_crops(data, tmp_path, teacher):
-    """torchrun begins one process on each of two "nodes", as it would on two machines; both train, and one writes.
-
-    Normalisations are fixed, for their statistics are each process's own.
-    """
+    """torchrun begins one process on each of two "nodes", as it would on two machines; both train, and one writes."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]

@@ -159,7 +159,7 @@ def _weights(state: dict, part: str) -> "torch.Tensor":
 
 @pytest.mark.slow
 def test_two_processes_learn_what_one_does_from_the_same_candidates(tmp_path, monkeypatch):
-    """With normalisations that are fixed, for their statistics are each process's own."""
+    """With normalisations that are fixed, in float32; test_processes has the others."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
@@ -194,6 +194,15 @@ def test_parts_alone_train_too(run, parts):
     assert state["parts"] == parts and "face accuracy" in lines[-2]
     frozen = [name for name in state["generator"] if "weight" in name]
     assert bool(frozen) == (parts == "srn")
+
+
+@pytest.mark.parametrize("parts", ["bilinear", "none"])
+def test_where_the_generator_has_nothing_to_learn_pre_training_is_none(run, parts):
+    """The average of the discriminator's weights stays between its weights, past `pretrain_steps` too."""
+    state, lines = run(parts, generator=parts, pretrain_steps=11, steps=13, evaluate_every=13)
+    same, _ = run(f"{parts}-0", generator=parts, pretrain_steps=0, steps=13, evaluate_every=13)
+    assert all(torch.equal(state["average"][name], value) for name, value in same["average"].items())
+    assert "face accuracy" in lines[0]
 
 
 def test_the_generator_may_learn_more_seldom_and_a_run_may_begin_from_weights(run, tmp_path):

@@ -67,7 +67,7 @@ def share_of_total(value: Tensor, min_total: float = 1.0) -> Tensor:
         value: what this process adds to the total, without gradient.
         min_total: the total is taken as at least this.
     """
-    if not _several():
+    if not several_processes():
         return value.clamp(min=min_total)
     total = value.clone()
     torch.distributed.all_reduce(total)
@@ -76,7 +76,7 @@ def share_of_total(value: Tensor, min_total: float = 1.0) -> Tensor:
 
 def average_gradients(networks: Sequence[nn.Module]) -> None:
     """Make every process's gradients the mean over all processes."""
-    if not _several():
+    if not several_processes():
         return
     gradients = [p.grad for network in networks for p in network.parameters() if p.grad is not None]
     flat = torch.cat([gradient.flatten() for gradient in gradients])
@@ -86,5 +86,6 @@ def average_gradients(networks: Sequence[nn.Module]) -> None:
         gradient.copy_(mean.view_as(gradient))
 
 
-def _several() -> bool:
+def several_processes() -> bool:
+    """Whether this process has joined others."""
     return torch.distributed.is_available() and torch.distributed.is_initialized()

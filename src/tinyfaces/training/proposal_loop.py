@@ -54,6 +54,7 @@ from tinyfaces.training.resuming import (
 )
 from tinyfaces.training.run_log import REPORT_EVERY, RunLog
 from tinyfaces.training.settings import Config
+from tinyfaces.training.shared_norm import share_norms
 from tinyfaces.training.sources import open_sources
 
 Forward = Callable[[Tensor], list[Tensor]]
@@ -206,6 +207,8 @@ class ProposalRun:
         network = network_to_train(config).to(process.device)
         if config.channels_last:
             network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if process.world > 1:
+            share_norms(network)
         self.network = network
         self.average = MovingAverage(network, config.ema)
         self.optimisers = make_optimisers(network, config.muon_lr, config.adamw_lr, config.weight_decay, config.optimiser)

@@ -35,6 +35,7 @@ from tinyfaces.training.resuming import (
 from tinyfaces.training.run_log import REPORT_EVERY, RunLog
 from tinyfaces.training.second_stage_measures import collapse, comparison_sheet, evaluate_second_stage, means
 from tinyfaces.training.settings import SecondStageConfig
+from tinyfaces.training.shared_norm import share_norms
 
 _SHOWN = 8  # crops
 _FINAL_RATE = 0.01  # of the peak
@@ -56,6 +57,7 @@ def train_second_stage(config: SecondStageConfig, resume: bool = True) -> None:
         ValueError: candidates or weights cannot be used, or last.pt is of a run with other settings or candidates.
     """
     with join_processes(config.threads) as process:
+        process.require_divisible(f"a quarter of batch ({config.batch})", config.batch // 4)
         torch.manual_seed(config.seed)
         data = read_candidates(Path(config.candidates))
         pools, held = make_pools(data, config)
@@ -70,7 +72,7 @@ def train_second_stage(config: SecondStageConfig, resume: bool = True) -> None:
             run.resume(saved)
         elif process.leader:
             run.last.unlink(missing_ok=True)
-        mine = slice(process.rank, None, process.world)
+        mine = share_of_batch(config.batch, process)
         with RunLog(config, run.out, run.step, run.seconds, process.leader) as log:
             if process.leader and not remembers_its_run(saved):
                 log.say(f"{run.last}: of an earlier version, so that its settings and candidates cannot be compared")
@@ -100,6 +102,12 @@ def identity_of(config: SecondStageConfig, data: Candidates) -> dict[str, Any]:
     return settings_of(config, _MAY_CHANGE) | {"start": weights_of(config.start), "candidates": candidates}
 
 
+def share_of_batch(batch: int, process: Process) -> slice:
+    """This process's candidates of a batch: whole groups of four, each with all kinds (see `draw`)."""
+    share = batch // process.world
+    return slice(process.rank * share, (process.rank + 1) * share)
+
+
 def learning_rate(step: int, config: SecondStageConfig) -> float:
     """Factor of the peak rate."""
     return warmup_and_cosine(step, config.steps, config.warmup, _FINAL_RATE)
@@ -126,6 +134,9 @@ class SecondStageRun:
             started_from = load_second_stage(Path(config.start))
             generator.load_state_dict(started_from[0].state_dict())
             discriminator.load_state_dict(started_from[1].state_dict())
+        if process.world > 1:
+            share_norms(generator)
+            share_norms(discriminator)
         layout = torch.channels_last if config.channels_last else torch.contiguous_format
         self.generator = generator.to(process.device, memory_format=layout)  # type: ignore[call-overload]
         self.discriminator = discriminator.to(process.device, memory_format=layout)  # type: ignore[call-overload]
@@ -145,11 +156,16 @@ class SecondStageRun:
         """The generator's, where it learns, and the discriminator's."""
         return [*([self.generator_optimiser] if self.generator_optimiser else []), self.discriminator_optimiser]
 
+    @property
+    def joint_from(self) -> int:
+        """The step from which both networks learn: at once where the generator has nothing to learn."""
+        return self.config.pretrain_steps if self.restores else 0
+
     def learn(self, batch: CandidateBatch) -> dict[str, float]:
         """Take one step: of the generator alone, or of the discriminator and then, now and then, the generator. Gives losses
         and how often the discriminator is right."""
         config = self.config
-        joint = self.step >= config.pretrain_steps or not self.restores
+        joint = self.step >= self.joint_from
         restoring = self.restores and (not joint or self.step % config.generator_every == 0)
         self.generator.train()
         self.discriminator.train()
@@ -165,7 +181,7 @@ class SecondStageRun:
             numbers |= self._teach_generator(batch, pixel, refined, joint)
         self.average_generator.update(self.step)
         if joint:
-            self.average_discriminator.update(self.step - config.pretrain_steps)
+            self.average_discriminator.update(self.step - self.joint_from)
         self.step += 1
         with torch.no_grad():
             spread = refined.std(0).mean() / batch.low.std(0).mean().clamp(min=1e-6)
