@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import zipfile
 
 import numpy as np
 import pytest
@@ -128,3 +129,42 @@ def test_the_command_writes_packs_and_says_what_is_wrong_in_one_line(tmp_path):
     (tmp_path / "packs/00.zip").rename(tmp_path / "packs/07.zip")
     with pytest.raises(ValueError, match=r"07\.zip: cannot be unpacked"):
         prepare_pack(tmp_path / "packs/07.zip", tmp_path / "cache")
+
+
+def test_photos_that_cannot_be_read_are_told_and_the_others_packed(tmp_path):
+    source = write_source(tmp_path, "street", 5)
+    (tmp_path / "street/1.png").write_text("no photo")
+    (tmp_path / "street/3.png").unlink()
+    config = tmp_path / "packs.toml"
+    config.write_text(f'[[source]]\nannotations = "{source.annotations}"\nimages = "{source.images}"\n')
+    command = ["train", "pack", str(config), str(tmp_path / "packs"), "--workers", "1"]
+    done = CliRunner().invoke(app, command, env={"COLUMNS": "300"})
+    assert done.exit_code == 1 and "00.zip: 3 photos" in done.output, done.output
+    assert [line.count("left out") for line in done.stderr.splitlines()] == [1, 1]
+    assert done.stderr.count("street/1.png") == done.stderr.count("street/3.png") == 1
+    for file in (tmp_path / "street").iterdir():
+        file.unlink()
+    done = CliRunner().invoke(app, command, env={"COLUMNS": "300"})
+    assert done.exit_code == 2 and "none of the 5 photos can be read" in done.stderr
+    with pytest.raises(ValueError, match=r"\.png: "):
+        list(write_packs(PackConfig((source,)), tmp_path / "packs", megabytes=10, workers=1))
+
+
+def test_a_pack_with_a_photo_that_cannot_be_read_gives_its_others(tmp_path):
+    ((pack, _),) = write_packs(PackConfig((write_source(tmp_path, "street", 4),)), tmp_path / "packs", megabytes=10, workers=1)
+    with zipfile.ZipFile(pack) as archive:
+        content = {name: archive.read(name) for name in archive.namelist()}
+    content["street/2.avif"] = content["street/2.avif"][:60]
+    del content["street/0.avif"]
+    with zipfile.ZipFile(pack, "w") as archive:
+        for name, value in content.items():
+            archive.writestr(name, value)
+    said = []
+    prepare_pack(pack, tmp_path / "cache", said.append)
+    assert len(said) == 2 and all("left out" in line for line in said)
+    library = PackLibrary(tmp_path / "packs", tmp_path / "cache", shares(), {}, 12)
+    library.take_in_new(at_once=True)
+    assert sorted(image.path.name for image in library.images) == ["1.avif", "3.avif"]
+    assert library.weights.tolist() == [0.375] * 2
+    for number, image in enumerate(library.images):
+        assert (library[number] == read_image(image.path)).all()

@@ -436,6 +436,27 @@ def test_photos_without_labels_are_the_teachers(data, tmp_path, teacher):
         load_config(tmp_path / "none.toml", {})
 
 
+def test_photos_that_are_missing_or_cannot_be_read_are_told_and_the_others_train(data, tmp_path):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for file in data.glob("*.png"):
+        (folder / file.name).write_bytes(file.read_bytes())
+    (folder / "3.png").unlink()
+    (folder / "4.png").write_text("no photo")
+    command = [
+        "train", "proposals", "--config", str(data / "small.toml"), "--annotations", str(data / "all.json.gz"),
+        "--images", str(folder), "--set", f"out={tmp_path / 'run'}", "--set", "steps=1",
+    ]  # fmt: skip
+    result = CliRunner().invoke(app, command, env={"COLUMNS": "300"})
+    assert result.exit_code == 1 and torch.load(tmp_path / "run/last.pt", weights_only=True)["step"] == 1, result.output
+    lines = [line for line in result.stderr.splitlines() if "left out" in line]
+    assert sum("4.png" in line for line in lines) == 1 and all("3.png" in line or "4.png" in line for line in lines)
+    for file in folder.iterdir():
+        file.unlink()
+    result = CliRunner().invoke(app, [*command, "--fresh"], env={"COLUMNS": "300"})
+    assert result.exit_code == 2 and "none of the 12 images" in result.stderr and len(result.stderr.splitlines()) == 1
+
+
 def test_held_out_photos_and_the_rest_are_all():
     class Photo(NamedTuple):
         number: int

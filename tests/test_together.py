@@ -112,6 +112,17 @@ def test_a_run_goes_on_with_its_own_settings_and_packs_alone(config):
     assert done.exit_code == 0 and torch.load(last, weights_only=True)["step"] == 1, done.output
 
 
+def test_a_broken_pack_is_told_and_the_others_train(config):
+    (config.parent / "packs/07.zip").write_bytes(b"broken")
+    command = ["train", "together", str(config), "--steps", "1", "--workers", "0"]
+    done = CliRunner().invoke(app, command, env={"COLUMNS": "300"})
+    assert done.exit_code == 1 and "done: 1 steps" in done.output, done.output
+    assert done.stderr.count("07.zip: cannot be unpacked") == 1
+    assert CliRunner().invoke(app, [*command, "--prepare", str(config.parent / "packs/07.zip")]).exit_code == 2
+    (config.parent / "packs/07.zip").unlink()
+    assert CliRunner().invoke(app, command).exit_code == 0
+
+
 def test_a_resumed_run_sees_the_crops_that_an_unbroken_one_would(config):
     settings = load_together_config(config, {"mosaics_until": 0.0})
     prepare_pack(config.parent / "packs/00.zip", config.parent / "cache")

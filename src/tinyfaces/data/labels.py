@@ -4,24 +4,19 @@ are read by `annotations`."""
 import codecs
 import math
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TypeAlias
 from xml.etree import ElementTree
 
 import numpy as np
 
-from tinyfaces.data.annotations import AnnotatedImage, AnnotationError, image_size
+from tinyfaces.data.annotations import AnnotatedImage, AnnotationError, Tell, image_size
 from tinyfaces.detection.images import SUFFIXES
 
 _CLASS_LIST = "classes.txt"
 _SLACK = 0.01  # of numbers relative to the image, as tools round them
 _LANDMARKS = (10, 15)  # numbers of five landmarks: x y, or x y and whether it is seen
 _TRUE = ("1", "true", "yes")
-
-
-Tell: TypeAlias = Callable[[str], None] | None
-"""Called with a line about each photo that cannot be read, and is left out; where it is None, the first one raises."""
 
 
 def read_yolo(labels: str | Path, images: str | Path, tell: Tell = None) -> list[AnnotatedImage]:

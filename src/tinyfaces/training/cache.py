@@ -123,9 +123,16 @@ def _decode_into(file: Path, start: int, image: AnnotatedImage, forgiving: bool)
     except Exception as error:  # whatever is wrong with one photo, the others are used
         if not forgiving:
             raise
-        known = isinstance(error, ImageError | AnnotationError)
-        return str(error) if known else f"{image.path}: cannot be read ({type(error).__name__}: {error})"
+        return problem_with(image.path, error)
     return None
+
+
+def problem_with(photo: Path, error: Exception) -> str:
+    """A line about a photo from which something could not be made."""
+    if isinstance(error, ImageError | AnnotationError):
+        return str(error)
+    reason = (error.strerror if isinstance(error, OSError) else None) or f"{type(error).__name__}: {error}"
+    return f"{photo}: cannot be read ({' '.join(reason.split())})"
 
 
 def _decode(file: Path, start: int, image: AnnotatedImage) -> None:

@@ -67,7 +67,7 @@ _MAY_CHANGE = (
 _COMPARED_BY_CONTENT = ("train", "dev", "relabelled", "start", "teacher")
 
 
-def train(config: Config, resume: bool = True) -> None:
+def train(config: Config, resume: bool = True, tell: Callable[[str], None] | None = None) -> None:
     """Run a training to its last step; go on from `out/last.pt` if it is there and `resume` is set.
 
     Writes last.pt and best.pt (by dev AP), log.jsonl, config.json and TensorBoard's files under `config.out`.
@@ -78,6 +78,7 @@ def train(config: Config, resume: bool = True) -> None:
     Args:
         config: the run.
         resume: False begins anew.
+        tell: takes, in the first process, a line about each photo that cannot be read and is left out; None: standard error.
 
     Raises:
         ValueError: a batch can't be shared by the processes, photos, annotations or weights cannot be used, or last.pt is of a
@@ -93,7 +94,7 @@ def train(config: Config, resume: bool = True) -> None:
         saved = read_state(run.last, process.device) if resume else None
         require_same_run(saved, settings_that_stay(config), run.last)  # before photos are decoded for nothing
         require_steps_left(saved, config.steps, run.last)
-        photos = open_photos(config, process)
+        photos = open_photos(config, process, tell or _tell)
         run.identity = settings_that_stay(config) | photos.identity
         require_same_run(saved, run.identity, run.last)
         if process.leader and not remembers_its_run(saved):
@@ -165,14 +166,14 @@ class Photos:
         return {"training photos": photos_of(self.images, self.weights), "dev photos": photos_of(self.dev_images, none)}
 
 
-def open_photos(config: Config, process: Process) -> Photos:
+def open_photos(config: Config, process: Process, tell: Callable[[str], None]) -> Photos:
     """Read the annotations and open the caches of decoded photos; the leader makes them where there are none yet.
 
     Photos that cannot be read are told and left out.
     """
     if not process.leader:
         process.wait_for_all()  # the leader decodes first
-    tell = _tell if process.leader else _silent
+    tell = tell if process.leader else _silent
     images, weights, cache = open_sources(config.train, Path(config.cache), tell, config.relabelled)
     dev_images, _, dev_cache = open_sources(config.dev, Path(config.cache), tell)
     if process.leader:

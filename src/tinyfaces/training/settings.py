@@ -169,7 +169,7 @@ def read_sources(
     Args:
         sources: sets of photos.
         relabelled: a folder of annotation files that take the place of those of the same name.
-        tell: called with a line about each photo of a folder that cannot be read; if left out, the first one raises.
+        tell: called with a line about each photo that is missing or cannot be read; if left out, the first one raises.
 
     Returns:
         All photos, and how often each is drawn: (N,) float64, each source's share spread over its photos.
@@ -183,9 +183,9 @@ def read_sources(
     weights: list[np.ndarray] = []
     for source in sources:
         if source.format == "wider":
-            read = read_wider(Path(source.annotations), Path(source.images), source.split)
+            read = read_wider(Path(source.annotations), Path(source.images), source.split, tell)
         elif not source.labelled and source.annotations:
-            listed = read_coco(source.annotations, source.images)
+            listed = read_coco(source.annotations, source.images, tell)
             read = [without_labels(image.path, image.width, image.height) for image in listed]
         elif not source.labelled:
             read = read_unlabelled(source.images, tell)
@@ -194,7 +194,7 @@ def read_sources(
         else:
             annotations = Path(source.annotations)
             other = Path(relabelled) / annotations.name
-            read = read_coco(other if relabelled and other.exists() else annotations, Path(source.images))
+            read = read_coco(other if relabelled and other.exists() else annotations, Path(source.images), tell)
         if source.part != "all":
             read = [image for n, image in enumerate(read) if (n % _HELD_OUT == 0) == (source.part == "held out")]
         images += [dismiss_doubtful(image, source.doubt) for image in read]

@@ -321,6 +321,7 @@ def train_together(
     steps: int | None = None,
     say: Callable[[str], None] = print,
     resume: bool = True,
+    tell: Callable[[str], None] = print,
 ) -> None:
     """Run a training to the end of its time; goes on from OUT/last.pt if that is there and `resume` is set.
 
@@ -330,9 +331,10 @@ def train_together(
         steps: end after so many steps, in place of the time.
         say: takes each line of the report.
         resume: False begins anew.
+        tell: takes a line about each pack or photo that cannot be read, and is left out.
 
     Raises:
-        ValueError: there are no packs, a pack or weights cannot be used, or last.pt is of a run with other settings or packs.
+        ValueError: no pack can be read, weights cannot be used, or last.pt is of a run with other settings or packs.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if hasattr(faulthandler, "register"):  # not on Windows
@@ -345,7 +347,7 @@ def train_together(
     keep_weights((one.start for one in config.networks.values()), [last, *(out / f"{name}.pt" for name in config.networks)])
     saved, identity = read_state(last, device) if resume else None, settings_that_stay(config)
     require_same_run(saved, identity, last)  # before packs are decoded for nothing
-    library = open_library(config, say)
+    library = open_library(config, say, tell)
     require_known_packs(saved, library, last)
 
     pupils = {variant: Pupil(variant, config, device) for variant in config.networks}
@@ -388,12 +390,15 @@ def train_together(
     say(f"done: {clock.step} steps in {clock.elapsed():.0f} s")
 
 
-def open_library(config: TogetherConfig, say: Callable[[str], None]) -> PackLibrary:
-    """Prepare the packs that are there, and open them. Raises ValueError where there are none."""
+def open_library(config: TogetherConfig, say: Callable[[str], None], tell: Callable[[str], None]) -> PackLibrary:
+    """Prepare the packs that are there, and open them. Raises ValueError where none can be read."""
     began = time.monotonic()
     packs, cache = Path(config.packs), Path(config.cache)
     for pack in sorted(packs.glob("*.zip")):
-        prepare_pack(pack, cache)
+        try:
+            prepare_pack(pack, cache, tell)
+        except ValueError as error:
+            tell(f"{error}; left out")
     library = PackLibrary(packs, cache, config.shares, config.doubt, config.doubt_from)
     library.take_in_new(at_once=True)
     if not len(library):
