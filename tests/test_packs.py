@@ -2,7 +2,10 @@
 
 import gzip
 import json
+import shutil
 import zipfile
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,7 +19,9 @@ from tinyfaces.cli import app  # noqa: E402
 from tinyfaces.data.annotations import read_coco  # noqa: E402
 from tinyfaces.detection.images import read_image  # noqa: E402
 from tinyfaces.training import packs  # noqa: E402
+from tinyfaces.training.cache import open_cache  # noqa: E402
 from tinyfaces.training.packs import PackConfig, PackLibrary, PackSource, chosen_photos, prepare_pack, write_packs  # noqa: E402
+from tinyfaces.training.settings import Source, read_sources  # noqa: E402
 
 FACE, DOUBTFUL, NEGATIVE = (40, 60, 40, 50), (150, 20, 30, 30), (100, 120, 60, 40)  # x y w h
 
@@ -168,3 +173,26 @@ def test_a_pack_with_a_photo_that_cannot_be_read_gives_its_others(tmp_path):
     assert library.weights.tolist() == [0.375] * 2
     for number, image in enumerate(library.images):
         assert (library[number] == read_image(image.path)).all()
+
+
+def test_a_limited_source_trains_on_the_photos_that_would_be_packed(tmp_path):
+    given = write_source(tmp_path, "street", 10)
+    source = Source(annotations=given.annotations, images=given.images, limit=6, doubt=0.4, share=0.5)
+    images, weights = read_sources([source])
+    packed = chosen_photos(PackSource(annotations=given.annotations, images=given.images, limit=6))
+    assert [image.path.name for image in images] == [Path(photo.image["file_name"]).name for photo in packed]
+    assert sum(len(image.hard_negatives) for image in images) == 5 and weights.tolist() == [0.5 / 6] * 6
+    unlabelled, _ = read_sources([replace(source, format="unlabelled")])
+    assert [image.path for image in unlabelled] == [image.path for image in images], "the same photos are decoded"
+    assert all(len(image) == 1 for image in images), "doubtful boxes are background"
+    (kept, *_), _ = read_sources([replace(source, doubt_from=31.0)])
+    assert kept.ignore.tolist() == [False, True], "but small ones stay ignored"
+
+
+def test_a_disk_without_room_for_the_cache_is_one_line(tmp_path, monkeypatch):
+    given = write_source(tmp_path, "street", 2)
+    images, _ = read_sources([Source(annotations=given.annotations, images=given.images)])
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(10**9, 10**9 - 200_000, 200_000))
+    with pytest.raises(ValueError, match=r"cache: 2 decoded photos take 0\.0 GB, and 0\.0 GB are free"):
+        open_cache(images, tmp_path / "cache", workers=1)
+    assert list((tmp_path / "cache").iterdir()) == []

@@ -232,5 +232,11 @@ def test_the_shipped_configurations_are_valid():
     chosen = load_together_config(configs / "together.toml", {})
     assert chosen.batch == 192 and chosen.large_crops.size == 896 and set(chosen.networks) == {"thorough", "accurate", "fast"}
     assert {load_config(configs / f"{name}.toml", {}).variant for name in ("accurate", "fast")} == {"accurate", "fast"}
+    for name in ("accurate", "fast"):
+        alone = load_config(configs / f"{name}.toml", {})
+        shares = {Path(one.annotations).name.removesuffix("_train.json.gz"): one.share for one in alone.train if one.labelled}
+        assert shares == chosen.shares and alone.crops == chosen.crops and alone.large_crops == chosen.large_crops
+        assert alone.natural_crops == chosen.natural_crops and alone.crops.negative_share == 0.2
+        assert not {one.annotations for one in alone.dev} & {one.annotations for one in alone.train}
     assert load_second_stage_config(configs / "second_stage.toml", {}).real_fake_weight == 0.2
     assert len(load_settings(PackConfig, configs / "packs.toml", {}).source) == 22

@@ -153,17 +153,19 @@ def _hard_negatives(entry: dict[str, Any], source: Path) -> npt.NDArray[np.float
         raise AnnotationError(f"{source}: image {entry['id']} has hard_negatives that are not x y w h") from None
 
 
-def dismiss_doubtful(image: AnnotatedImage, below: float) -> AnnotatedImage:
+def dismiss_doubtful(image: AnnotatedImage, below: float, height: float = 0.0) -> AnnotatedImage:
     """Make background of what an annotation is not sure of.
 
     Args:
         image: a photo and its boxes.
         below: ignored boxes of a lower score go.
+        height: in pixels; lower boxes stay.
 
     Returns:
         The image without those boxes.
     """
-    kept = ~image.ignore | (image.scores >= below)
+    heights = image.boxes[:, 3] - image.boxes[:, 1]
+    kept = ~image.ignore | (image.scores >= below) | (heights < height)
     return replace(image, boxes=image.boxes[kept], ignore=image.ignore[kept], scores=image.scores[kept])
 
 

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import repeat
@@ -77,7 +78,7 @@ def open_cache(
         The photos' pixels, in the order of `images`.
 
     Raises:
-        AnnotationError: a photo's size isn't the one that its annotation states.
+        AnnotationError: a photo's size isn't the one that its annotation states, or the disk has no room for the cache.
         ImageError: a photo cannot be decoded.
     """
     listed = {(image.path, image.width, image.height): image for image in images}
@@ -92,6 +93,11 @@ def open_cache(
     failed_file = target.with_suffix(".failed.json")
     if not target.exists():
         folder.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(folder).free
+        if free < offsets[-1]:
+            raise AnnotationError(
+                f"{folder}: {len(distinct):,} decoded photos take {offsets[-1] / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free"
+            )
         partial = target.with_suffix(f".partial{os.getpid()}")
         try:
             with partial.open("wb") as file:

@@ -10,7 +10,6 @@ that become ready while it is in use.
 """
 
 import collections
-import dataclasses
 import gzip
 import hashlib
 import io
@@ -29,9 +28,10 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from tinyfaces.data.annotations import AnnotatedImage, AnnotationError, Tell, read_coco
+from tinyfaces.data.annotations import AnnotatedImage, AnnotationError, Tell, dismiss_doubtful, read_coco
 from tinyfaces.detection.images import ImageError, read_image
 from tinyfaces.training.cache import ImageCache, open_cache, problem_with
+from tinyfaces.training.settings import drawn_first
 from tinyfaces.training.worker_pool import map_in_processes
 
 ANNOTATIONS = "annotations.json.gz"
@@ -153,10 +153,7 @@ def chosen_photos(source: PackSource) -> list[LabelledPhoto]:
     except (KeyError, TypeError) as error:
         raise AnnotationError(f"{source.annotations}: not a COCO detection file ({type(error).__name__}: {error})") from None
     images = coco["images"]
-    if source.limit is not None and source.limit < len(images):
-        lot = np.random.default_rng(_SEED).random(len(images))
-        order = sorted(range(len(images)), key=lambda n: lot[n] - bool(images[n].get("hard_negatives")))
-        images = [images[n] for n in sorted(order[: source.limit])]
+    images = [images[n] for n in drawn_first([bool(image.get("hard_negatives")) for image in images], source.limit)]
     return [LabelledPhoto(image, boxes[image["id"]], source) for image in images]
 
 
@@ -327,7 +324,4 @@ class PackLibrary:
 
     def _without_doubtful(self, image: AnnotatedImage) -> AnnotatedImage:
         """The image without the ignored boxes that become background; hard negatives stay."""
-        below = self.doubt.get(image.path.parent.name, 0.0)
-        heights = image.boxes[:, 3] - image.boxes[:, 1]
-        kept = ~(image.ignore & (image.scores < below) & (heights >= self.doubt_from))
-        return dataclasses.replace(image, boxes=image.boxes[kept], ignore=image.ignore[kept], scores=image.scores[kept])
+        return dismiss_doubtful(image, self.doubt.get(image.path.parent.name, 0.0), self.doubt_from)
