@@ -460,13 +460,14 @@ def test_photos_that_are_missing_or_cannot_be_read_are_told_and_the_others_train
 def test_held_out_photos_and_the_rest_are_all():
     class Photo(NamedTuple):
         number: int
+        hard_negatives: tuple = ()
 
     parts = {}
     for part in ("held out", "rest"):
         source = Source(annotations="x.json", images="x", part=part)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(run_settings, "read_coco", lambda *_: [Photo(n) for n in range(45)])
-            patch.setattr(run_settings, "dismiss_doubtful", lambda photo, doubt: photo)
+            patch.setattr(run_settings, "dismiss_doubtful", lambda photo, *_: photo)
             parts[part] = [photo.number for photo in read_sources([source])[0]]
     assert parts["held out"] == [0, 20, 40] and sorted(parts["held out"] + parts["rest"]) == list(range(45))
 
