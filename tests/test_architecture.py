@@ -101,3 +101,11 @@ def test_no_two_modules_share_a_name():
 
 def test_few_modules_in_the_root():
     assert len(list(PACKAGE.glob("*.py"))) <= LARGEST_ROOT
+
+
+def test_no_process_is_forked():
+    """A fork copies locks that other threads hold, and some systems have none."""
+    forks = {
+        (module.name, word) for module in MODULES for word in ('"fork"', "os.fork", '"forkserver"') if word in module.read_text()
+    }
+    assert forks == set()

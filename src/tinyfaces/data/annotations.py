@@ -4,10 +4,10 @@ import math
 import pickle
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +28,10 @@ from scipy.io import loadmat
 found = loadmat(sys.argv[1], variable_names=sys.argv[2:])
 pickle.dump({name: found[name] for name in sys.argv[2:] if name in found}, sys.stdout.buffer)
 """
+
+
+Tell: TypeAlias = Callable[[str], None] | None
+"""Called with a line about each photo that cannot be read, and is left out; where it is None, the first one raises."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +76,7 @@ class WiderRecord:
     invalid: npt.NDArray[np.bool_]
 
 
-def read_coco(annotations: str | Path, images: str | Path) -> list[AnnotatedImage]:
+def read_coco(annotations: str | Path, images: str | Path, tell: Tell = None) -> list[AnnotatedImage]:
     """Read a COCO detection file.
 
     `bbox` is x y w h in pixels. A box with `ignore` or `iscrowd` set, or with a side <= 0, is to be ignored; `score` is
@@ -82,12 +86,13 @@ def read_coco(annotations: str | Path, images: str | Path) -> list[AnnotatedImag
     Args:
         annotations: the file, json or json.gz.
         images: the folder that its `file_name`s start from.
+        tell: see `Tell`.
 
     Returns:
         Images in the file's order, those without boxes included.
 
     Raises:
-        AnnotationError: the file is malformed, or an image is missing.
+        AnnotationError: the file is malformed, or an image is missing (with `tell`: all of them).
     """
     source, folder = Path(annotations), Path(images)
     content = _read_json(source)
@@ -102,18 +107,34 @@ def read_coco(annotations: str | Path, images: str | Path) -> list[AnnotatedImag
     order = np.argsort(owner, kind="stable")
     ends = np.searchsorted(owner[order], np.arange(len(image_entries) + 1))
 
-    annotated = []
+    annotated, left_out = [], list[str]()
     for number, entry in enumerate(image_entries):
         path = folder / str(entry["file_name"])
-        if not path.is_file():
-            raise AnnotationError(f"{path}: no such image (listed in {source})")
+        try:
+            if not path.is_file():
+                raise AnnotationError(f"{path}: no such image (listed in {source})")
+            width, height = _sides(entry, path, source)
+        except AnnotationError as error:
+            if tell is None:
+                raise
+            left_out.append(f"{error}; left out")
+            continue
         mine = order[ends[number] : ends[number + 1]]
-        width, height = _sides(entry, path, source)
         negatives = _to_xyxy(_hard_negatives(entry, source))
         annotated.append(
             AnnotatedImage(path, width, height, _to_xyxy(xywh[mine]), ignore[mine], scores[mine].astype(np.float32), negatives)
         )
+    _tell_all(left_out, tell, annotated, source, folder)
     return annotated
+
+
+def _tell_all(left_out: list[str], tell: Tell, kept: list[AnnotatedImage], source: Path, folder: Path) -> None:
+    """Tell which images are left out; raises AnnotationError, one line in place of all, where none is left."""
+    if left_out and not kept:
+        raise AnnotationError(f"{folder}: none of the {len(left_out):,} images of {source} can be used ({left_out[0]})")
+    for line in left_out:
+        if tell is not None:
+            tell(line)
 
 
 def _hard_negatives(entry: dict[str, Any], source: Path) -> npt.NDArray[np.float64]:
@@ -123,21 +144,23 @@ def _hard_negatives(entry: dict[str, Any], source: Path) -> npt.NDArray[np.float
         raise AnnotationError(f"{source}: image {entry['id']} has hard_negatives that are not x y w h") from None
 
 
-def dismiss_doubtful(image: AnnotatedImage, below: float) -> AnnotatedImage:
+def dismiss_doubtful(image: AnnotatedImage, below: float, height: float = 0.0) -> AnnotatedImage:
     """Make background of what an annotation is not sure of.
 
     Args:
         image: a photo and its boxes.
         below: ignored boxes of a lower score go.
+        height: in pixels; lower boxes stay.
 
     Returns:
         The image without those boxes.
     """
-    kept = ~image.ignore | (image.scores >= below)
+    heights = image.boxes[:, 3] - image.boxes[:, 1]
+    kept = ~image.ignore | (image.scores >= below) | (heights < height)
     return replace(image, boxes=image.boxes[kept], ignore=image.ignore[kept], scores=image.scores[kept])
 
 
-def read_wider(ground_truth: str | Path, images: str | Path, split: str = "train") -> list[AnnotatedImage]:
+def read_wider(ground_truth: str | Path, images: str | Path, split: str = "train", tell: Tell = None) -> list[AnnotatedImage]:
     """Read the official WIDER FACE boxes of a split.
 
     Boxes flagged invalid or with a side <= 0 are to be ignored. Image sizes are read from the images' headers.
@@ -146,26 +169,34 @@ def read_wider(ground_truth: str | Path, images: str | Path, split: str = "train
         ground_truth: the folder `wider_face_split`, or one of its txt or mat files (mat needs scipy).
         images: the folder that holds the events' folders, or WIDER_<split>, or its parent.
         split: "train" or "val".
+        tell: see `Tell`.
 
     Returns:
         Images in the file's order.
 
     Raises:
-        AnnotationError: the file is malformed, or an image is missing or unreadable.
+        AnnotationError: the file is malformed, or an image is missing or unreadable (with `tell`: all of them).
     """
     source = _wider_file(Path(ground_truth), split)
     records = read_wider_mat(source) if source.suffix == ".mat" else read_wider_txt(source)
     if not records:
         raise AnnotationError(f"{source}: lists no images")
     folder = find_wider_images(Path(images), split, records[0].event)
-    annotated = []
+    annotated, left_out = [], list[str]()
     for record in records:
         path = folder / record.event / f"{record.name}.jpg"
-        width, height = image_size(path, source)
+        try:
+            width, height = image_size(path, source)
+        except AnnotationError as error:
+            if tell is None:
+                raise
+            left_out.append(f"{error}; left out")
+            continue
         ignore = record.invalid | (record.boxes[:, 2:] <= 0).any(axis=1)
         annotated.append(
             AnnotatedImage(path, width, height, _to_xyxy(record.boxes), ignore, np.ones(len(record.boxes), dtype=np.float32))
         )
+    _tell_all(left_out, tell, annotated, source, folder)
     return annotated
 
 

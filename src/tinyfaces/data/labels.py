@@ -1,23 +1,18 @@
 """Readers of what labelling tools write, a file per image: YOLO and Pascal VOC; and of photos that nobody labelled. COCO files
 are read by `annotations`."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TypeAlias
 
 import numpy as np
 
-from tinyfaces.data.annotations import AnnotatedImage, AnnotationError, image_size
+from tinyfaces.data.annotations import AnnotatedImage, AnnotationError, Tell, image_size
 from tinyfaces.detection.images import SUFFIXES
 from tinyfaces.parsing.texts import text_of
 from tinyfaces.parsing.voc_objects import voc_boxes, voc_root
 from tinyfaces.parsing.yolo_lines import yolo_boxes
 
 _CLASS_LIST = "classes.txt"
-
-
-Tell: TypeAlias = Callable[[str], None] | None
-"""Called with a line about each photo that cannot be read, and is left out; where it is None, the first one raises."""
 
 
 def read_yolo(labels: str | Path, images: str | Path, tell: Tell = None) -> list[AnnotatedImage]:
