@@ -89,6 +89,13 @@ def open_photo(path: Path) -> Photo:
         exif = exif_of(image)
         found = kinds_of(image, exif)
         whole = upright(image).copy()
+    return photo_of(path, whole, pixels, kind, save, exif, found)
+
+
+def photo_of(
+    path: Path, whole: Image.Image, pixels: Pixels, kind: str, save: dict[str, Any], exif: Image.Exif, found: list[str]
+) -> Photo:
+    """The `Photo` of an upright image in its own mode, which may be changed; the other values are those of `Photo`."""
     bilevel = whole.mode == "1" and not whole.has_transparency_data
     looks = [look for look in (without_alpha(whole), stretched(whole)) if look is not None]
     image = _editable(whole, bilevel)
@@ -133,24 +140,31 @@ def anonymised(
     Raises:
         ImageError: The photo cannot be written in this format.
     """
-    values = np.array(photo.image)
-    channels = values[..., None] if values.ndim == 2 else values
-    alpha = photo.image.mode in ("LA", "RGBA")
-    blank = _blank(photo.image.mode)
-    planes = [Plane(channels[..., n], 1, 1, blank[n]) for n in range(channels.shape[2] - alpha)]
-    if picture is not None:
-        covers = picture.in_mode(photo.image.mode, float(values.max(initial=0)))
-        planes = [replace(plane, cover=cover) for plane, cover in zip(planes, covers, strict=True)]
-    mask_faces(planes, faces.boxes, style)
-    if alpha and in_alpha is not None:
-        mask_faces([Plane(channels[..., -1], 1, 1, 255)], in_alpha.boxes, style)
-    masked = Image.fromarray(values) if photo.image.mode != "CMYK" else Image.fromarray(values, "CMYK")
+    masked = masked_image(photo.image, faces, style, in_alpha, picture)
     if photo.bilevel:
         masked = masked.convert("1", dither=Image.Dither.NONE)
     options = dict(photo.save)
     if keep_metadata:
         options["exif"] = kept_exif(photo.exif)[0]
     return _encoded(masked, photo, options)
+
+
+def masked_image(
+    image: Image.Image, faces: Faces, style: MaskStyle, in_alpha: Faces | None = None, picture: CoverPicture | None = None
+) -> Image.Image:
+    """A copy of the image of a `Photo` with faces masked, and those of `in_alpha` in its transparency too; without metadata."""
+    values = np.array(image)
+    channels = values[..., None] if values.ndim == 2 else values
+    alpha = image.mode in ("LA", "RGBA")
+    blank = _blank(image.mode)
+    planes = [Plane(channels[..., n], 1, 1, blank[n]) for n in range(channels.shape[2] - alpha)]
+    if picture is not None:
+        covers = picture.in_mode(image.mode, float(values.max(initial=0)))
+        planes = [replace(plane, cover=cover) for plane, cover in zip(planes, covers, strict=True)]
+    mask_faces(planes, faces.boxes, style)
+    if alpha and in_alpha is not None:
+        mask_faces([Plane(channels[..., -1], 1, 1, 255)], in_alpha.boxes, style)
+    return Image.fromarray(values) if image.mode != "CMYK" else Image.fromarray(values, "CMYK")
 
 
 def removed(photo: Photo, keep_metadata: bool) -> list[str]:
