@@ -20,7 +20,7 @@ STATE_ENDING = ".state"
 STATE_NAMES = ("journal", "problems.csv")
 """The files in that folder."""
 _MARK = "tinyfaces"
-_NAMES = re.compile(r".+_(faces|density|restored)\.(png|jpg)|\d{3,}\.png", re.IGNORECASE)
+_NAMES = re.compile(r".+_(faces|density|restored)\.(png|jpg)|(.+_face_)?\d{3,}\.png", re.IGNORECASE)
 _QUALITY = 92
 
 
