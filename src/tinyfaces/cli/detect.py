@@ -1,10 +1,12 @@
 """`tinyfaces detect`."""
 
 import sys
+from collections.abc import Generator
+from contextlib import closing
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
 from rich.console import Console
@@ -34,6 +36,10 @@ from tinyfaces.jobs.inputs import InputFile, find_inputs
 from tinyfaces.jobs.journal import Outcome
 from tinyfaces.jobs.outputs import Output, OutputError
 from tinyfaces.jobs.selection import ALL, Selection
+
+if TYPE_CHECKING:  # an extra
+    from tinyfaces.jobs.clips import Clip
+    from tinyfaces.jobs.tracking import TrackedFaces
 
 _CLASSES = "face\n"
 
@@ -76,8 +82,17 @@ class PictureOptions:
         bool,
         typer.Option("--save-images", rich_help_panel=OUTPUT, help="Also write images with framed faces, to --out or faces/."),
     ] = False
+    save_video: Annotated[
+        bool,
+        typer.Option(
+            "--save-video",
+            rich_help_panel=OUTPUT,
+            help="Also write videos with framed faces and the numbers of their tracks, to --out or faces/.",
+        ),
+    ] = False
     show: Annotated[
-        Show | None, typer.Option(rich_help_panel=OUTPUT, help="With --save-images: write the score above each frame.")
+        Show | None,
+        typer.Option(rich_help_panel=OUTPUT, help="With --save-images or --save-video: write the score above each frame."),
     ] = None
     crops: Annotated[
         Path | None,
@@ -98,8 +113,8 @@ class PictureOptions:
 
     def check(self) -> None:
         """End the command where options do not go together."""
-        if self.show is not None and not self.save_images:
-            fail("--show goes with --save-images")
+        if self.show is not None and not self.save_images and not self.save_video:
+            fail("--show goes with --save-images or --save-video")
         if self.margin is not None and self.crops is None:
             fail("--margin goes with --crops")
         if self.crops is not None:
@@ -109,11 +124,13 @@ class PictureOptions:
         """The output of a run, with these too."""
         margin = MARGIN if self.margin is None else self.margin
         crops = None if self.crops is None else FaceCrops(self.crops, margin, run.is_given)
-        return replace(output, show_scores=self.show is Show.scores, crops=crops)
+        return replace(output, show_scores=self.show is Show.scores, crops=crops, videos=self.save_video)
 
     def settings(self) -> dict[str, Any]:
         """What results depend on beside frames."""
-        shown = {} if self.show is None else {"show": self.show.value}
+        shown: dict[str, Any] = {} if self.show is None else {"show": self.show.value}
+        if self.save_video:
+            shown["videos"] = True
         return shown if self.crops is None else {**shown, "crops": runs.shown(self.crops), "margin": self.margin}
 
 
@@ -152,7 +169,7 @@ def detect(
         if format is not None or no_scores or copies:
             fail("--ray writes Parquet files; --format, --no-scores and --copies do not go with it")
         if pictures != PictureOptions():
-            fail("--ray writes Parquet files; --save-images and --crops do not go with it")
+            fail("--ray writes Parquet files; --save-images, --save-video and --crops do not go with it")
         if selection != ALL:
             fail("--ray writes all faces; --min-height, --max-height, --only-region and --except-region do not go with it")
         run_on_cluster(ray, inputs, out, detector, threshold, progress)
@@ -169,6 +186,8 @@ def detect(
     run = runs.Run(find_inputs(inputs.paths, inputs.recursive), "finding faces", progress.quiet)
     if not output.takes_videos:
         run.drop_videos("its faces are written as json, jsonl or csv to --out, or as jsonl to the standard output")
+    if pictures.save_video and not run.videos:
+        fail("--save-video is for videos, and none was given")
     if pictures.crops is not None and run.videos:
         run.note("--crops cuts faces out of images; videos give none")
     check_class_list(output)
@@ -211,19 +230,27 @@ def _on_image(file: InputFile, output: Output, run: runs.Run, selection: Selecti
 def _on_video(file: InputFile, output: Output, run: runs.Run, selection: Selection) -> Outcome:
     """Find and follow faces, and write them frame by frame."""
     with run.clip(file, selection=selection) as clip:
-        frames = clip.results()
-        written = []
-        if output.format is None:
-            for _ in frames:
-                pass
-        else:
-            parts = formats.VIDEO_DOCUMENTS[output.format](file.path, *clip.video.shape.size, frames)
-            if output.document is None:
-                sys.stdout.writelines(parts)
+        with closing(_results(clip, output.drawn_video(file), output.show_scores)) as frames:
+            if output.format is None:
+                for _ in frames:
+                    pass
             else:
-                written.append(run.targets[file][0])
-                write_parts(written[0], parts)
-        return Outcome(clip.summary(), clip.video.problem, written)
+                parts = formats.VIDEO_DOCUMENTS[output.format](file.path, *clip.video.shape.size, frames)
+                if output.document is None:
+                    sys.stdout.writelines(parts)
+                else:
+                    write_parts(run.targets[file][0], parts)
+        return Outcome(clip.summary(), clip.video.problem, run.targets[file])
+
+
+def _results(clip: "Clip", drawn_video: Path | None, scores: bool) -> Generator["TrackedFaces", None, None]:
+    """The faces frame by frame, while a drawn video is written, if it is wanted."""
+    if drawn_video is None:
+        yield from clip.results()
+    else:
+        from tinyfaces.jobs.drawn_videos import write_drawn
+
+        yield from write_drawn(clip, drawn_video, scores=scores)
 
 
 def write_document(run: runs.Run, output: Output) -> None:

@@ -13,7 +13,7 @@ from tinyfaces.jobs.face_crops import FaceCrops
 from tinyfaces.jobs.face_regions import is_other_sidecar
 from tinyfaces.jobs.finding import AnyImage, preview
 from tinyfaces.jobs.formats import ImageResult
-from tinyfaces.jobs.inputs import VIDEO_SUFFIXES, InputFile
+from tinyfaces.jobs.inputs import CONTAINERS, VIDEO_SUFFIXES, InputFile
 from tinyfaces.jobs.jpeg_copies import jpeg_with_regions
 from tinyfaces.jobs.own_results import STATE_ENDING, STATE_NAMES, as_marked_picture
 
@@ -77,6 +77,7 @@ class Output:
         copies: Whether XMP goes into copies of the photos, and not into sidecars.
         show_scores: Whether pictures have the score above each frame.
         crops: Where each face of a photo goes as a file of its own, if anywhere.
+        videos: Whether to draw each video.
     """
 
     format: str | None
@@ -87,6 +88,7 @@ class Output:
     copies: bool = False
     show_scores: bool = False
     crops: FaceCrops | None = None
+    videos: bool = False
 
     @classmethod
     def of(cls, out: str | None, format: str | None, *, scores: bool, pictures: bool, copies: bool = False) -> "Output":
@@ -137,11 +139,16 @@ class Output:
     def names(self, file: InputFile) -> list[Path]:
         """The files in the folder that are written for one input file alone."""
         if file.is_video:
-            return [named_after(file.name, f"{file.name.suffix}.{self.format}")] if self.document else []
+            names = [named_after(file.name, f"{file.name.suffix}.{self.format}")] if self.document else []
+            return [*names, _drawn_video_name(file)] if self.videos else names
         names = [formats.PER_IMAGE[self.format or ""][0](file)] if self.per_image else []
         if self.copies:
             names = [file.name]
         return [*names, _picture_name(file)] if self.pictures else names
+
+    def drawn_video(self, file: InputFile) -> Path | None:
+        """Where a drawn video goes, if it is to be written."""
+        return self.folder / _drawn_video_name(file) if self.videos else None
 
     def targets(self, file: InputFile) -> list[Path]:
         """All files that are written for one input file alone; of its crops the first, which stands for all."""
@@ -217,6 +224,12 @@ def lies_in(path: Path, folder: Path) -> bool:
 
 def _picture_name(file: formats.Named) -> Path:
     return named_after(file.name, f"_faces.{'png' if file.path.suffix.lower() == '.png' else 'jpg'}")
+
+
+def _drawn_video_name(file: InputFile) -> Path:
+    suffix = file.written_name.suffix.lower()
+    # Transport streams have no tags that tell a result from a recording.
+    return named_after(file.name, f"_faces{'.mkv' if CONTAINERS[suffix] == 'mpegts' else suffix}")
 
 
 def _drawn(result: ImageResult, pixels: Pixels, scores: bool) -> bytes:
