@@ -61,6 +61,8 @@ _CR2_MARK = (8, b"CR")
 _RAW_ADVICE = "convert it to TIFF or JPEG first"
 _STRETCHED_PERCENTILES = (0.1, 99.9)
 _SPREAD_ENOUGH = 170  # of 255: so much of the range shows whatever there is
+_BELIEVED_PIXELS = 50_000_000
+_PIXELS_PER_BYTE = 10_000  # at most; a blank PNG in black and white has about 8,000
 _STRIP_PIXELS = 4_000_000
 _pillow_limit = threading.Lock()
 
@@ -126,6 +128,7 @@ def open_image(path: Path) -> Iterator[Image.Image]:
             if os.fstat(file.fileno()).st_size == 0:
                 raise ImageError(f"{name}: the file is empty")
             with _open(file, name) as image:
+                refuse_damaged_size(path, *image.size)
                 yield image
     except FileNotFoundError:
         raise ImageError(f"{name}: no such file") from None
@@ -135,6 +138,14 @@ def open_image(path: Path) -> Iterator[Image.Image]:
         raise
     except Exception as error:  # nearly anything, for odd metadata and damaged pages after the first
         raise ImageError(f"{name}: cannot be read ({_what(error)})") from None
+
+
+def refuse_damaged_size(path: Path, width: int, height: int) -> None:
+    """Raise ImageError where a small file says it has many pixels. Its size is damaged, or all of it is blank, and to search it
+    takes minutes."""
+    size = path.stat().st_size
+    if width * height > max(_BELIEVED_PIXELS, _PIXELS_PER_BYTE * size):
+        raise ImageError(f"{_one_line(str(path))}: damaged, or blank ({width}x{height} pixels in a file of {size} bytes)")
 
 
 def _from_file(path: Path) -> Pixels:
