@@ -62,7 +62,7 @@ _RAW_ADVICE = "convert it to TIFF or JPEG first"
 _STRETCHED_PERCENTILES = (0.1, 99.9)
 _SPREAD_ENOUGH = 170  # of 255: so much of the range shows whatever there is
 _BELIEVED_PIXELS = 50_000_000
-_PIXELS_PER_BYTE = 10_000  # at most; a blank PNG in black and white has about 8,000
+_PIXELS_PER_BYTE = 2_000  # at most; a blank PNG in grey has about 1,000
 _STRIP_PIXELS = 4_000_000
 _pillow_limit = threading.Lock()
 
