@@ -17,7 +17,7 @@ from PIL import Image
 from conftest import paint
 from test_images import bad_files
 from tinyfaces.jobs import journal as journal_module
-from tinyfaces.jobs.bulk import DiskFull, overlapped, process, reason
+from tinyfaces.jobs.bulk import DiskFull, Stopwatch, overlapped, process, reason
 from tinyfaces.jobs.inputs import InputFile
 from tinyfaces.jobs.journal import Journal, JournalError, Outcome, stamp_of
 
@@ -317,3 +317,11 @@ def test_problems_are_gathered_in_a_file(run, tmp_path):
         (tmp_path / "in" / name).unlink()
     run("anonymise", "in", "--out", "res")
     assert {path.name for path in (tmp_path / "res").iterdir()} == {"a.png", ".tinyfaces"}
+
+
+@pytest.mark.parametrize("count,beginning", [(0, "0 images in "), (1, "1 image in "), (2, "2 images in ")])
+def test_the_speed_says_one_image_and_two_images(count, beginning):
+    watch = Stopwatch()
+    watch.add(count, 1_000_000)
+    line = watch.line("image")
+    assert line.startswith(beginning) and line.endswith(" megapixels/s") and " images/s" in line

@@ -321,7 +321,7 @@ def test_one_photo_does_not_end_a_training(tmp_path):
         assert (cache[1] == np.asarray(Image.open(tmp_path / "d.png"))).all()
         assert len(told) == 2 and "c.png: cannot be read" in told[0] and "b.png: damaged or cut short" in told[1]
     result = CliRunner().invoke(app, ["train", "proposals", "--config", str(tmp_path / "c.toml")])
-    assert result.exit_code == 0 and result.stderr.count("b.png") == 2, result.output  # as a training and as a dev photo
+    assert result.exit_code == 1 and result.stderr.count("b.png") == 2, result.output  # as a training and as a dev photo
     assert torch.load(tmp_path / "run/last.pt", weights_only=True)["step"] == 1
     for name in "ad":
         (tmp_path / f"{name}.png").write_text("no photo")

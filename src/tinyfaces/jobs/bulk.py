@@ -148,6 +148,11 @@ def reason(error: OSError, path: Path) -> str:
     return f"{error.filename}: cannot be written ({(error.strerror or 'unknown error').lower()})"
 
 
+def counted(number: int, what: str) -> str:
+    """Such as "1 face" and "2 faces"."""
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
 class Stopwatch:
     """Counts items and their pixels, and gives the speed."""
 
@@ -162,7 +167,7 @@ class Stopwatch:
         self.pixels += count * pixels
 
     def line(self, what: str) -> str:
-        """The speed, such as "120 images in 9.8 s: 12.2 images/s, 9.6 megapixels/s"."""
+        """The speed, such as "120 images in 9.8 s: 12.2 images/s, 9.6 megapixels/s". what: one of them, such as "image"."""
         seconds = max(time.monotonic() - self._started, 1e-3)
-        rates = f"{self.count / seconds:.1f} {what}/s, {self.pixels / 1e6 / seconds:.1f} megapixels/s"
-        return f"{self.count} {what} in {seconds:.1f} s: {rates}"
+        rates = f"{self.count / seconds:.1f} {what}s/s, {self.pixels / 1e6 / seconds:.1f} megapixels/s"
+        return f"{counted(self.count, what)} in {seconds:.1f} s: {rates}"

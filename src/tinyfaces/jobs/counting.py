@@ -10,6 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from tinyfaces.detection.faces import Faces
 from tinyfaces.detection.images import Pixels
+from tinyfaces.jobs.bulk import counted
 
 Polygon = npt.NDArray[np.float64]
 """Corners (N, 2), x and y: in pixels, or all within 0-1, relative to the image's sides."""
@@ -126,7 +127,7 @@ def draw_density(
         drawn = [(x * columns / width, y * rows / height) for x, y in corners.tolist()]
         pen.polygon(drawn, outline=(255, 255, 255), width=2)
         _write(pen, drawn[0], f"{name}: {number}", font)
-    _write(pen, (size // 2, rows - 2 * size), f"{len(faces)} faces", font)
+    _write(pen, (size // 2, rows - 2 * size), counted(len(faces), "face"), font)
     return picture
 
 
