@@ -22,7 +22,6 @@ from tinyfaces.cli.remote import RayAddress, detect_on_cluster
 from tinyfaces.cli.tables import print_detections
 from tinyfaces.files import write_parts
 from tinyfaces.jobs import formats
-from tinyfaces.jobs.finding import find_faces
 from tinyfaces.jobs.formats import ImageResult
 from tinyfaces.jobs.inputs import InputFile, find_inputs
 from tinyfaces.jobs.journal import Outcome
@@ -110,7 +109,7 @@ def detect(
 
 
 def _on_image(file: InputFile, output: Output, run: runs.Run) -> Outcome:
-    result, image = find_faces(file, run.detector)
+    result, image = run.find_faces(file)
     return Outcome(result.to_record(), written=output.write(result, image))
 
 

@@ -15,8 +15,10 @@ from tinyfaces.detection.detector import Detector
 from tinyfaces.detection.runtime import usable_cpus
 from tinyfaces.files import GivenFiles, clear_partials, write_parts
 from tinyfaces.jobs import bulk
+from tinyfaces.jobs.animations import first_frame_line
 from tinyfaces.jobs.bulk import Stopwatch, reason
-from tinyfaces.jobs.formats import csv_lines
+from tinyfaces.jobs.finding import AnyImage, find_faces
+from tinyfaces.jobs.formats import ImageResult, csv_lines
 from tinyfaces.jobs.inputs import InputFile, Inputs, left_out_line
 from tinyfaces.jobs.journal import Journal, JournalError, Outcome
 from tinyfaces.jobs.own_results import mark_folder
@@ -190,6 +192,12 @@ class Run:
         yield from self._process(self.images, on_image, self.workers)
         if on_video is not None:
             yield from self._process(self.videos, on_video, 0)
+
+    def find_faces(self, file: InputFile) -> tuple[ImageResult, AnyImage]:
+        """`finding.find_faces`, and a line where only a part of the file is searched. Raises ImageError."""
+        if line := first_frame_line(file.path):
+            self.note(line)
+        return find_faces(file, self.detector)
 
     def _process(
         self, files: Sequence[InputFile], work: Callable[[InputFile], Outcome], workers: int
