@@ -85,7 +85,7 @@ def _run(
     progress: ProgressOptions,
     **more: Any,
 ) -> None:
-    if detector.device == "cpu":  # what is wrong here is wrong there, and is said before a cluster is asked
+    if detector.device in ("auto", "cpu"):  # what is wrong here is wrong there, and is said before a cluster is asked
         detector.open(threshold)
     options = {
         "threshold": threshold, "scale": detector.scale, "stages": detector.stages, "device": detector.device,
