@@ -24,6 +24,10 @@ class _Gpu:
         self.SessionOptions = onnxruntime.SessionOptions
         self.GraphOptimizationLevel = onnxruntime.GraphOptimizationLevel
         self.opened: list[str] = []
+        self.severity = 2
+
+    def set_default_logger_severity(self, severity):
+        self.severity = severity
 
     def get_available_providers(self):
         return [*self._there, "CPUExecutionProvider"]
@@ -31,6 +35,7 @@ class _Gpu:
     def InferenceSession(self, path, options, providers):
         session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         self.opened.append(providers[0])
+        assert self.severity == 4 or providers == ["CPUExecutionProvider"], "a library that is missing is not printed"
         gpu = providers[0] != "CPUExecutionProvider"
         got = providers if self._works else ["CPUExecutionProvider"]
 
@@ -70,6 +75,7 @@ def test_auto_falls_back_with_one_line(monkeypatch, caplog, fault, words):
     assert [RuntimeOptions().runs_on for _ in range(3)] == ["cpu"] * 3
     assert len(caplog.messages) == 1 and words in caplog.messages[0] and "\n" not in caplog.messages[0]
     assert len(gpu.opened) <= 2, "tried once"
+    assert gpu.severity == 2
 
 
 def test_the_best_of_several_is_taken(monkeypatch):

@@ -1,6 +1,8 @@
 """One run of a command over many files: what all commands that take files share, from finding them to the exit code."""
 
 import os
+import sys
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -56,7 +58,7 @@ class Run:
         self._speeds: list[str] = []
         self._skipped = self._done = 0
         for line in inputs.problems:
-            self.problem(line, Path(line.partition(":")[0]))
+            self.problem(line, Path(line.partition(": ")[0]))
         if inputs.left_out and not quiet:
             errors.print(f"tinyfaces: {left_out_line(inputs.left_out)}")
         self._end_if_empty()
@@ -303,8 +305,9 @@ def is_there(path: Path) -> bool:
 
 
 def _place(path: Path) -> str:
-    """Where a file is written, however its path is spelt."""
-    return os.path.join(os.path.realpath(path.parent), path.name)  # noqa: PTH118
+    """Where a file is written, however its path is spelt. macOS, like Windows, takes names that differ in case for the same."""
+    place = os.path.normcase(os.path.join(os.path.realpath(path.parent), path.name))  # noqa: PTH118
+    return unicodedata.normalize("NFC", place).casefold() if sys.platform == "darwin" else place
 
 
 def _is_problem_list(path: Path) -> bool:

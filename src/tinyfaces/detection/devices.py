@@ -1,6 +1,8 @@
 """What ONNX Runtime can run networks on: the CPU, or a GPU by CUDA, DirectML or Core ML."""
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -22,6 +24,7 @@ _TAKEN = ("cuda", "directml")
 """What "auto" takes, the best first. Core ML is left out: with images of any size it may be slower, which nobody has measured."""
 _PROBE = (1, 3, 64, 64)  # NxCxHxW, enough to run every kind of layer
 _AGREEMENT = 0.05  # between float32 on a GPU and on the CPU, in logits
+_WARNING, _FATAL = 2, 4  # ONNX Runtime's levels of logging; the first is its own choice
 
 _log = logging.getLogger("tinyfaces")
 
@@ -63,7 +66,8 @@ def problem_with(device: str, onnxruntime: Any) -> str | None:
         options.enable_mem_pattern = False
         outputs = []
         for provider in (PROVIDERS[device][0], PROVIDERS["cpu"][0]):
-            session = onnxruntime.InferenceSession(path, options, providers=[provider])
+            with silent(onnxruntime):
+                session = onnxruntime.InferenceSession(path, options, providers=[provider])
             if provider not in session.get_providers():
                 return "no such GPU, or a library of it is missing"
             outputs.append(session.run(None, {session.get_inputs()[0].name: images}))
@@ -71,3 +75,13 @@ def problem_with(device: str, onnxruntime: Any) -> str | None:
         return (str(error).strip().splitlines() or [type(error).__name__])[0]
     off = max(float(np.abs(ours - theirs).max()) for ours, theirs in zip(*outputs, strict=True))
     return None if off <= _AGREEMENT else f"its outputs are off by {off:.2g}"
+
+
+@contextmanager
+def silent(onnxruntime: Any) -> Iterator[None]:
+    """Keep ONNX Runtime from printing what it misses for a device, which is told in a line of ours."""
+    onnxruntime.set_default_logger_severity(_FATAL)
+    try:
+        yield
+    finally:
+        onnxruntime.set_default_logger_severity(_WARNING)

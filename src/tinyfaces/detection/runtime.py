@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from tinyfaces.detection.devices import DEVICES, PROVIDERS, chosen_device
+from tinyfaces.detection.devices import DEVICES, PROVIDERS, chosen_device, silent
 from tinyfaces.detection.processors import multiplies_int8 as multiplies_int8
 from tinyfaces.detection.processors import processor_name as processor_name
 from tinyfaces.detection.processors import usable_cpus as usable_cpus
@@ -199,7 +199,8 @@ class _OnnxRuntimeSession:
         # Idle threads of one network would keep spinning while the next one runs: both stages together run three by turns.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
-            self._session = onnxruntime.InferenceSession(str(file), options, providers=[provider])
+            with silent(onnxruntime) if device != "cpu" else nullcontext():
+                self._session = onnxruntime.InferenceSession(str(file), options, providers=[provider])
         except Exception as error:  # onnxruntime's exceptions share no public base
             raise ModelError(f"{file}: not a model that onnxruntime can load ({_first_line(error)})") from None
         if provider not in self._session.get_providers():

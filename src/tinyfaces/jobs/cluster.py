@@ -294,13 +294,13 @@ class _Worker:
 
         style = {**(self._job.masks or {})}
         keep_metadata = style.pop("keep_metadata")
-        with tempfile.NamedTemporaryFile(suffix=Path(file).suffix) as copy:
-            copy.write(fsspec_files.read(file))
-            copy.flush()
+        with tempfile.TemporaryDirectory() as folder:  # Windows opens no file that is open under its name already
+            copy = Path(folder) / f"photo{Path(file).suffix}"
+            copy.write_bytes(fsspec_files.read(file))
             try:
-                content, record = masked_photo(Path(copy.name), self._detector, MaskStyle(**style), keep_metadata)
+                content, record = masked_photo(copy, self._detector, MaskStyle(**style), keep_metadata)
             except ValueError as error:
-                raise ValueError(str(error).replace(copy.name, file)) from None
+                raise ValueError(str(error).replace(str(copy), file)) from None
         fsspec_files.write(target, content)
         return {**{name: record[name] for name in ("width", "height", "boxes", "scores")}, "output": target}
 
