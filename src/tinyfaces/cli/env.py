@@ -11,7 +11,7 @@ from tinyfaces import __version__
 from tinyfaces.cli.options import SOME_FAILED, app, command
 from tinyfaces.detection.devices import PROVIDERS, chosen_device
 from tinyfaces.detection.processors import allowed_cpus, features, multiplies_int8, processor_name, quota_cpus, usable_cpus
-from tinyfaces.detection.runtime import quiet_onnxruntime
+from tinyfaces.detection.runtime import quiet_onnxruntime, quiet_openvino
 
 _PACKAGES = (
     "numpy", "pillow", "onnxruntime", "onnxruntime-gpu", "onnxruntime-directml", "openvino", "pillow-heif", "pillow-jxl-plugin",
@@ -52,6 +52,8 @@ def _lines() -> Iterator[str]:
         return
     devices = [device for device, (provider, _) in PROVIDERS.items() if provider in there]
     yield f"devices: {', '.join(devices)} (providers of onnxruntime: {', '.join(there)})"
+    if versions["openvino"]:
+        yield f"devices of openvino: {', '.join(quiet_openvino().Core().available_devices)}"
     choice = chosen_device(onnxruntime)
     yield f"--device auto: {choice.device}, as {choice.why}"
     fast = choice.device == "cpu" and multiplies_int8()
