@@ -44,7 +44,8 @@ class Regions(Protocol):
         ...
 
 
-ImageSource: TypeAlias = str | os.PathLike[str] | Image.Image | npt.NDArray[Any]
+ImageSource: TypeAlias = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO | Image.Image | npt.NDArray[Any]
+"""A path, the content of a file, a file opened in binary mode, a PIL image or an array."""
 
 _ORIENTATION_TAG = 0x0112
 _TRANSPOSE = {
@@ -83,7 +84,9 @@ def read_image(source: ImageSource) -> Pixels:
     whichever is the first range to hold them all; if none does, they are stretched from lowest to highest.
 
     Args:
-        source: A path, a PIL image, or an array HxWx3 (RGB), HxWx4 (RGBA) or HxW (grey), uint8. OpenCV's BGR must be reversed.
+        source: A path; the content of an image file as bytes; a file opened in binary mode, which is read from its start where
+            that is possible; a PIL image; or an array HxWx3 (RGB), HxWx4 (RGBA) or HxW (grey), uint8. OpenCV's BGR must be
+            reversed.
 
     Returns:
         HxWx3 uint8, RGB.
@@ -104,7 +107,14 @@ def read_image(source: ImageSource) -> Pixels:
         return _from_pillow(source, getattr(source, "filename", "") or "PIL image")
     if isinstance(source, str | os.PathLike):
         return _from_file(Path(source))
-    raise TypeError(f"an image must be a path, a PIL image or a NumPy array. Received: {type(source).__name__}")
+    if isinstance(source, bytes | bytearray | memoryview):
+        return read_encoded(bytes(source), "bytes")
+    if hasattr(source, "read"):
+        return _from_open_file(source)
+    raise TypeError(
+        f"an image must be a path, bytes, a file opened in binary mode, a PIL image or a NumPy array. "
+        f"Received: {type(source).__name__}"
+    )
 
 
 def read_encoded(content: bytes, name: str) -> Pixels:
@@ -142,6 +152,20 @@ def open_image(path: Path) -> Iterator[Image.Image]:
 def _from_file(path: Path) -> Pixels:
     with open_image(path) as image:
         return _from_pillow(image, _one_line(str(path)))
+
+
+def _from_open_file(file: BinaryIO) -> Pixels:
+    given = getattr(file, "name", None)
+    name = _one_line(given) if isinstance(given, str) and given else "file object"
+    try:
+        if hasattr(file, "seekable") and file.seekable():
+            file.seek(0)  # as Pillow does, so that one file object can be read twice
+        content = file.read()
+    except Exception as error:  # a network's, an archive's, or that the file is closed
+        raise ImageError(f"{name}: cannot be read ({_what(error)})") from None
+    if not isinstance(content, bytes):
+        raise TypeError(f"{name}: must be opened in binary mode, so that it gives bytes. Received: {type(content).__name__}")
+    return read_encoded(content, name)
 
 
 def _open(file: BinaryIO, name: str) -> Image.Image:

@@ -1,9 +1,10 @@
 """Animations (GIF, PNG, WebP, AVIF) masked frame by frame."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
@@ -13,10 +14,14 @@ from tinyfaces.detection.faces import Faces
 from tinyfaces.detection.images import MAX_PIXELS, ImageError, open_image, read_image, upright
 from tinyfaces.detection.merging import joined
 from tinyfaces.jobs.depth import bits_per_value
-from tinyfaces.jobs.masking import MaskStyle
+from tinyfaces.jobs.known_faces import KnownFaces
 from tinyfaces.jobs.metadata import exif_of, kept_exif, kinds_of
 from tinyfaces.jobs.photos import LOST_TAG, encoded, find_photo_faces, masked_image, photo_of
 
+if TYPE_CHECKING:  # which imports this module
+    from tinyfaces.jobs.masked_photos import Masking
+
+_NONE = Faces.empty()
 _FORMATS = ("GIF", "PNG", "WEBP", "AVIF")
 _SUFFIXES = (".gif", ".png", ".apng", ".webp", ".avif")
 _MODES = ("L", "LA", "RGB", "RGBA")
@@ -39,9 +44,17 @@ def first_frame_line(path: Path) -> str | None:
     return f"{path}: is an animation of {frames} frames; its first one is searched" if frames > 1 else None
 
 
-def masked_animation(path: Path, detector: Detector, style: MaskStyle, keep_metadata: bool) -> tuple[bytes, dict[str, Any]]:
+def masked_animation(
+    path: Path, detector: Detector | None, masking: "Masking", known: Sequence[KnownFaces] = ()
+) -> tuple[bytes, dict[str, Any]]:
     """Find the faces of each frame of an animation and mask them. What is found in a frame is masked in the one before and the
     one after it too. Times and repetitions stay.
+
+    Args:
+        path: The animation.
+        detector: None to mask nothing but what is known.
+        masking: What is covered of what is found, and how.
+        known: Faces that are masked in every frame.
 
     Returns:
         The masked animation as a file of its own format, and what was found and removed, as JSON can hold it: `frames` is their
@@ -49,6 +62,7 @@ def masked_animation(path: Path, detector: Detector, style: MaskStyle, keep_meta
 
     Raises:
         ImageError: The animation cannot be read or written, or is larger than 250 million pixels in all.
+        KnownFacesError: What is known contradicts the animation.
     """
     with open_image(path) as image:
         number, (width, height) = getattr(image, "n_frames", 1), upright(image).size
@@ -60,25 +74,31 @@ def masked_animation(path: Path, detector: Detector, style: MaskStyle, keep_meta
         exif, kind = exif_of(image), image.format or ""
         found_kinds = [name for name in kinds_of(image, exif) if name != "second picture"]
         durations: list[float] = []
-        frames, found, in_alpha = [], [], []
+        given = [one.faces(path, width, height) for one in known]
+        frames, found, in_alpha, left_clear = [], [], [], Counter[str]()
         for frame in _frames(image, durations):
             photo = photo_of(path, frame, read_image(frame), kind, {}, exif, [])
-            faces, transparent = find_photo_faces(photo, detector)
+            faces, transparent = (_NONE, _NONE) if detector is None else find_photo_faces(photo, detector, masking.cover)
+            faces, clear = masking.selection.pick(faces, width, height)
+            left_clear.update(clear)
             frames.append(photo.image)
-            found.append(faces)
-            in_alpha.append(transparent)
+            found.append(joined([faces, *given])[0])
+            in_alpha.append(
+                joined([masking.selection.pick(transparent, width, height)[0], *(given if photo.alpha is not None else [])])[0]
+            )
         options = _options(image, path, durations)
-    if keep_metadata and kind != "GIF":
+    if masking.keep_metadata and kind != "GIF":
         options["exif"], lost = kept_exif(exif)
         removed = [name for name in found_kinds if name not in ("EXIF", "GPS")] + [f"{LOST_TAG} {tag}" for tag in lost]
     else:
         removed = found_kinds
     frames = _in_one_mode(frames)
     first, *rest = [
-        masked_image(frame, _around(found, number), style, _around(in_alpha, number)) for number, frame in enumerate(frames)
+        masked_image(frame, _around(found, number), masking.style, _around(in_alpha, number), masking.picture)
+        for number, frame in enumerate(frames)
     ]
     content = encoded(first, path, kind, [{**options, "save_all": True, "append_images": rest}])
-    return content, {**_record(width, height, found), "removed": removed}
+    return content, {**_record(width, height, found), "left_clear": dict(left_clear), "removed": removed}
 
 
 def _frames(image: Image.Image, durations: list[float]) -> Iterator[Image.Image]:
@@ -103,7 +123,7 @@ def _in_one_mode(frames: Sequence[Image.Image]) -> list[Image.Image]:
 def _around(found: Sequence[Faces], number: int) -> Faces:
     """The faces of a frame and of its neighbours, so that one that is missed in one frame is not seen there."""
     near = [faces for faces in found[max(0, number - 1) : number + 2] if len(faces)]
-    return joined(near)[0] if near else Faces.empty()
+    return joined(near)[0] if near else _NONE
 
 
 def _options(image: Image.Image, path: Path, durations: list[float]) -> dict[str, Any]:
