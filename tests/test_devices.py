@@ -133,6 +133,10 @@ def test_env_names_two_owners_of_a_module(owners):
     done = CliRunner().invoke(app, ["env"])
     assert done.exit_code == 1
     assert "fault: onnxruntime and onnxruntime-gpu both own the module onnxruntime: pip uninstall" in done.output
+    owners["onnxruntime"] = ["onnxruntime"]
+    owners["cv2"] = ["opencv-python", "opencv-python-headless"]
+    done = CliRunner().invoke(app, ["env"])
+    assert done.exit_code == 0 and "warning: opencv-python and opencv-python-headless both own the module cv2" in done.output
     owners["onnxruntime"] = []
     assert "fault: no package with the module onnxruntime" in CliRunner().invoke(app, ["env"]).output
     assert devices.DEVICES[0] == "auto"

@@ -2,7 +2,7 @@
 
 import os
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from importlib import metadata
 
 import typer
@@ -17,18 +17,20 @@ _PACKAGES = (
     "numpy", "pillow", "onnxruntime", "onnxruntime-gpu", "onnxruntime-directml", "openvino", "pillow-heif", "pillow-jxl-plugin",
     "av", "pyvips", "fastapi", "torch", "ray",
 )  # fmt: skip
-_OWNED = ("onnxruntime", "cv2")
-"""Modules that several packages bring, each over the files of the other."""
 
 
 @command(app)
 def env() -> None:
     """Show versions, processors and devices, what is chosen and why: for a bug report.
 
-    Exit code: 0, or 1 if the environment has a fault, which the last lines name.
+    Exit code: 0, or 1 if ONNX Runtime is missing or has two owners, which the last lines say.
     """
-    faults = list(_faults())
-    for line in (*_lines(), *(f"fault: {fault}" for fault in faults)):
+    owners = metadata.packages_distributions()
+    faults = list(_two_owners("onnxruntime", owners))
+    if not owners.get("onnxruntime"):
+        faults.append("no package with the module onnxruntime is installed: pip install onnxruntime")
+    warnings = _two_owners("cv2", owners)  # which no detection needs
+    for line in (*_lines(), *(f"warning: {line}" for line in warnings), *(f"fault: {line}" for line in faults)):
         typer.echo(line)
     if faults:
         raise typer.Exit(SOME_FAILED)
@@ -61,19 +63,14 @@ def _lines() -> Iterator[str]:
     yield f"--precision auto: {'int8' if fast else 'float32'}, as {why}"
 
 
-def _faults() -> Iterator[str]:
-    """A line for each module that several packages own, and for a missing runtime."""
-    owners = metadata.packages_distributions()
-    for module in _OWNED:
-        packages = sorted(set(owners.get(module, [])))
-        if len(packages) > 1:
-            kept = packages[-1]
-            yield (
-                f"{' and '.join(packages)} both own the module {module}: pip uninstall {' '.join(packages)}, then "
-                f"pip install {kept} or the one that you want"
-            )
-    if not owners.get("onnxruntime"):
-        yield "no package with the module onnxruntime is installed: pip install onnxruntime"
+def _two_owners(module: str, owners: Mapping[str, list[str]]) -> Iterator[str]:
+    """A line where several packages bring a module, each over the files of the other."""
+    packages = sorted(set(owners.get(module, [])))
+    if len(packages) > 1:
+        yield (
+            f"{' and '.join(packages)} both own the module {module}: pip uninstall {' '.join(packages)}, then "
+            f"pip install {packages[-1]} or the one that you want"
+        )
 
 
 def _version(package: str) -> str:
