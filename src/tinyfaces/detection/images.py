@@ -13,8 +13,10 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 
+from tinyfaces.detection.extra_formats import plugin_for
+
 SUFFIXES = frozenset(
-    ".avif .bmp .dib .gif .heic .heif .jfif .jp2 .jpe .jpeg .jpg .pbm .pgm .png .pnm .ppm .tga .tif .tiff .webp".split()
+    ".avif .bmp .dib .gif .heic .heif .hif .jfif .jp2 .jpe .jpeg .jpg .jxl .pbm .pgm .png .pnm .ppm .tga .tif .tiff .webp".split()
 )
 """Endings of the files in a folder that count as images."""
 MAX_PIXELS = 250_000_000
@@ -178,14 +180,18 @@ def _from_open_file(file: BinaryIO) -> Pixels:
 
 
 def _open(file: BinaryIO, name: str) -> Image.Image:
+    plugin = plugin_for(file)
+    if plugin is not None and not plugin.load():
+        raise ImageError(f"{name}: {plugin.kinds} images need {plugin.package}: pip install 'tinyfaces[{plugin.extra}]'")
+    formats = None if plugin is None else [plugin.format]
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             try:
-                return Image.open(file)
+                return Image.open(file, formats=formats)
             except Image.DecompressionBombError:
                 with _lifted_pillow_limit():
-                    return Image.open(file)
+                    return Image.open(file, formats=formats)
     except UnidentifiedImageError:
         if Path(name).suffix.lower() in RAW_SUFFIXES:
             raise ImageError(f"{name}: raw files of cameras are not read; {_RAW_ADVICE}") from None
@@ -303,6 +309,8 @@ def upright(image: Image.Image) -> Image.Image:
 
 
 def _orientation(image: Image.Image) -> int:
+    if image.format == "JXL" and not getattr(image, "jpeg", False):  # turned by its decoder; a JPEG within it is not
+        return 1
     try:
         return int(image.getexif().get(_ORIENTATION_TAG, 1))
     except Exception:  # a broken EXIF block says nothing about the pixels
