@@ -221,8 +221,6 @@ class Run:
     def clip(self, file: InputFile) -> Iterator["Clip"]:
         """The faces of a video, with a progress bar. Raises ValueError where the extra is missing."""
         try:
-            import trackers  # noqa: F401  (which the clip imports when a video is open)
-
             from tinyfaces.jobs.clips import Clip
             from tinyfaces.jobs.video import VideoReader
         except ImportError as error:
