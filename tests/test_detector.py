@@ -223,3 +223,21 @@ def test_stream_gives_errors_while_images_fail(toy_model, tmp_path):
     taken.clear()
     results = list(Detector(toy_model).stream(sources([number % 3 == 0 for number in range(100)])))
     assert [isinstance(one, ImageError) for one in results] == [number % 3 != 0 for number in range(100)]
+
+
+def test_bytes_and_file_objects_are_images_everywhere(toy_model, tmp_path):
+    path = tmp_path / "a.png"
+    Image.fromarray(paint(64, 96, small=[(8, 16)])).save(path)
+    content, detector = path.read_bytes(), Detector(toy_model)
+    expected = detector.detect(path)
+    assert len(expected) == 1
+    with path.open("rb") as file:
+        sources = [content, bytearray(content), memoryview(content), file]
+        assert [detector.detect(source) for source in sources] == detector.detect(sources) == [expected] * 4
+        restored = detector.restore(path, expected)
+        assert all((detector.restore(source, expected) == restored).all() for source in sources)
+        assert expected.draw(file).tobytes() == expected.draw(path).tobytes()
+
+
+def test_a_detector_is_shown_in_one_line(toy_model):
+    assert repr(Detector(toy_model)) == f"Detector({str(toy_model)!r}, threshold=0.3, scale=1.0, stages='proposals')"

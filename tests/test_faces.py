@@ -1,6 +1,7 @@
 """The result type."""
 
 import copy
+import io
 import pickle
 
 import numpy as np
@@ -66,3 +67,22 @@ def test_drawing_frames_the_face_and_leaves_the_image():
     assert drawn[20, 15].tolist() == [0, 0, 0]
     assert image.max() == 0
     assert isinstance(_faces().draw(image, scores=True), Image.Image)
+
+
+def test_the_line_follows_the_face_and_not_the_image():
+    faces = Faces(np.array([[100, 100, 110, 110], [300, 100, 620, 420]]), np.array([0.9, 0.9]))
+    for side in (700, 5000):
+        drawn = np.asarray(faces.draw(np.zeros((side, side, 3), np.uint8), colour=(255, 0, 0)))[..., 0]
+        assert (drawn[105, 80:100] > 0).sum() == 1
+        assert (drawn[200, 280:300] > 0).sum() == 320 // 40
+
+
+def test_a_short_text_and_a_sketch_for_notebooks():
+    assert repr(_faces()) == "Faces(3 faces, 6 to 20 px high, score 0.25 to 0.88)"
+    assert repr(_faces()[0]) == "Faces(1 face, 20 px high, score 0.88)" and repr(Faces.empty()) == "Faces(no faces)"
+    sketch = Image.open(io.BytesIO(_faces()._repr_png_())).convert("RGB")
+    empty = sketch.getpixel((35, 25))
+    assert all(sketch.getpixel(place) != empty for place in ((10, 20), (20, 20), (15, 10), (15, 30)))
+    wide = Faces(np.array([[0, 0, 9, 9], [8000, 3000, 8010, 3012]]), np.array([0.9, 0.9]))
+    assert Image.open(io.BytesIO(wide._repr_png_())).width < 700
+    assert Image.open(io.BytesIO(Faces.empty()._repr_png_())).format == "PNG"

@@ -1,5 +1,6 @@
 """Every odd kind of image is read as people expect or refused in one line that names it."""
 
+import io
 import os
 import struct
 import zlib
@@ -148,6 +149,18 @@ def test_missing_folder_and_forbidden(tmp_path):
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+def test_a_damaged_size_is_not_searched_for_minutes(tmp_path):
+    """The canvas of an animated WebP may be 16 million pixels wide, whatever is in it."""
+    frames = [Image.new("RGB", (80, 60), color) for color in ("red", "blue")]
+    frames[0].save(tmp_path / "a.webp", save_all=True, append_images=frames[1:])
+    content = bytearray((tmp_path / "a.webp").read_bytes())
+    assert content[12:16] == b"VP8X"
+    content[24:27] = (1_638_479).to_bytes(3, "little")
+    (tmp_path / "a.webp").write_bytes(content)
+    with pytest.raises(ImageError, match=r"a\.webp: damaged, or blank \(1638480x60 pixels in a file of \d+ bytes\)"):
+        read_image(tmp_path / "a.webp")
+
+
 def test_a_pipe_does_not_hang(tmp_path):
     os.mkfifo(tmp_path / "pipe.jpg")
     with pytest.raises(ImageError, match="not a regular file"):
@@ -172,3 +185,42 @@ def test_wrong_arrays(array, word):
 def test_other_types():
     with pytest.raises(TypeError, match="int"):
         read_image(7)
+
+
+def test_bytes_and_file_objects_give_what_the_file_gives(tmp_path):
+    path = tmp_path / "a.png"
+    Image.fromarray(_corners()).save(path)
+    content = path.read_bytes()
+    for source in (content, bytearray(content), memoryview(content)):
+        assert (read_image(source) == _corners()).all()
+    with path.open("rb") as file:
+        for _ in range(2):  # it is read from its start each time
+            assert (read_image(file) == _corners()).all()
+    written = io.BytesIO()
+    Image.fromarray(_corners()).save(written, "PNG")
+    assert (read_image(written) == _corners()).all()
+
+
+def test_a_file_object_that_cannot_go_back_is_read_once():
+    class Stream:
+        def read(self):
+            content = io.BytesIO()
+            Image.fromarray(_corners()).save(content, "PNG")
+            return content.getvalue()
+
+    assert (read_image(Stream()) == _corners()).all()
+
+
+def test_bad_bytes_and_file_objects(tmp_path):
+    with pytest.raises(ImageError, match="bytes: the file is empty"):
+        read_image(b"")
+    with pytest.raises(ImageError, match="bytes: not an image"):
+        read_image(b"no picture at all")
+    path = tmp_path / "text.jpg"
+    path.write_text("no picture at all")
+    with path.open("rb") as file, pytest.raises(ImageError, match=r"text\.jpg: not an image"):
+        read_image(file)
+    with pytest.raises(ImageError, match=r"text\.jpg: cannot be read"):
+        read_image(file)  # closed by now
+    with path.open() as file, pytest.raises(TypeError, match="binary"):
+        read_image(file)

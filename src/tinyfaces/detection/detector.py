@@ -41,7 +41,7 @@ class Detector:
         scale: How much images are enlarged (above 1) or reduced (below 1) first. At 2, faces half as large are found, in four
             times the time. "auto" enlarges images below 2 megapixels to that size, at most twofold. If None, shipped models
             enlarge images below 0.3 megapixels to that size, at most 1.5 times, and other models enlarge nothing.
-        device: "cpu" or "cuda".
+        device: "auto", the best there is; or "cpu", "cuda", "directml", "coreml", or with openvino "gpu".
         backend: "onnxruntime" or "openvino".
         threads: Processor threads in all; as many as this process may use if None.
         precision: "float32"; "int8", which is twice as fast on processors made for it and slightly less exact; "bfloat16", with
@@ -73,7 +73,7 @@ class Detector:
         *,
         threshold: float | None = None,
         scale: Scale | None = None,
-        device: str = "cpu",
+        device: str = "auto",
         backend: str = "onnxruntime",
         threads: int | None = None,
         precision: str = "auto",
@@ -86,6 +86,8 @@ class Detector:
             raise ValueError(f"unknown stages '{stages}': choose from {', '.join(STAGES)}")
         shipped = shipped_model(model) if proposals is None else None
         own_threshold = _OWN_MODEL_THRESHOLD if shipped is None else shipped.threshold
+        self.model = os.fspath(model) if proposals is None else "proposals"
+        self.workers = workers
         self.threshold = _checked_threshold(own_threshold if threshold is None else threshold)
         self.scale = _checked_scale(1.0 if scale is None and shipped is None else scale)
         self._options = options = RuntimeOptions(backend, device, threads, precision, workers)
@@ -98,6 +100,10 @@ class Detector:
         self._opening = threading.Lock()
         self._opened: SecondStage | None = None
         self._second = self._second_stage() if self.stages == "both" else None
+
+    def __repr__(self) -> str:
+        """Model and settings, short."""
+        return f"Detector({self.model!r}, threshold={self.threshold:g}, scale={self.scale!r}, stages={self.stages!r})"
 
     @overload
     def detect(self, image: ImageSource, *, threshold: float | None = None, scale: Scale | None = None) -> Faces: ...
@@ -115,7 +121,8 @@ class Detector:
         """Find the faces in an image, or in each of a list of images.
 
         Args:
-            image: A path, a PIL image, or an array HxWx3 uint8 in RGB order (see `read_image`); or a list of these.
+            image: A path, bytes, a file opened in binary mode, a PIL image, or an array HxWx3 uint8 in RGB order (see
+                `read_image`); or a list of these.
             threshold: In place of the detector's own.
             scale: In place of the detector's own.
 
@@ -174,8 +181,7 @@ class Detector:
         The result shows what is likely, not what was there: it is no evidence of who someone is.
 
         Args:
-            image: What the faces were found in: a path, a PIL image, an array HxWx3 uint8 in RGB order, or an image that is
-                read region by region.
+            image: What the faces were found in, as `detect` takes it, or an image that is read region by region.
             faces: Which faces, with boxes in pixels of the image.
 
         Returns:
@@ -191,7 +197,7 @@ class Detector:
             crops = detector.restore("crowd.jpg", faces)
             ```
         """
-        if isinstance(image, np.ndarray) or not isinstance(image, Regions):
+        if isinstance(image, np.ndarray | memoryview) or not isinstance(image, Regions):  # these two can be sliced too
             image = read_image(image)
         return self._second_stage().restore_faces(image, faces.boxes)
 

@@ -1,5 +1,6 @@
 """The result type: the faces of one image."""
 
+import io
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -13,10 +14,15 @@ from tinyfaces.detection.images import ImageSource, read_image
 if TYPE_CHECKING:
     import supervision
 
-_PIXELS_PER_LINE_WIDTH = 2000  # a line stays visible when the image is shown on a screen
+_HEIGHTS_PER_LINE = 40  # of a face, per pixel of the line around it
+_LETTERS_PER_HEIGHT = 5
+_SMALLEST_LETTERS = 10  # pixels
+_SKETCH_SIDE = 640  # pixels
+_SKETCH_MARGIN = 8
+_SKETCH_COLOURS = ("#f4f4f4", "#207a3c", "#333333")  # of the canvas, of boxes, of words
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Faces:
     """The faces found in one image: a plain value, which can be compared, copied and pickled.
 
@@ -57,6 +63,34 @@ class Faces:
         if not isinstance(other, Faces):
             return NotImplemented
         return np.array_equal(self.boxes, other.boxes) and np.array_equal(self.scores, other.scores)
+
+    def __repr__(self) -> str:
+        """How many faces, their heights and scores, such as `Faces(29 faces, 9 to 31 px high, score 0.21 to 0.93)`."""
+        if not len(self):
+            return "Faces(no faces)"
+        count = f"{len(self)} face{'s' if len(self) > 1 else ''}"
+        heights = " to ".join(dict.fromkeys(f"{side:.0f}" for side in (self.heights.min(), self.heights.max())))
+        scores = " to ".join(dict.fromkeys(f"{score:.2f}" for score in (self.scores.min(), self.scores.max())))
+        return f"Faces({count}, {heights} px high, score {scores})"
+
+    def _repr_png_(self) -> bytes:
+        """A sketch for notebooks: the boxes on an empty canvas that reaches from the image's corner to the last of them. `draw`
+        shows them on the image itself."""
+        reach = self.boxes[:, 2:].max(axis=0).clip(1) if len(self) else np.ones(2, np.float32)
+        factor = min(1.0, _SKETCH_SIDE / float(reach.max()))
+        width, height = (int(np.ceil(side * factor)) + _SKETCH_MARGIN for side in reach)
+        words = repr(self)
+        font = ImageFont.load_default(12)
+        canvas, line, ink = _SKETCH_COLOURS
+        sketch = Image.new("RGB", (max(width, int(font.getlength(words)) + 2 * _SKETCH_MARGIN), height + 24), "white")
+        pen = ImageDraw.Draw(sketch)
+        pen.rectangle((0, 0, width - 1, height - 1), fill=canvas)
+        for x1, y1, x2, y2 in (self.boxes * factor).round().tolist():
+            pen.rectangle((x1, y1, max(x1, x2), max(y1, y2)), outline=line)
+        pen.text((_SKETCH_MARGIN, height + 4), words, fill=ink, font=font)
+        content = io.BytesIO()
+        sketch.save(content, "PNG")
+        return content.getvalue()
 
     __hash__ = None  # type: ignore[assignment]  # arrays can change
 
@@ -136,10 +170,10 @@ class Faces:
         """Draw a thin frame just outside each face.
 
         Args:
-            image: What the faces were found in: a path, a PIL image or an array HxWx3 uint8 in RGB order.
+            image: What the faces were found in: whatever `read_image` takes.
             scores: Also write each face's score above it.
             colour: Colour of frames and scores: a name that Pillow knows, or red, green and blue, 0-255.
-            line_width: In pixels; by default 1, and 1 more for every 2000 pixels of the image's longer side.
+            line_width: In pixels; by default a fortieth of each face's height, but at least 1.
 
         Returns:
             A new RGB image.
@@ -154,12 +188,12 @@ class Faces:
         """
         drawn = Image.fromarray(read_image(image))
         pen = ImageDraw.Draw(drawn)
-        thick = line_width or 1 + max(drawn.size) // _PIXELS_PER_LINE_WIDTH
-        font = ImageFont.load_default(10 + 2 * thick)
         for (x1, y1, x2, y2), score in zip(self.boxes.tolist(), self.scores.tolist(), strict=True):
+            thick = line_width or max(1, round((y2 - y1) / _HEIGHTS_PER_LINE))
             left, top = round(x1) - thick, round(y1) - thick
             right, bottom = max(left, round(x2) + thick - 1), max(top, round(y2) + thick - 1)
             pen.rectangle((left, top, right, bottom), outline=colour, width=thick)
             if scores:
+                font = ImageFont.load_default(max(_SMALLEST_LETTERS, round((y2 - y1) / _LETTERS_PER_HEIGHT)))
                 pen.text((left, top - 1), f"{score:.2f}", fill=colour, font=font, anchor="lb")
         return drawn

@@ -13,8 +13,10 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 
+from tinyfaces.detection.extra_formats import plugin_for
+
 SUFFIXES = frozenset(
-    ".avif .bmp .dib .gif .heic .heif .jfif .jp2 .jpe .jpeg .jpg .pbm .pgm .png .pnm .ppm .tga .tif .tiff .webp".split()
+    ".avif .bmp .dib .gif .heic .heif .hif .jfif .jp2 .jpe .jpeg .jpg .jxl .pbm .pgm .png .pnm .ppm .tga .tif .tiff .webp".split()
 )
 """Endings of the files in a folder that count as images."""
 MAX_PIXELS = 250_000_000
@@ -42,7 +44,8 @@ class Regions(Protocol):
         ...
 
 
-ImageSource: TypeAlias = str | os.PathLike[str] | Image.Image | npt.NDArray[Any]
+ImageSource: TypeAlias = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO | Image.Image | npt.NDArray[Any]
+"""A path, the content of a file, a file opened in binary mode, a PIL image or an array."""
 
 _ORIENTATION_TAG = 0x0112
 _TRANSPOSE = {
@@ -61,6 +64,8 @@ _CR2_MARK = (8, b"CR")
 _RAW_ADVICE = "convert it to TIFF or JPEG first"
 _STRETCHED_PERCENTILES = (0.1, 99.9)
 _SPREAD_ENOUGH = 170  # of 255: so much of the range shows whatever there is
+_BELIEVED_PIXELS = 50_000_000
+_PIXELS_PER_BYTE = 2_000  # at most; a blank PNG in grey has about 1,000
 _STRIP_PIXELS = 4_000_000
 _pillow_limit = threading.Lock()
 
@@ -81,7 +86,9 @@ def read_image(source: ImageSource) -> Pixels:
     whichever is the first range to hold them all; if none does, they are stretched from lowest to highest.
 
     Args:
-        source: A path, a PIL image, or an array HxWx3 (RGB), HxWx4 (RGBA) or HxW (grey), uint8. OpenCV's BGR must be reversed.
+        source: A path; the content of an image file as bytes; a file opened in binary mode, which is read from its start where
+            that is possible; a PIL image; or an array HxWx3 (RGB), HxWx4 (RGBA) or HxW (grey), uint8. OpenCV's BGR must be
+            reversed.
 
     Returns:
         HxWx3 uint8, RGB.
@@ -102,7 +109,14 @@ def read_image(source: ImageSource) -> Pixels:
         return _from_pillow(source, getattr(source, "filename", "") or "PIL image")
     if isinstance(source, str | os.PathLike):
         return _from_file(Path(source))
-    raise TypeError(f"an image must be a path, a PIL image or a NumPy array. Received: {type(source).__name__}")
+    if isinstance(source, bytes | bytearray | memoryview):
+        return read_encoded(bytes(source), "bytes")
+    if hasattr(source, "read"):
+        return _from_open_file(source)
+    raise TypeError(
+        f"an image must be a path, bytes, a file opened in binary mode, a PIL image or a NumPy array. "
+        f"Received: {type(source).__name__}"
+    )
 
 
 def read_encoded(content: bytes, name: str) -> Pixels:
@@ -126,6 +140,7 @@ def open_image(path: Path) -> Iterator[Image.Image]:
             if os.fstat(file.fileno()).st_size == 0:
                 raise ImageError(f"{name}: the file is empty")
             with _open(file, name) as image:
+                refuse_damaged_size(path, *image.size)
                 yield image
     except FileNotFoundError:
         raise ImageError(f"{name}: no such file") from None
@@ -137,20 +152,46 @@ def open_image(path: Path) -> Iterator[Image.Image]:
         raise ImageError(f"{name}: cannot be read ({_what(error)})") from None
 
 
+def refuse_damaged_size(path: Path, width: int, height: int) -> None:
+    """Raise ImageError where a small file says it has many pixels. Its size is damaged, or all of it is blank, and to search it
+    takes minutes."""
+    size = path.stat().st_size
+    if width * height > max(_BELIEVED_PIXELS, _PIXELS_PER_BYTE * size):
+        raise ImageError(f"{_one_line(str(path))}: damaged, or blank ({width}x{height} pixels in a file of {size} bytes)")
+
+
 def _from_file(path: Path) -> Pixels:
     with open_image(path) as image:
         return _from_pillow(image, _one_line(str(path)))
 
 
+def _from_open_file(file: BinaryIO) -> Pixels:
+    given = getattr(file, "name", None)
+    name = _one_line(given) if isinstance(given, str) and given else "file object"
+    try:
+        if hasattr(file, "seekable") and file.seekable():
+            file.seek(0)  # as Pillow does, so that one file object can be read twice
+        content = file.read()
+    except Exception as error:  # a network's, an archive's, or that the file is closed
+        raise ImageError(f"{name}: cannot be read ({_what(error)})") from None
+    if not isinstance(content, bytes):
+        raise TypeError(f"{name}: must be opened in binary mode, so that it gives bytes. Received: {type(content).__name__}")
+    return read_encoded(content, name)
+
+
 def _open(file: BinaryIO, name: str) -> Image.Image:
+    plugin = plugin_for(file)
+    if plugin is not None and not plugin.load():
+        raise ImageError(f"{name}: {plugin.kinds} images need {plugin.package}: pip install 'tinyfaces[{plugin.extra}]'")
+    formats = None if plugin is None else [plugin.format]
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             try:
-                return Image.open(file)
+                return Image.open(file, formats=formats)
             except Image.DecompressionBombError:
                 with _lifted_pillow_limit():
-                    return Image.open(file)
+                    return Image.open(file, formats=formats)
     except UnidentifiedImageError:
         if Path(name).suffix.lower() in RAW_SUFFIXES:
             raise ImageError(f"{name}: raw files of cameras are not read; {_RAW_ADVICE}") from None
@@ -268,6 +309,8 @@ def upright(image: Image.Image) -> Image.Image:
 
 
 def _orientation(image: Image.Image) -> int:
+    if image.format == "JXL" and not getattr(image, "jpeg", False):  # turned by its decoder; a JPEG within it is not
+        return 1
     try:
         return int(image.getexif().get(_ORIENTATION_TAG, 1))
     except Exception:  # a broken EXIF block says nothing about the pixels

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from tinyfaces.detection.images import ImageError, Pixels
+from tinyfaces.detection.images import ImageError, Pixels, refuse_damaged_size
 
 _STRIP_PIXELS = 4_000_000
 _READ_FORWARD = "sequential"
@@ -39,6 +39,7 @@ class LargeImage:
         self._vips = _pyvips(path)
         image = self._open()
         self.shape = (image.height, image.width, 3)
+        refuse_damaged_size(path, image.width, image.height)
         self._begin(image)
 
     def __getitem__(self, region: tuple[slice, slice]) -> Pixels:
