@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 pytest.importorskip("av", reason="PyAV is not installed (the extra video)")
-pytest.importorskip("trackers", reason="trackers is not installed (the extra video)")
 SCRIPT = Path(__file__).parents[1] / "benchmarks/interruptions.py"
 
 

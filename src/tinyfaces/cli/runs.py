@@ -252,8 +252,6 @@ class Run:
     def video(self, file: InputFile) -> Iterator[tuple["VideoReader", "Advance"]]:
         """A video and what advances its progress bar. Raises ValueError where the extra is missing."""
         try:
-            import trackers  # noqa: F401  (which the clip imports when a video is open)
-
             from tinyfaces.jobs.clips import Clip  # noqa: F401
             from tinyfaces.jobs.video import VideoReader
         except ImportError as error:
