@@ -10,7 +10,6 @@ of the parts come from one file after another on one thread.
 
 import argparse
 import io
-import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -21,6 +20,7 @@ from pathlib import Path
 from PIL import Image
 
 from tinyfaces import Detector, read_image
+from tinyfaces.detection.processors import usable_cpus
 from tinyfaces.files import write_atomically
 from tinyfaces.jobs.bulk import process
 from tinyfaces.jobs.cover_threshold import CoverThreshold
@@ -30,7 +30,7 @@ from tinyfaces.jobs.masking import MaskStyle
 from tinyfaces.jobs.photos import anonymised, find_photo_faces, open_photo
 
 PHOTO = Path(__file__).parents[1] / "examples" / "solvay_1927.jpg"
-THREADS = len(os.sched_getaffinity(0))
+THREADS = usable_cpus()
 
 Job = Callable[[Detector, Path, Path], None]
 

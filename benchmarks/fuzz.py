@@ -335,13 +335,17 @@ class Watched:
         return process.poll() is None
 
 
-def run_batches(kind: str, total: int, seed: int, model: str, place: Path, keep: Path, say: Callable[[str], None]) -> dict:
-    """All batches of a kind; what they came to."""
+def run_batches(
+    kind: str, total: int, seed: int, model: str, place: Path, keep: Path, say: Callable[[str], None], only: list[int]
+) -> dict:
+    """All batches of a kind, or some of them; what they came to."""
     watched, outcomes = Watched(model, place), Counter()
     most = {"seconds": 0.0, "mib": 0.0}
     failures: list[str] = []
     begun = time.monotonic()
     for batch, first in enumerate(range(0, total, BATCH[kind])):
+        if only and batch not in only:
+            continue
         job = {"kind": kind, "batch": batch, "count": min(BATCH[kind], total - first), "seed": seed, "only": None}
         answer = watched.do(job)
         outcomes.update(answer["outcomes"])
@@ -487,6 +491,7 @@ def main() -> None:
     for kind in ("photos", "videos", "labels", "uploads"):
         parser.add_argument(f"--{kind}", type=int, default=0)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--batches", nargs="+", type=int, default=[], help="repeat only these, by the numbers that failures have")
     parser.add_argument("--model", default="fast")
     parser.add_argument("--keep", type=Path, default=Path("fuzz_failures"), help="folder for the files that failed")
     parser.add_argument("--json", type=Path, help="file for the figures")
@@ -503,7 +508,7 @@ def main() -> None:
         for kind in wanted:
             total = getattr(chosen, kind)
             run = (total, chosen.seed, chosen.model, place, chosen.keep.absolute(), lambda line: print(line, flush=True))
-            figures[kind] = run_uploads(*run) if kind == "uploads" else run_batches(kind, *run)
+            figures[kind] = run_uploads(*run) if kind == "uploads" else run_batches(kind, *run, chosen.batches)
             if chosen.json is not None:
                 chosen.json.write_text(json.dumps(figures, indent=1) + "\n")
     failures = [line for kind in wanted for line in figures[kind]["failures"]]

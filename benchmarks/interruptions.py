@@ -273,7 +273,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=0)
     parser.add_argument("--minutes", type=float, default=0, help="of two runs at once")
-    parser.add_argument("--levels", type=int, default=0, help="how many disks for each command, from nearly no room to enough")
+    parser.add_argument(
+        "--levels", type=int, default=0, help="how many disks for each command, from nearly no room to nearly enough"
+    )
     parser.add_argument("--photos", type=int, default=40)
     parser.add_argument("--frames", type=int, default=30)
     parser.add_argument("--commands", nargs="+", default=list(COMMANDS), choices=list(COMMANDS))

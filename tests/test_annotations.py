@@ -204,7 +204,7 @@ def test_wider_txt_with_images_in_each_known_layout(tmp_path, layout):
     read = read_wider(split, root)
     assert [image.path for image in read] == [root / layout / name for name in sizes]
     assert [(image.width, image.height) for image in read] == list(sizes.values())
-    np.testing.assert_array_equal(read[0].boxes, [[10, 20, 40, 60], [1, 2, 4, 6]])
+    np.testing.assert_array_equal(read[0].boxes, [[10.5, 20.5, 40.5, 60.5], [1.5, 2.5, 4.5, 6.5]])
     assert read[0].ignore.tolist() == [False, True]
     assert read[1].boxes.shape == (0, 4)
     assert read[2].ignore.tolist() == [True, False, True]

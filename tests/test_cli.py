@@ -169,7 +169,7 @@ def test_detection_never_imports_torch(toy_model):
     "missing,extra,command",
     [
         ("av", "video", ["anonymise", "clip.mp4"]),
-        ("trackers", "video", ["detect", "clip.mp4"]),
+        ("av", "video", ["detect", "clip.mp4"]),
         ("ray", "ray", ["detect", "photos", "--ray", "local", "--out", "res"]),
         ("pyarrow", "ray", ["detect", "photos", "--ray", "local", "--out", "res"]),
     ],

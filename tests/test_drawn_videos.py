@@ -9,7 +9,6 @@ from PIL import Image
 from conftest import paint
 
 av = pytest.importorskip("av", reason="PyAV is not installed (the extra video)")
-pytest.importorskip("trackers", reason="trackers is not installed (the extra video)")
 
 from test_video import crowd, frames_of, run, samples_of, write  # noqa: E402, F401
 from tinyfaces import Detector, Faces  # noqa: E402

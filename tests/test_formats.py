@@ -63,7 +63,7 @@ def test_wider_is_read_by_the_evaluation(tmp_path):
         write_atomically(tmp_path / formats.wider_name(result), formats.as_wider(result).encode())
     read = read_predictions(tmp_path)
     assert set(read) == {"a/one", "in/two, b"}
-    assert read["a/one"].tolist() == [[10, 20, 20, 40, 0.75], [0.5, 0.25, 8, 10, 0.5]]
+    assert read["a/one"].tolist() == [[9.5, 19.5, 20, 40, 0.75], [0, -0.25, 8, 10, 0.5]]
     assert len(read["in/two, b"]) == 0
 
 

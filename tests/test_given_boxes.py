@@ -96,8 +96,8 @@ def edit(folder: Path, format: str) -> None:
     else:
         path = folder / "photos/a.txt"
         lines = path.read_text().splitlines()
-        kept = [line for line in lines[2:] if not line.startswith("40")]
-        path.write_text("\n".join([*lines[:2], *kept, "70 10 10 12 1"]))
+        kept = [line for line in lines[2:] if round(float(line.split()[0]) + 0.5) != 40]
+        path.write_text("\n".join([*lines[:2], *kept, "69.5 9.5 10 12 1"]))
 
 
 @pytest.mark.parametrize("format", FORMATS)

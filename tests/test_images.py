@@ -149,6 +149,18 @@ def test_missing_folder_and_forbidden(tmp_path):
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+def test_a_damaged_size_is_not_searched_for_minutes(tmp_path):
+    """The canvas of an animated WebP may be 16 million pixels wide, whatever is in it."""
+    frames = [Image.new("RGB", (80, 60), color) for color in ("red", "blue")]
+    frames[0].save(tmp_path / "a.webp", save_all=True, append_images=frames[1:])
+    content = bytearray((tmp_path / "a.webp").read_bytes())
+    assert content[12:16] == b"VP8X"
+    content[24:27] = (1_638_479).to_bytes(3, "little")
+    (tmp_path / "a.webp").write_bytes(content)
+    with pytest.raises(ImageError, match=r"a\.webp: damaged, or blank \(1638480x60 pixels in a file of \d+ bytes\)"):
+        read_image(tmp_path / "a.webp")
+
+
 def test_a_pipe_does_not_hang(tmp_path):
     os.mkfifo(tmp_path / "pipe.jpg")
     with pytest.raises(ImageError, match="not a regular file"):

@@ -6,8 +6,6 @@ import numpy as np
 import pytest
 
 av = pytest.importorskip("av", reason="PyAV is not installed (the extra video)")
-pytest.importorskip("trackers", reason="trackers is not installed (the extra video)")
-
 from test_video import HEIGHT, WIDTH, crowd, write  # noqa: E402
 
 FRAMES = 12

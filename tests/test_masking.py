@@ -172,11 +172,11 @@ def test_kinds_and_modes_stay_and_so_does_what_is_not_covered(tmp_path, name, mo
         assert (before[..., -1] == after[..., -1]).all()
 
 
-def test_animations_are_refused(tmp_path):
+def test_documents_of_several_pages_are_refused(tmp_path):
     frames = [Image.new("RGB", (20, 20), colour) for colour in ("red", "green", "blue")]
-    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
-    with pytest.raises(ImageError, match=r"a\.gif: has 3 pictures"):
-        open_photo(tmp_path / "a.gif")
+    frames[0].save(tmp_path / "a.tif", save_all=True, append_images=frames[1:])
+    with pytest.raises(ImageError, match=r"a\.tif: has 3 pictures"):
+        open_photo(tmp_path / "a.tif")
 
 
 def test_every_known_face_of_the_example_is_covered_by_the_command(tmp_path, monkeypatch):

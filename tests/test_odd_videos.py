@@ -15,8 +15,6 @@ import pytest
 from conftest import paint
 
 av = pytest.importorskip("av", reason="PyAV is not installed (the extra video)")
-pytest.importorskip("trackers", reason="trackers is not installed (the extra video)")
-
 from test_video import HEIGHT, WIDTH, _red_left, crowd, frames_of, run, samples_of, write  # noqa: E402, F401
 from tinyfaces import Faces  # noqa: E402
 from tinyfaces.jobs import fields, other_streams, pixel_formats  # noqa: E402

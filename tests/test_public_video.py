@@ -8,7 +8,6 @@ import pytest
 from PIL import Image
 
 pytest.importorskip("av", reason="PyAV is not installed (the extra video)")
-pytest.importorskip("trackers", reason="trackers is not installed (the extra video)")
 
 import tinyfaces
 from test_video import crowd, frames_of, run, samples_of, write  # noqa: F401

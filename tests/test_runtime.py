@@ -58,7 +58,8 @@ def test_workers_share_the_threads(monkeypatch):
     [
         ({"workers": 0}, "workers must be at least 1"),
         ({"threads": 0}, "threads must be at least 1"),
-        ({"backend": "openvino", "device": "cuda"}, "CPU only"),
+        ({"backend": "openvino", "device": "cuda"}, "'cpu' or 'gpu'"),
+        ({"device": "gpu"}, "needs backend 'openvino'"),
         ({"precision": "int8", "device": "cuda"}, "CPU only"),
         ({"precision": "bfloat16"}, "needs backend 'openvino'"),
         ({"precision": "int4"}, "unknown precision 'int4'"),

@@ -162,7 +162,6 @@ def test_frames(selection, time, faces, masks, clear):
 def clip(tmp_path):
     """20 frames at 25 per second: a face on the left that is there all the time, one on the right from the fifth on."""
     pytest.importorskip("av", reason="PyAV is not installed (the extra video)")
-    pytest.importorskip("trackers", reason="trackers is not installed (the extra video)")
     from test_video import write
 
     images = [paint(64, 160, [(24, 24)] + [(112, 24)] * (number >= 5)) for number in range(20)]

@@ -3,8 +3,6 @@
 import numpy as np
 import pytest
 
-pytest.importorskip("trackers", reason="trackers is not installed (the extra video)")
-
 from tinyfaces import Faces
 from tinyfaces.jobs.cover_threshold import CoverThreshold
 from tinyfaces.jobs.tracking import HELD, LONGEST_GAP, Tracker

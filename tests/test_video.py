@@ -15,8 +15,6 @@ from typer.testing import CliRunner
 from conftest import paint
 
 av = pytest.importorskip("av", reason="PyAV is not installed (the extra video)")
-pytest.importorskip("trackers", reason="trackers is not installed (the extra video)")
-
 from tinyfaces.cli import app  # noqa: E402
 from tinyfaces.jobs.turns import Turn  # noqa: E402
 from tinyfaces.jobs.video import VideoError, VideoReader  # noqa: E402

@@ -190,9 +190,9 @@ def test_predictions_that_cannot_be_scored():
             score({"e/x": rows}, truth)
 
 
-def test_prediction_rows_are_widths_and_heights():
+def test_prediction_rows_are_widths_and_heights_from_the_middles_of_pixels():
     rows = prediction_rows(np.array([[1, 2, 4, 8]], dtype=np.float32), np.array([0.5], dtype=np.float32))
-    np.testing.assert_array_equal(rows, [[1, 2, 3, 6, 0.5]])
+    np.testing.assert_array_equal(rows, [[0.5, 1.5, 3, 6, 0.5]])
     assert prediction_rows(np.zeros((0, 4)), np.zeros(0)).shape == (0, 5)
 
 

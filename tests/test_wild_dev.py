@@ -70,4 +70,4 @@ def test_a_part_is_read_with_its_photos(tmp_path):
     }
     (tmp_path / "annotations/wider_mixed_dev.json.gz").write_bytes(gzip.compress(json.dumps(content).encode()))
     (image,) = read_part("wider_mixed", tmp_path, tmp_path / "photos")
-    assert image.boxes.tolist() == [[5, 6, 12, 14]] and image.hard_negatives.tolist() == [[1, 2, 4, 6]]
+    assert image.boxes.tolist() == [[5.5, 6.5, 12.5, 14.5]] and image.hard_negatives.tolist() == [[1, 2, 4, 6]]

@@ -93,12 +93,14 @@ class GivenFiles:
         return _identity(path) in self._known
 
 
-def _identity(path: Path) -> tuple[int, int] | None:
+def _identity(path: Path) -> tuple[int, int] | str | None:
     """What two paths of the same file share."""
     try:
         status = path.stat()
     except (OSError, ValueError):
         return None
+    if status.st_ino == 0:  # some network drives and memory cards number no files
+        return os.path.normcase(os.path.realpath(path))
     return status.st_dev, status.st_ino
 
 

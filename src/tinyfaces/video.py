@@ -183,10 +183,9 @@ def _frames(path: Path, detector: Detector, cover: CoverThreshold | None, select
 def _clip(
     video: "VideoReader", detector: Detector, cover: CoverThreshold | None, selection: Selection, advance: "Advance"
 ) -> "Clip":
-    with _naming_the_extra():
-        from tinyfaces.jobs.clips import Clip
+    from tinyfaces.jobs.clips import Clip
 
-        return Clip(video, detector, detector.workers, advance, cover, selection)
+    return Clip(video, detector, detector.workers, advance, cover, selection)
 
 
 def _cover(threshold: CoverThreshold | float | None) -> CoverThreshold:

@@ -24,7 +24,7 @@ from tinyfaces.cli.options import (
 from tinyfaces.cli.tables import print_counts
 from tinyfaces.files import named_after, write_atomically
 from tinyfaces.jobs.counting import Polygon, RegionError, count_regions, draw_density, polygon, read_regions
-from tinyfaces.jobs.finding import find_faces, preview
+from tinyfaces.jobs.finding import preview
 from tinyfaces.jobs.formats import csv_lines
 from tinyfaces.jobs.inputs import InputFile, find_inputs
 from tinyfaces.jobs.journal import Outcome
@@ -131,7 +131,7 @@ def _polygons(path: Path | None, given: list[str]) -> dict[str, Polygon]:
 
 
 def _on_image(file: InputFile, run: runs.Run, polygons: dict[str, Polygon]) -> Outcome:
-    result, image = find_faces(file, run.detector)
+    result, image = run.find_faces(file)
     targets = run.targets[file]
     for target in targets:
         drawn = draw_density(result.faces, preview(image), result.width, result.height, polygons)

@@ -30,7 +30,6 @@ from tinyfaces.files import write_parts
 from tinyfaces.jobs import formats
 from tinyfaces.jobs.bulk import counted
 from tinyfaces.jobs.face_crops import MARGIN, FaceCrops
-from tinyfaces.jobs.finding import find_faces
 from tinyfaces.jobs.formats import ImageResult
 from tinyfaces.jobs.inputs import InputFile, find_inputs
 from tinyfaces.jobs.journal import Outcome
@@ -222,7 +221,7 @@ def detect(
 
 
 def _on_image(file: InputFile, output: Output, run: runs.Run, selection: Selection) -> Outcome:
-    result, image = find_faces(file, run.detector)
+    result, image = run.find_faces(file)
     result = replace(result, faces=selection.pick(result.faces, result.width, result.height)[0])
     return Outcome(result.to_record(), written=output.write(result, image))
 

@@ -184,7 +184,9 @@ class ProgressOptions:
 class RuntimeChoice:
     """What runs the networks."""
 
-    device: Annotated[str, typer.Option(rich_help_panel=SPEED, help="cpu or cuda.")] = "cpu"
+    device: Annotated[
+        str, typer.Option(rich_help_panel=SPEED, help="auto, the best there is; or cpu, cuda, directml, coreml, gpu (openvino).")
+    ] = "auto"
     backend: Annotated[str, typer.Option(rich_help_panel=SPEED, help="onnxruntime or openvino (an extra).")] = "onnxruntime"
     precision: Annotated[
         str,

@@ -53,7 +53,7 @@ def run_on_cluster(
     cluster = _cluster()
     if out is None:
         fail("--ray needs --out, a folder (of any fsspec kind) for Parquet files")
-    if detector.device == "cpu":  # what is wrong here is wrong there, and is said before a cluster is asked
+    if detector.device in ("auto", "cpu"):  # what is wrong here is wrong there, and is said before a cluster is asked
         detector.open(threshold)
     options = {
         "threshold": threshold, "scale": detector.scale, "stages": detector.stages, "device": detector.device,

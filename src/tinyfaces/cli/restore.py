@@ -20,7 +20,6 @@ from tinyfaces.cli.options import (
 from tinyfaces.files import clear_partials, named_after, write_atomically
 from tinyfaces.jobs.bulk import counted
 from tinyfaces.jobs.contact_sheets import contact_sheet, low_crops, pair
-from tinyfaces.jobs.finding import find_faces
 from tinyfaces.jobs.inputs import InputFile, find_inputs
 from tinyfaces.jobs.journal import Outcome
 from tinyfaces.jobs.own_results import as_marked_picture, is_marked_picture
@@ -66,7 +65,7 @@ def restore(
 
 
 def _on_image(file: InputFile, run: runs.Run, max_height: float) -> Outcome:
-    result, image = find_faces(file, run.detector)
+    result, image = run.find_faces(file)
     faces = result.faces[result.faces.heights <= max_height]
     low, restored = low_crops(image, faces.boxes), run.detector.restore(image, faces)
     sheet, folder = run.targets[file]

@@ -1,6 +1,8 @@
 """One run of a command over many files: what all commands that take files share, from finding them to the exit code."""
 
 import os
+import sys
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -15,9 +17,11 @@ from tinyfaces.detection.detector import Detector
 from tinyfaces.detection.runtime import usable_cpus
 from tinyfaces.files import GivenFiles, clear_partials, write_parts
 from tinyfaces.jobs import bulk
+from tinyfaces.jobs.animations import first_frame_line
 from tinyfaces.jobs.bulk import Stopwatch, counted, reason
 from tinyfaces.jobs.cover_threshold import CoverThreshold
-from tinyfaces.jobs.formats import csv_lines
+from tinyfaces.jobs.finding import AnyImage, find_faces
+from tinyfaces.jobs.formats import ImageResult, csv_lines
 from tinyfaces.jobs.inputs import InputFile, Inputs, left_out_line
 from tinyfaces.jobs.journal import Journal, JournalError, Outcome
 from tinyfaces.jobs.own_results import mark_folder
@@ -57,7 +61,7 @@ class Run:
         self._speeds: list[str] = []
         self._skipped = self._done = 0
         for line in inputs.problems:
-            self.problem(line, Path(line.partition(":")[0]))
+            self.problem(line, Path(line.partition(": ")[0]))
         if inputs.left_out and not quiet:
             errors.print(f"tinyfaces: {left_out_line(inputs.left_out)}")
         self._end_if_empty()
@@ -202,6 +206,12 @@ class Run:
         if on_video is not None:
             yield from self._process(self.videos, on_video, 0)
 
+    def find_faces(self, file: InputFile) -> tuple[ImageResult, AnyImage]:
+        """`finding.find_faces`, and a line where only a part of the file is searched. Raises ImageError."""
+        if line := first_frame_line(file.path):
+            self.note(line)
+        return find_faces(file, self.detector)
+
     def _process(
         self, files: Sequence[InputFile], work: Callable[[InputFile], Outcome], workers: int
     ) -> Iterator[tuple[InputFile, Outcome]]:
@@ -246,8 +256,6 @@ class Run:
     def video(self, file: InputFile) -> Iterator[tuple["VideoReader", "Advance"]]:
         """A video and what advances its progress bar. Raises ValueError where the extra is missing."""
         try:
-            import trackers  # noqa: F401  (which the clip imports when a video is open)
-
             from tinyfaces.jobs.clips import Clip  # noqa: F401
             from tinyfaces.jobs.video import VideoReader
         except ImportError as error:
@@ -316,8 +324,9 @@ def is_there(path: Path) -> bool:
 
 
 def _place(path: Path) -> str:
-    """Where a file is written, however its path is spelt."""
-    return os.path.join(os.path.realpath(path.parent), path.name)  # noqa: PTH118
+    """Where a file is written, however its path is spelt. macOS, like Windows, takes names that differ in case for the same."""
+    place = os.path.normcase(os.path.join(os.path.realpath(path.parent), path.name))  # noqa: PTH118
+    return unicodedata.normalize("NFC", place).casefold() if sys.platform == "darwin" else place
 
 
 def _is_problem_list(path: Path) -> bool:

@@ -80,7 +80,7 @@ def serve(
             fail(f"model '{key}' is given twice")
         options = DetectorOptions(**vars(runtime), model=name)
         alone = options.open(None)
-        engines[key] = Engine(alone, options.open(None, lanes) if runtime.device == "cpu" and lanes > 1 else alone)
+        engines[key] = Engine(alone, options.open(None, lanes) if runtime.options().runs_on == "cpu" and lanes > 1 else alone)
     limits = Limits(
         megabytes=max_megabytes, megapixels=max_megapixels, queue=queue, receive_seconds=receive_timeout, answer_seconds=timeout
     )

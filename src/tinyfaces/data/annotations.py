@@ -18,6 +18,7 @@ from tinyfaces.parsing.coco_entries import boxes_of_entries, column, list_of_obj
 from tinyfaces.parsing.texts import AnnotationError as AnnotationError
 from tinyfaces.parsing.texts import json_of
 from tinyfaces.parsing.texts import reason as _reason
+from tinyfaces.parsing.wider_boxes import from_wider
 
 _INVALID_COLUMN = 7
 _COUNT_DIGITS = 9
@@ -160,10 +161,18 @@ def dismiss_doubtful(image: AnnotatedImage, below: float, height: float = 0.0) -
     return replace(image, boxes=image.boxes[kept], ignore=image.ignore[kept], scores=image.scores[kept])
 
 
+def with_places_of_wider(image: AnnotatedImage) -> AnnotatedImage:
+    """An image whose boxes are WIDER FACE's own numbers, with places as everywhere here (see `parsing.wider_boxes`)."""
+    sides = image.boxes[:, 2:] - image.boxes[:, :2]
+    moved = from_wider(np.concatenate([image.boxes[:, :2], sides], axis=1))
+    return replace(image, boxes=moved.astype(np.float32))
+
+
 def read_wider(ground_truth: str | Path, images: str | Path, split: str = "train", tell: Tell = None) -> list[AnnotatedImage]:
     """Read the official WIDER FACE boxes of a split.
 
-    Boxes flagged invalid or with a side <= 0 are to be ignored. Image sizes are read from the images' headers.
+    Boxes flagged invalid or with a side <= 0 are to be ignored. Places are counted from the edges of pixels, as everywhere here
+    (see `parsing.wider_boxes`). Image sizes are read from the images' headers.
 
     Args:
         ground_truth: the folder `wider_face_split`, or one of its txt or mat files (mat needs scipy).
@@ -194,7 +203,9 @@ def read_wider(ground_truth: str | Path, images: str | Path, split: str = "train
             continue
         ignore = record.invalid | (record.boxes[:, 2:] <= 0).any(axis=1)
         annotated.append(
-            AnnotatedImage(path, width, height, _to_xyxy(record.boxes), ignore, np.ones(len(record.boxes), dtype=np.float32))
+            AnnotatedImage(
+                path, width, height, from_wider(record.boxes).astype(np.float32), ignore, np.ones(len(record.boxes), np.float32)
+            )
         )
     _tell_all(left_out, tell, annotated, source, folder)
     return annotated

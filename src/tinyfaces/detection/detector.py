@@ -41,7 +41,7 @@ class Detector:
         scale: How much images are enlarged (above 1) or reduced (below 1) first. At 2, faces half as large are found, in four
             times the time. "auto" enlarges images below 2 megapixels to that size, at most twofold. If None, shipped models
             enlarge images below 0.3 megapixels to that size, at most 1.5 times, and other models enlarge nothing.
-        device: "cpu" or "cuda".
+        device: "auto", the best there is; or "cpu", "cuda", "directml", "coreml", or with openvino "gpu".
         backend: "onnxruntime" or "openvino".
         threads: Processor threads in all; as many as this process may use if None.
         precision: "float32"; "int8", which is twice as fast on processors made for it and slightly less exact; "bfloat16", with
@@ -73,7 +73,7 @@ class Detector:
         *,
         threshold: float | None = None,
         scale: Scale | None = None,
-        device: str = "cpu",
+        device: str = "auto",
         backend: str = "onnxruntime",
         threads: int | None = None,
         precision: str = "auto",

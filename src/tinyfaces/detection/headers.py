@@ -10,6 +10,8 @@ _TIFF_WIDTH, _TIFF_HEIGHT = 256, 257
 
 def orientation(image: Image.Image) -> int:
     """The EXIF orientation of an image that is not decoded, 1-8."""
+    if image.format == "JXL" and not getattr(image, "jpeg", False):  # turned by its decoder; a JPEG within it is not
+        return 1
     try:
         stated = int(image.getexif().get(_ORIENTATION_TAG, 1))
     except Exception:  # a broken EXIF block says nothing about the pixels

@@ -13,8 +13,10 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 
+from tinyfaces.detection.extra_formats import plugin_for
+
 SUFFIXES = frozenset(
-    ".avif .bmp .dib .gif .heic .heif .jfif .jp2 .jpe .jpeg .jpg .pbm .pgm .png .pnm .ppm .tga .tif .tiff .webp".split()
+    ".avif .bmp .dib .gif .heic .heif .hif .jfif .jp2 .jpe .jpeg .jpg .jxl .pbm .pgm .png .pnm .ppm .tga .tif .tiff .webp".split()
 )
 """Endings of the files in a folder that count as images."""
 MAX_PIXELS = 250_000_000
@@ -62,6 +64,8 @@ _CR2_MARK = (8, b"CR")
 _RAW_ADVICE = "convert it to TIFF or JPEG first"
 _STRETCHED_PERCENTILES = (0.1, 99.9)
 _SPREAD_ENOUGH = 170  # of 255: so much of the range shows whatever there is
+_BELIEVED_PIXELS = 50_000_000
+_PIXELS_PER_BYTE = 2_000  # at most; a blank PNG in grey has about 1,000
 _STRIP_PIXELS = 4_000_000
 _pillow_limit = threading.Lock()
 
@@ -131,6 +135,7 @@ def open_image(path: Path) -> Iterator[Image.Image]:
             if os.fstat(file.fileno()).st_size == 0:
                 raise ImageError(f"{name}: the file is empty")
             with _open(file, name) as image:
+                refuse_damaged_size(path, *image.size)
                 yield image
     except FileNotFoundError:
         raise ImageError(f"{name}: no such file") from None
@@ -172,6 +177,14 @@ def _open_content(content: bytes, name: str) -> Image.Image:
     return image
 
 
+def refuse_damaged_size(path: Path, width: int, height: int) -> None:
+    """Raise ImageError where a small file says it has many pixels. Its size is damaged, or all of it is blank, and to search it
+    takes minutes."""
+    size = path.stat().st_size
+    if width * height > max(_BELIEVED_PIXELS, _PIXELS_PER_BYTE * size):
+        raise ImageError(f"{_one_line(str(path))}: damaged, or blank ({width}x{height} pixels in a file of {size} bytes)")
+
+
 def _from_file(path: Path) -> Pixels:
     with open_image(path) as image:
         return _from_pillow(image, _one_line(str(path)))
@@ -197,14 +210,18 @@ def _content_of(file: BinaryIO) -> tuple[bytes, str]:
 
 
 def _open(file: BinaryIO, name: str) -> Image.Image:
+    plugin = plugin_for(file)
+    if plugin is not None and not plugin.load():
+        raise ImageError(f"{name}: {plugin.kinds} images need {plugin.package}: pip install 'tinyfaces[{plugin.extra}]'")
+    formats = None if plugin is None else [plugin.format]
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             try:
-                return Image.open(file)
+                return Image.open(file, formats=formats)
             except Image.DecompressionBombError:
                 with _lifted_pillow_limit():
-                    return Image.open(file)
+                    return Image.open(file, formats=formats)
     except UnidentifiedImageError:
         if Path(name).suffix.lower() in RAW_SUFFIXES:
             raise ImageError(f"{name}: raw files of cameras are not read; {_RAW_ADVICE}") from None
@@ -322,6 +339,8 @@ def upright(image: Image.Image) -> Image.Image:
 
 
 def _orientation(image: Image.Image) -> int:
+    if image.format == "JXL" and not getattr(image, "jpeg", False):  # turned by its decoder; a JPEG within it is not
+        return 1
     try:
         return int(image.getexif().get(_ORIENTATION_TAG, 1))
     except Exception:  # a broken EXIF block says nothing about the pixels

@@ -2,20 +2,23 @@
 
 import ctypes
 import os
-import platform
 import sys
+import threading
 import warnings
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from tinyfaces.detection.devices import DEVICES, PROVIDERS, chosen_device, silent
+from tinyfaces.detection.processors import multiplies_int8 as multiplies_int8
+from tinyfaces.detection.processors import processor_name as processor_name
+from tinyfaces.detection.processors import usable_cpus as usable_cpus
+
 BACKENDS = ("onnxruntime", "openvino")
-DEVICES = ("cpu", "cuda")
 PRECISIONS = ("auto", "float32", "bfloat16", "int8")
 STRIDES = (4, 8, 16, 32)
 """Pixels between neighbouring points of the network's four outputs."""
@@ -65,8 +68,9 @@ class RuntimeOptions:
     """What runs a network, and with how much of the machine.
 
     Args:
-        backend: "onnxruntime", or "openvino" (an extra, CPU only).
-        device: "cpu", or "cuda" (needs onnxruntime-gpu).
+        backend: "onnxruntime", or "openvino" (an extra).
+        device: "auto" (the best there is), "cpu", "cuda" (needs onnxruntime-gpu), "directml" (needs onnxruntime-directml),
+            "coreml" (macOS); "gpu" with openvino.
         threads: Processor threads in all; as many as this process may use if None.
         precision: "float32"; "int8", from the file NAME.int8.onnx beside NAME.onnx; "bfloat16", with openvino only; or "auto":
             int8 where that file is there and the processor is made for it.
@@ -77,7 +81,7 @@ class RuntimeOptions:
     """
 
     backend: str = "onnxruntime"
-    device: str = "cpu"
+    device: str = "auto"
     threads: int | None = None
     precision: str = "auto"
     workers: int = 1
@@ -91,12 +95,23 @@ class RuntimeOptions:
         for kind, number in (("threads", self.threads), ("workers", self.workers)):
             if number is not None and number < 1:
                 raise ModelError(f"{kind} must be at least 1. Received: {number}")
-        if self.precision == "int8" and self.device != "cpu":
+        if self.precision == "int8" and self.device not in ("auto", "cpu"):
             raise ModelError(f"precision 'int8' runs on the CPU only, not on '{self.device}'")
         if self.precision == "bfloat16" and self.backend != "openvino":
             raise ModelError(f"precision 'bfloat16' needs backend 'openvino', not '{self.backend}'")
-        if self.backend == "openvino" and self.device != "cpu":
-            raise ModelError(f"backend 'openvino' runs on the CPU only, not on '{self.device}'")
+        if self.backend == "openvino" and self.device in PROVIDERS and self.device != "cpu":
+            raise ModelError(f"backend 'openvino' runs on 'cpu' or 'gpu', not on '{self.device}'")
+        if self.backend == "onnxruntime" and self.device == "gpu":
+            raise ModelError("device 'gpu' needs backend 'openvino'; with onnxruntime, choose cuda, directml or coreml")
+
+    @property
+    def runs_on(self) -> str:
+        """The device itself, where "auto" leaves it open. OpenVINO, int8 and bfloat16 stay on the CPU unless told otherwise."""
+        if self.device != "auto":
+            return self.device
+        if self.backend == "openvino" or self.precision in ("int8", "bfloat16"):
+            return "cpu"
+        return chosen_device(quiet_onnxruntime()).device
 
     @property
     def threads_per_worker(self) -> int:
@@ -110,7 +125,7 @@ class RuntimeOptions:
             raise ModelError(f"{model}: no such model file")
         if self.precision == "int8" and not copy.is_file():
             raise ModelError(f"{copy}: no such model file, but precision 'int8' needs it")
-        auto = self.precision == "auto" and self.device == "cpu" and copy.is_file() and multiplies_int8()
+        auto = self.precision == "auto" and self.runs_on == "cpu" and copy.is_file() and multiplies_int8()
         return copy if self.precision == "int8" or auto else model
 
 
@@ -167,12 +182,12 @@ def quiet_openvino() -> Any:
 class _OnnxRuntimeSession:
     def __init__(self, file: Path, signature: ModelSignature, settings: RuntimeOptions) -> None:
         onnxruntime = quiet_onnxruntime()
-        device = settings.device
-        provider = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}[device]
+        device = settings.runs_on
+        provider, package = PROVIDERS[device]
         if device == "cuda" and hasattr(onnxruntime, "preload_dlls"):
             onnxruntime.preload_dlls()
         if provider not in onnxruntime.get_available_providers():
-            raise ModelError(f"device '{device}' needs another onnxruntime: pip install onnxruntime-gpu")
+            raise ModelError(f"device '{device}' needs {package}: see docs/platforms.md, and `tinyfaces env` for what there is")
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = settings.threads_per_worker
         options.inter_op_num_threads = 1
@@ -184,18 +199,21 @@ class _OnnxRuntimeSession:
         # Idle threads of one network would keep spinning while the next one runs: both stages together run three by turns.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
-            self._session = onnxruntime.InferenceSession(str(file), options, providers=[provider])
+            with silent(onnxruntime) if device != "cpu" else nullcontext():
+                self._session = onnxruntime.InferenceSession(str(file), options, providers=[provider])
         except Exception as error:  # onnxruntime's exceptions share no public base
             raise ModelError(f"{file}: not a model that onnxruntime can load ({_first_line(error)})") from None
         if provider not in self._session.get_providers():
-            raise ModelError(f"device '{device}' is not available: onnxruntime found no GPU or no working CUDA libraries")
+            raise ModelError(f"device '{device}' is not available: onnxruntime found no such GPU, or a library is missing")
         self._signature = signature
+        self._turn: Any = threading.Lock() if device == "directml" else nullcontext()  # DirectML takes one call at a time
         self._pixels_since_trim = 0
         outputs = {value.name for value in self._session.get_outputs()}
         _check_names(file, signature, [value.name for value in self._session.get_inputs()], outputs)
 
     def run(self, images: Batch) -> list[Batch]:
-        outputs: list[Any] = self._session.run(list(self._signature.outputs), {self._signature.input: images})
+        with self._turn:
+            outputs: list[Any] = self._session.run(list(self._signature.outputs), {self._signature.input: images})
         # Threads may overwrite each other's count: then memory is trimmed a little later.
         self._pixels_since_trim += images.shape[0] * images.shape[2] * images.shape[3]
         if self._pixels_since_trim > _TRIM_AFTER_PIXELS:
@@ -210,13 +228,15 @@ class _OpenVinoSession:
             openvino = quiet_openvino()
         except ImportError:
             raise ModelError("backend 'openvino' is not installed: pip install 'tinyfaces[openvino]'") from None
-        settings = {
-            "NUM_STREAMS": options.workers,
-            "INFERENCE_NUM_THREADS": options.workers * options.threads_per_worker,
-            "INFERENCE_PRECISION_HINT": "bf16" if options.precision == "bfloat16" else "f32",
-        }
+        device = options.runs_on.upper()
+        settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "bf16" if options.precision == "bfloat16" else "f32"}
+        if device == "CPU":
+            settings |= {"NUM_STREAMS": options.workers, "INFERENCE_NUM_THREADS": options.workers * options.threads_per_worker}
+        core = openvino.Core()
+        if not any(name.partition(".")[0] == device for name in core.available_devices):
+            raise ModelError(f"device '{options.runs_on}' is not available: openvino has {', '.join(core.available_devices)}")
         try:
-            self._model = openvino.Core().compile_model(str(file), "CPU", settings)
+            self._model = core.compile_model(str(file), device, settings)
         except Exception as error:  # openvino's exceptions share no public base
             raise ModelError(f"{file}: not a model that openvino can load ({_first_line(error)})") from None
         self._signature = signature
@@ -244,32 +264,6 @@ def give_memory_back() -> None:
 def int8_file(model: Path) -> Path:
     """Where the int8 copy of an ONNX file lies, if there is one."""
     return model.with_suffix(".int8.onnx")
-
-
-def multiplies_int8() -> bool:
-    """Whether the processor is known to multiply and add int8 in one step (VNNI). Without it, int8 is no faster, and less exact
-    in ONNX Runtime."""
-    return not {"avx512_vnni", "avx_vnni"}.isdisjoint(_cpuinfo().split())
-
-
-def usable_cpus() -> int:
-    """How many processors this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def processor_name() -> str:
-    """The processor's name where the system says it, else its kind."""
-    names = [line.partition(":")[2].strip() for line in _cpuinfo().splitlines() if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
-
-
-@lru_cache(1)
-def _cpuinfo() -> str:
-    """What Linux says about the processors; empty elsewhere."""
-    file = Path("/proc/cpuinfo")
-    return file.read_text() if file.exists() else ""
 
 
 def _first_line(error: Exception) -> str:

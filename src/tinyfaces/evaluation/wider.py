@@ -24,6 +24,7 @@ from tinyfaces.data.annotations import (
     read_mat,
     read_wider_mat,
 )
+from tinyfaces.parsing.wider_boxes import to_wider
 
 OFFICIAL_SUBSETS = ("easy", "medium", "hard")
 TINY_HEIGHT = 16
@@ -126,10 +127,12 @@ def image_paths(ground_truth: GroundTruth, images: str | Path) -> dict[str, Path
 
 
 def prediction_rows(boxes: npt.ArrayLike, scores: npt.ArrayLike) -> npt.NDArray[np.float64]:
-    """One image's detections as the protocol has them: boxes (N, 4) xyxy, scores (N,) -> (N, 5) x y w h score."""
-    corners = np.asarray(boxes, dtype=np.float64).reshape(-1, 4)
+    """One image's detections as the protocol has them: boxes (N, 4) xyxy, scores (N,) -> (N, 5) x y w h score.
+
+    Places are then counted as WIDER FACE counts them (see `parsing.wider_boxes`).
+    """
     column = np.asarray(scores, dtype=np.float64).reshape(-1, 1)
-    return np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2], column], axis=1)
+    return np.concatenate([to_wider(np.asarray(boxes, dtype=np.float64)), column], axis=1)
 
 
 def read_predictions(path: str | Path) -> dict[str, npt.NDArray[np.float64]]:

@@ -6,10 +6,13 @@ from pathlib import Path
 
 import numpy as np
 
-from tinyfaces.data.annotations import AnnotatedImage, read_coco
+from tinyfaces.data.annotations import AnnotatedImage, read_coco, with_places_of_wider
 from tinyfaces.evaluation import wider
+from tinyfaces.parsing.wider_boxes import to_wider
 
 PARTS = ("wider_mixed", "wider_more", "masks_street")
+OF_WIDER_FACE = ("wider_mixed", "wider_more")
+"""Parts whose boxes are WIDER FACE's own, places counted as there (see `parsing.wider_boxes`)."""
 NO_PEOPLE = "no_people"
 BANDS = {
     "all": (0.0, np.inf), "<=10": (0.0, 10.0), "10-16": (10.0, 16.0), "16-32": (16.0, 32.0), ">32": (32.0, np.inf),
@@ -20,7 +23,7 @@ has them, tiny as `wider.read_ground_truth` does."""
 
 
 def read_part(name: str, data: Path, photos: Path) -> list[AnnotatedImage]:
-    """The photos of one of PARTS, or of NO_PEOPLE.
+    """The photos of one of PARTS, or of NO_PEOPLE, with boxes as everywhere here: places counted from the edges of pixels.
 
     Args:
         name: The part.
@@ -30,14 +33,13 @@ def read_part(name: str, data: Path, photos: Path) -> list[AnnotatedImage]:
     Raises:
         AnnotationError: A file is missing or malformed.
     """
-    return read_coco(data / "annotations" / f"{name}_dev.json.gz", photos)
+    images = read_coco(data / "annotations" / f"{name}_dev.json.gz", photos)
+    return [with_places_of_wider(image) for image in images] if name in OF_WIDER_FACE else images
 
 
 def ground_truth(images: Sequence[AnnotatedImage]) -> wider.GroundTruth:
     """Labelled boxes as the official protocol takes them, an image's path as its key. Ignored boxes are in no band."""
-    boxes = [
-        np.concatenate([image.boxes[:, :2], image.boxes[:, 2:] - image.boxes[:, :2]], 1).astype(np.float64) for image in images
-    ]
+    boxes = [to_wider(image.boxes) for image in images]
     heights = [np.round(box[:, 3], 2) for box in boxes]
     keep = {
         band: tuple(~image.ignore & (height > low) & (height <= high) for image, height in zip(images, heights, strict=True))

@@ -16,7 +16,7 @@ from tinyfaces.jobs.journal import Journal, Outcome, Stamp, stamp_of
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-FULL = (errno.ENOSPC, errno.EDQUOT)
+FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
 """Codes of errors that say that a disk is full."""
 
 _NO_STAMP: Stamp = (-1, -1)

@@ -283,13 +283,13 @@ class _Worker:
 
     def _masked(self, file: str, target: str) -> dict[str, Any]:
         assert self._job.masking is not None
-        with tempfile.NamedTemporaryFile(suffix=Path(file).suffix) as copy:
-            copy.write(fsspec_files.read(file))
-            copy.flush()
+        with tempfile.TemporaryDirectory() as folder:  # Windows opens no file that is open under its name already
+            copy = Path(folder) / f"photo{Path(file).suffix}"
+            copy.write_bytes(fsspec_files.read(file))
             try:
-                content, record = masked_photo(Path(copy.name), self._detector, self._job.masking)
+                content, record = masked_photo(copy, self._detector, self._job.masking)
             except ValueError as error:
-                raise ValueError(str(error).replace(copy.name, file)) from None
+                raise ValueError(str(error).replace(str(copy), file)) from None
         fsspec_files.write(target, content)
         return {**{name: record[name] for name in ("width", "height", "boxes", "scores", "removed")}, "output": target}
 

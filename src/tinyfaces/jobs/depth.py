@@ -19,6 +19,8 @@ def bits_per_value(image: Image.Image, file: BinaryIO) -> int:
     if tags is not None:
         bits = tags.get(_BITS_PER_SAMPLE, 8)
         return max(bits) if isinstance(bits, tuple) else int(bits)
+    if image.format == "HEIF":
+        return int(image.info.get("bit_depth", 8))
     file.seek(0)
     head = file.read(_HEAD)
     if image.format == "PNG":

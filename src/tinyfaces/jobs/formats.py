@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+import numpy as np
+
 from tinyfaces.files import named_after
 from tinyfaces.jobs.face_regions import as_xmp, xmp_name
 from tinyfaces.jobs.image_results import ImageResult as ImageResult
@@ -18,6 +20,7 @@ from tinyfaces.jobs.image_results import path_text as _text
 from tinyfaces.jobs.image_results import xml_text
 from tinyfaces.jobs.labelling_formats import cvat_parts, fiftyone_parts, label_studio_parts
 from tinyfaces.jobs.tracking import TrackedFaces
+from tinyfaces.parsing.wider_boxes import to_wider
 
 
 def json_parts(results: Iterable[ImageResult]) -> Iterator[str]:
@@ -133,11 +136,12 @@ def as_voc(result: ImageResult) -> str:
 
 
 def as_wider(result: ImageResult) -> str:
-    """WIDER FACE's prediction file: the image's name, the number of faces, then x y width height score for each."""
+    """WIDER FACE's prediction file: the image's name, the number of faces, then x y width height score for each, with places as
+    WIDER FACE counts them (see `parsing.wider_boxes`)."""
     lines = [f"{_text(Path(result.name.stem))}\n{len(result.faces)}\n"]
     values = result.faces.to_dict()
-    for (x1, y1, x2, y2), score in zip(values["boxes"], values["scores"], strict=True):
-        lines.append(f"{x1:.3f} {y1:.3f} {x2 - x1:.3f} {y2 - y1:.3f} {score:.6f}\n")
+    for (x, y, width, height), score in zip(to_wider(np.array(values["boxes"])).tolist(), values["scores"], strict=True):
+        lines.append(f"{x:.3f} {y:.3f} {width:.3f} {height:.3f} {score:.6f}\n")
     return "".join(lines)
 
 

@@ -2,10 +2,12 @@
 
 import glob
 import os
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from tinyfaces.detection.images import SUFFIXES
 from tinyfaces.files import named_after
@@ -83,9 +85,25 @@ def find_inputs(given: Sequence[str], recursive: bool, results: Path | None = No
             search.one(text)
         except OSError as error:  # no permission, a name too long
             search.problems.append(f"{text}: cannot be read ({(error.strerror or str(error)).lower()})")
-    shared = os.path.commonpath([*search.roots]) if search.roots else ""
-    files = [InputFile(path, Path(os.path.relpath(_absolute(path), shared))) for path in search.found.values()]
+    names = names_below(search.roots, [_absolute(path) for path in search.found.values()])
+    files = [InputFile(path, Path(name)) for path, name in zip(search.found.values(), names, strict=True)]
     return Inputs(files, search.problems, search.left_out)
+
+
+def names_below(roots: Sequence[str], paths: Sequence[str], system: Any = os.path) -> list[str]:
+    """The names of files below the folder that all roots share; over several drives, they begin with the drive's letter.
+
+    Args:
+        roots: Absolute paths of folders.
+        paths: Absolute paths of files.
+        system: The module of paths, `ntpath` for those of Windows.
+    """
+    drives = {system.normcase(system.splitdrive(root)[0]) for root in roots}
+    if len(drives) < 2:
+        shared = system.commonpath(roots) if roots else ""
+        return [system.relpath(path, shared) for path in paths]
+    parts = [system.splitdrive(path) for path in paths]
+    return [system.join(*re.split(r"[\\/:]+", drive.strip("\\/:")), inside.lstrip("\\/")) for drive, inside in parts]
 
 
 class _Search:
@@ -119,7 +137,7 @@ class _Search:
 
     def take(self, path: Path, root: str | Path) -> None:
         """Take a file; names begin below `root`, or further up."""
-        self.found.setdefault(self._real_path(path), path)
+        self.found.setdefault(os.path.normcase(self._real_path(path)), path)
         self.roots.append(_absolute(root))
 
     def _real_path(self, path: Path) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 from tinyfaces.detection.detector import Detector
 from tinyfaces.detection.faces import Faces
 from tinyfaces.detection.merging import joined
+from tinyfaces.jobs.animations import frames_in, masked_animation
 from tinyfaces.jobs.cover_picture import CoverPicture
 from tinyfaces.jobs.cover_threshold import CoverThreshold
 from tinyfaces.jobs.known_faces import KnownFaces
@@ -44,7 +45,7 @@ class Masking:
 def masked_photo(
     path: Path, detector: Detector | None, masking: Masking, known: Sequence[KnownFaces] = ()
 ) -> tuple[bytes, dict[str, Any]]:
-    """Find the faces of a photo and mask them.
+    """Find the faces of a photo, or of each frame of an animation, and mask them.
 
     Args:
         path: The photo.
@@ -59,6 +60,8 @@ def masked_photo(
         ImageError: The photo cannot be read or written.
         KnownFacesError: What is known contradicts the photo.
     """
+    if frames_in(path) > 1:
+        return masked_animation(path, detector, masking, known)
     photo = open_photo(path)
     height, width = photo.pixels.shape[:2]
     given = [one.faces(path, width, height) for one in known]  # before the detector's work, as it may not fit

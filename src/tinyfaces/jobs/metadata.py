@@ -25,7 +25,10 @@ _KEPT_DETAILS = frozenset(
 ) | {_TAGS.SubsecTime, _TAGS.SubsecTimeOriginal, _TAGS.SubsecTimeDigitized, _TAGS.UserComment}  # fmt: skip
 _LAST_PLACE_TAG = 31  # of GPS
 _MOST_BYTES, _MOST_NUMBERS = 2000, 64  # of one value: enough for words and settings, too little for a picture
-_IN_INFO = {"xmp": "XMP", "photoshop": "IPTC", "comment": "comment", "XML:com.adobe.xmp": "XMP", "mp": "second picture"}
+_IN_INFO = {
+    "xmp": "XMP", "photoshop": "IPTC", "comment": "comment", "XML:com.adobe.xmp": "XMP", "mp": "second picture",
+    "thumbnails": "thumbnail", "depth_images": "depth map", "aux": "auxiliary picture",
+}  # fmt: skip
 
 
 def exif_of(image: Image.Image) -> Image.Exif:
@@ -41,7 +44,7 @@ def kinds_of(image: Image.Image, exif: Image.Exif) -> list[str]:
     found = []
     if (
         len(exif)
-        if image.format in ("JPEG", "MPO", "PNG", "WEBP", "AVIF")
+        if image.format in ("JPEG", "MPO", "PNG", "WEBP", "AVIF", "HEIF", "JXL")
         else set(exif) & _KEPT or _part(exif, ExifTags.IFD.Exif)
     ):
         found.append("EXIF")

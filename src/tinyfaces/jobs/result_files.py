@@ -22,6 +22,7 @@ from tinyfaces.jobs.tracking import TrackedFaces
 from tinyfaces.parsing.coco_entries import boxes_of_entries, column, list_of_objects, owners
 from tinyfaces.parsing.texts import AnnotationError, json_of, reason, text_of
 from tinyfaces.parsing.voc_objects import voc_boxes, voc_root
+from tinyfaces.parsing.wider_boxes import from_wider
 from tinyfaces.parsing.yolo_lines import yolo_boxes
 
 _NOT_BOXES = ("classes.txt", "labels.txt", "obj.names", "data.yaml")
@@ -142,7 +143,7 @@ def _lines(file: Path, name: str) -> KnownFaces:
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     if len(lines) > 1 and lines[1].isdecimal():
         rows = _wider_rows(file, lines)
-        boxes = [[x, y, x + width, y + height] for x, y, width, height, _ in rows]
+        boxes = from_wider(np.array([row[:4] for row in rows])).tolist()
         scores = checked_scores([row[4] for row in rows], str(file))
         return KnownFaces(file, name, checked_boxes(boxes, str(file)), scores, label_suffix=suffix)
     found = [*yolo_boxes(text, file)]

@@ -3,12 +3,12 @@
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from tinyfaces.detection.faces import Faces
+from tinyfaces.jobs.byte_track import ByteTrack
 from tinyfaces.jobs.cover_threshold import CoverThreshold
 
 LONGEST_GAP = 10
@@ -85,24 +85,14 @@ class Tracker:
     Args:
         rate: About how many frames per second there are.
         threshold: The score from which a face begins a track. Faces to `push` score at least `threshold.lowest`.
-
-    Raises:
-        ImportError: The extra `video` is missing.
     """
 
     delay = LONGEST_GAP + 1 + _SMOOTHING
     """Frames between the one given and the one that comes back."""
 
     def __init__(self, rate: float, threshold: CoverThreshold) -> None:
-        from supervision import Detections
-        from trackers import ByteTrackTracker
-
-        sure = threshold.lowest + (1 - threshold.lowest) / 4
         self._threshold = threshold
-        self._detections = Detections
-        self._byte_track = ByteTrackTracker(
-            frame_rate=rate, track_activation_threshold=sure, high_conf_det_threshold=sure, minimum_consecutive_frames=1
-        )
+        self._byte_track = ByteTrack(rate, threshold.lowest + (1 - threshold.lowest) / 4)
         self._frames: deque[_Frame] = deque()
         self._first = 0  # number of the first frame in _frames
         self._next = 0  # number of the next frame to come
@@ -121,7 +111,7 @@ class Tracker:
         now = self._next
         self._next += 1
         self._frames.append(_Frame(time))
-        identities = self._identify(faces, time)
+        identities = self._byte_track.update(faces.boxes, self._threshold.evened(faces), time).tolist()
         boxes = faces.boxes.astype(np.float64)
         starts = []
         for row, identity in enumerate(identities):
@@ -140,18 +130,6 @@ class Tracker:
         """The frames that are left."""
         while self._given < self._next:
             yield self._settled()
-
-    def _identify(self, faces: Faces, time: float) -> list[int]:
-        """ByteTrack's id of each face, -1 for none."""
-        detections = self._detections(
-            xyxy=faces.boxes, confidence=self._threshold.evened(faces), class_id=np.zeros(len(faces), np.int64),
-            data={"row": np.arange(len(faces))},
-        )  # fmt: skip
-        tracked: Any = self._byte_track.update(detections, timestamp=time)
-        identities = [-1] * len(faces)
-        for row, identity in zip(tracked.data.get("row", ()), tracked.tracker_id, strict=True):
-            identities[int(row)] = int(identity)
-        return identities
 
     def _go_on(self, track: _Track, now: int, box: Box, score: float) -> None:
         gap = now - track.last

@@ -19,6 +19,7 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect
 
 from tinyfaces.detection.boxes import areas, clip
+from tinyfaces.detection.extra_formats import HEIF, plugin_for
 from tinyfaces.detection.images import ImageError, Pixels, read_image
 from tinyfaces.detection.views import Scale, scale_factor
 from tinyfaces.jobs.cover_picture import CoverPicture, cover_picture
@@ -26,8 +27,8 @@ from tinyfaces.service.limits import Limits
 from tinyfaces.service.memory import MemoryFull, Share
 
 logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # its warnings are about what clients send, who are told
-FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "BMP", "GIF", "TIFF")
-"""Formats that are decoded. Pillow's rarer decoders are not exposed to the network."""
+FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "BMP", "GIF", "TIFF", "HEIF")
+"""Formats that are decoded, HEIF where the extra is installed. Pillow's rarer decoders are not exposed to the network."""
 
 COVER = "cover"
 """The name of the file in a form that is a picture to cover faces with."""
@@ -159,6 +160,8 @@ def _too_large(limits: Limits) -> HTTPException:
 def open_picture(upload: Upload, limits: Limits, scale: Scale = 1.0) -> Image.Image:
     """Read a picture's header only. Raises HTTPException: 413 too many pixels, 415 no picture, 422 a damaged one."""
     Image.init()
+    if plugin_for(io.BytesIO(upload.content)) is HEIF and not HEIF.load():
+        raise HTTPException(415, "HEIC and HEIF pictures need pillow-heif on the server: pip install 'tinyfaces[heif]'")
     formats = [name for name in FORMATS if name in Image.OPEN]
     try:
         with warnings.catch_warnings():

@@ -30,6 +30,7 @@ from PIL import Image
 
 from tinyfaces.data.annotations import AnnotatedImage, AnnotationError, Tell, dismiss_doubtful, read_coco
 from tinyfaces.detection.images import ImageError, read_image
+from tinyfaces.parsing.wider_boxes import from_wider
 from tinyfaces.training.cache import ImageCache, open_cache, problem_with
 from tinyfaces.training.settings import drawn_first
 from tinyfaces.training.worker_pool import map_in_processes
@@ -54,6 +55,7 @@ class PackSource:
         limit: at most so many photos, those with hard negatives first; all if left out.
         side: photos are reduced to this longer side, in pixels.
         quality: of AVIF, 0 to 100.
+        places_of_wider: true where the boxes are WIDER FACE's own, which count places from the middles of pixels.
     """
 
     annotations: str
@@ -61,6 +63,7 @@ class PackSource:
     limit: int | None = None
     side: int = 1024
     quality: int = 50
+    places_of_wider: bool = False
 
 
 @dataclass(frozen=True)
@@ -187,9 +190,11 @@ def pack_photo(photo: LabelledPhoto) -> PackedPhoto:
     image = {"file_name": name, "width": size[0], "height": size[1]}
     if "hard_negatives" in photo.image:
         image["hard_negatives"] = [[*(round(v * scale, 1) for v in box[:4]), *box[4:]] for box in photo.image["hard_negatives"]]
+    left, top, _, _ = from_wider(np.zeros((1, 4)))[0] if photo.source.places_of_wider else np.zeros(4)
+    shifts = (left, top, 0.0, 0.0)
     boxes = [
         {
-            "bbox": [round(value * scale, 2) for value in box["bbox"]],
+            "bbox": [round((value + shift) * scale, 2) for value, shift in zip(box["bbox"], shifts, strict=True)],
             **{key: box[key] for key in ("iscrowd", "ignore", "score") if key in box},
         }
         for box in photo.boxes

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tinyfaces.data.annotations import AnnotatedImage, dismiss_doubtful, read_coco, read_wider
+from tinyfaces.data.annotations import AnnotatedImage, dismiss_doubtful, read_coco, read_wider, with_places_of_wider
 from tinyfaces.data.labels import read_unlabelled, read_voc, read_yolo, without_labels
 from tinyfaces.training.networks.proposal_network import VARIANTS
 from tinyfaces.training.networks.second_stage_networks import PARTS, SECOND_STAGE_VARIANTS
@@ -38,6 +38,7 @@ class Source:
         format: "coco", "wider", "yolo", "voc", or "unlabelled" for photos of which the teacher alone says what is in them (all of
             the folder, or those that a COCO json in `annotations` lists, whatever boxes it has).
         split: of WIDER FACE: "train" or "val".
+        places_of_wider: true where a COCO json holds WIDER FACE's own boxes, which count places from the middles of pixels.
         doubt: ignored boxes that score less than this are background (see `dismiss_doubtful`).
         doubt_from: height of such a box, in pixels; lower ones stay ignored.
         limit: at most so many photos, those with hard negatives first and the others by lot; all if left out.
@@ -49,6 +50,7 @@ class Source:
     share: float = 1.0
     format: str = "coco"
     split: str = "train"
+    places_of_wider: bool = False
     doubt: float = 0.0
     doubt_from: float = 0.0
     limit: int | None = None
@@ -201,6 +203,8 @@ def read_sources(
             annotations = Path(source.annotations)
             other = Path(relabelled) / annotations.name
             read = read_coco(other if relabelled and other.exists() else annotations, Path(source.images), tell)
+            if source.places_of_wider:
+                read = [with_places_of_wider(image) for image in read]
         if source.part != "all":
             read = [image for n, image in enumerate(read) if (n % _HELD_OUT == 0) == (source.part == "held out")]
         read = [read[n] for n in drawn_first([len(image.hard_negatives) > 0 for image in read], source.limit)]

@@ -1,0 +1,97 @@
+"""What differs between Linux, Windows and macOS: paths with drives, files without numbers, ports, names in another case.
+
+Windows and macOS are simulated: nothing here was run there.
+"""
+
+import ast
+import ntpath
+import os
+import socket
+from pathlib import Path, PureWindowsPath
+from types import SimpleNamespace
+
+import pytest
+from PIL import Image
+
+from tinyfaces.cli import runs
+from tinyfaces.files import GivenFiles
+from tinyfaces.jobs.inputs import names_below
+
+PACKAGE = Path(__file__).parents[1] / "src/tinyfaces"
+
+
+@pytest.mark.parametrize(
+    "roots, paths, names",
+    [
+        (["C:\\photos"], ["C:\\photos\\a.jpg"], ["a.jpg"]),
+        (["C:\\photos", "c:\\Photos\\b"], ["C:\\photos\\a.jpg", "c:\\Photos\\b\\c.jpg"], ["a.jpg", "b\\c.jpg"]),
+        (["C:\\photos", "D:\\more"], ["C:\\photos\\a.jpg", "D:\\more\\a.jpg"], ["C\\photos\\a.jpg", "D\\more\\a.jpg"]),
+        (["C:\\", "\\\\nas\\share\\x"], ["C:\\a.jpg", "\\\\nas\\share\\x\\a.jpg"], ["C\\a.jpg", "nas\\share\\x\\a.jpg"]),
+        ([], [], []),
+    ],
+)  # fmt: skip
+def test_names_over_several_drives(roots, paths, names):
+    found = names_below(roots, paths, ntpath)
+    assert [name.lower() for name in found] == [name.lower() for name in names]
+    assert not any(PureWindowsPath(name).anchor for name in found), "joined to a folder, they lie in it"
+
+
+def test_a_problem_names_a_file_with_a_drive(monkeypatch):
+    line = "C:\\photos\\gone.jpg: no such file"
+    seen = []
+    monkeypatch.setattr(runs.Run, "problem", lambda self, line, file=None: seen.append(file))
+    monkeypatch.setattr(runs.Run, "_end_if_empty", lambda self: None)
+    runs.Run(SimpleNamespace(files=[], problems=[line], left_out={}), "", quiet=True)
+    assert seen == [Path("C:\\photos\\gone.jpg")]
+
+
+def test_files_without_numbers_are_told_apart(tmp_path, monkeypatch):
+    """As on some network drives of Windows, where all files would count as the same one."""
+    (tmp_path / "a").write_text("a")
+    (tmp_path / "b").write_text("b")
+    monkeypatch.setattr(Path, "stat", lambda self, **_: os.stat_result([0o100644, 0, 7, 1, 0, 0, 1, 0, 0, 0]))
+    given = GivenFiles([tmp_path / "a"])
+    assert tmp_path / "a" in given and tmp_path / "." / "a" in given and tmp_path / "b" not in given
+
+
+def test_results_that_differ_in_case_are_not_written_over_each_other_on_macos(run, tmp_path, monkeypatch):
+    (tmp_path / "in").mkdir()
+    for name in ("A.png", "a.jpg"):
+        Image.new("RGB", (32, 32)).save(tmp_path / "in" / name)
+    run("detect", "in", "--out", "here", "--format", "yolo", code=0)
+    assert {path.name for path in (tmp_path / "here").glob("*.txt")} == {"A.txt", "a.txt"}
+    monkeypatch.setattr(runs.sys, "platform", "darwin")
+    told = run("detect", "in", "--out", "there", "--format", "yolo", code=1)
+    assert "already holds the result of another file of that name" in told.stderr
+
+
+def test_a_port_is_taken_by_one_service_only_on_windows(monkeypatch):
+    pytest.importorskip("fastapi")
+    from tinyfaces.service import server
+
+    asked = []
+    fake = SimpleNamespace(
+        setsockopt=lambda level, option, value: asked.append(option), bind=lambda address: None, listen=lambda backlog: None
+    )
+    monkeypatch.setattr(server.socket, "socket", lambda family: fake)
+    server.listen("127.0.0.1", 0)
+    monkeypatch.setattr(server.socket, "SO_EXCLUSIVEADDRUSE", -5, raising=False)
+    server.listen("127.0.0.1", 0)
+    assert asked == [socket.SO_REUSEADDR, -5]
+
+
+ONLY_SOMEWHERE = {"fork", "nice", "getuid", "geteuid", "chown", "mkfifo", "sched_getaffinity", "umask", "NamedTemporaryFile"}
+"""Calls that one system lacks, or that work otherwise there."""
+GUARDED = {("detection/processors.py", "sched_getaffinity"), ("training/worker_pool.py", "nice")}
+"""Where the call is made only on systems that have it."""
+
+
+def _calls(path):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Attribute) and node.attr in ONLY_SOMEWHERE:
+            yield node.attr
+
+
+def test_no_call_of_one_system_alone():
+    found = {(path.relative_to(PACKAGE).as_posix(), name) for path in PACKAGE.rglob("*.py") for name in _calls(path)}
+    assert found == GUARDED
