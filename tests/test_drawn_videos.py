@@ -143,4 +143,6 @@ def test_other_formats_sizes_and_photos_beside(run, tmp_path):  # noqa: F811
     assert frame.format.name == "yuv420p10le"
     luma = frame.to_ndarray(format="gray")
     assert luma[_outline(24, 24)].min() > 120 and luma[40:, :20].max() < 30
+    faint = write(tmp_path / "t.mkv", [paint(64, 64, [(24, 24)])] * 2, sound=False, codec="ffv1", pixels="yuva420p")
+    assert f"faces/{faint.stem}_faces.mkv: written without transparency" in run("detect", "t.mkv", "--save-video").stderr
     assert "--save-video is for videos, and none was given" in run("detect", "p.png", "--save-video", code=2).stderr

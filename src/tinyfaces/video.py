@@ -71,13 +71,13 @@ def detect(
 ) -> Iterator["TrackedFaces"]:
     """Find the faces in a video and follow them from frame to frame, as `tinyfaces detect` does.
 
-    Memory does not grow with the length of the video. A face comes some 14 frames after its frame was read, as gaps are bridged.
+    Memory does not grow with the length of the video. A frame comes once some 14 further ones are read, as gaps are bridged.
 
     Args:
         path: The video.
         detector: Finds the faces. If None, `Detector()`. As many frames are searched at once as it has `workers`.
-        threshold: The score from which a face begins a track; a face with a lower one only continues a track. If None, the
-            detector's own. With a `CoverThreshold` it depends on the face's height.
+        threshold: The score from which a face counts; the detector's own if None. With a `CoverThreshold` it depends on the
+            face's height, and a face below it only continues a track.
         selection: Which faces are given. The others are followed, and left out.
 
     Returns:

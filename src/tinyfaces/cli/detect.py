@@ -229,7 +229,7 @@ def _on_image(file: InputFile, output: Output, run: runs.Run, selection: Selecti
 def _on_video(file: InputFile, output: Output, run: runs.Run, selection: Selection) -> Outcome:
     """Find and follow faces, and write them frame by frame."""
     with run.clip(file, selection=selection) as clip:
-        with closing(_results(clip, output.drawn_video(file), output.show_scores)) as frames:
+        with closing(_results(clip, output, file, run)) as frames:
             if output.format is None:
                 for _ in frames:
                     pass
@@ -242,14 +242,18 @@ def _on_video(file: InputFile, output: Output, run: runs.Run, selection: Selecti
         return Outcome(clip.summary(), clip.video.problem, run.targets[file])
 
 
-def _results(clip: "Clip", drawn_video: Path | None, scores: bool) -> Generator["TrackedFaces", None, None]:
+def _results(clip: "Clip", output: Output, file: InputFile, run: runs.Run) -> Generator["TrackedFaces", None, None]:
     """The faces frame by frame, while a drawn video is written, if it is wanted."""
-    if drawn_video is None:
+    target = output.drawn_video(file)
+    if target is None:
         yield from clip.results()
     else:
         from tinyfaces.jobs.drawn_videos import write_drawn
 
-        yield from write_drawn(clip, drawn_video, scores=scores)
+        yield from write_drawn(
+            clip, target, scores=output.show_scores,
+            on_losses=lambda losses: run.note(f"{target}: written without {', '.join(losses)}"),
+        )  # fmt: skip
 
 
 def write_document(run: runs.Run, output: Output) -> None:

@@ -1,6 +1,6 @@
 """A video written again with frames around its faces."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,9 @@ from tinyfaces.jobs.tracking import TrackedFaces
 from tinyfaces.jobs.video_writer import VideoWriter
 
 
-def write_drawn(clip: Clip, target: Path, *, scores: bool) -> Iterator[TrackedFaces]:
+def write_drawn(
+    clip: Clip, target: Path, *, scores: bool, on_losses: Callable[[Sequence[str]], None] = lambda losses: None
+) -> Iterator[TrackedFaces]:
     """`Clip.results`, while the video is written with a frame and the number of its track around each face.
 
     The file appears after the last frame, or not at all.
@@ -24,6 +26,7 @@ def write_drawn(clip: Clip, target: Path, *, scores: bool) -> Iterator[TrackedFa
         clip: The faces of the video.
         target: The file to write; its ending is one of `inputs.CONTAINERS`.
         scores: Also write each face's score.
+        on_losses: Called with what the encoded picture lacks, such as "transparency", if it lacks anything.
 
     Raises:
         VideoError: The video cannot be encoded.
@@ -31,6 +34,8 @@ def write_drawn(clip: Clip, target: Path, *, scores: bool) -> Iterator[TrackedFa
     """
     size = clip.video.shape.size
     with replacing(target) as partial, VideoWriter(partial, target.suffix.lower(), clip.video, comment=MARK) as writer:
+        if writer.losses:
+            on_losses(writer.losses)
         yield from clip.results(
             writer.copy, lambda frame, settled: writer.write_drawn(frame, drawing(settled, *size, scores=scores))
         )

@@ -51,7 +51,7 @@ def anonymise(
 
     Returns:
         A new upright image of the same size without metadata; only its colour profile and resolution are in `info`. Its mode is
-        that of the original, but palettes and rare modes become RGB or RGBA.
+        that of the original, but palettes and rare modes become RGB or RGBA. Colours have 8 bits, also where a file has more.
 
     Raises:
         ImageError: The image or the cover cannot be read.
