@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -21,6 +22,12 @@ def detector(toy_model):
 
 def _pixels(path):
     return np.stack([frame.to_ndarray(format="rgb24") for frame in frames_of(path)])
+
+
+def _reds(path, places):
+    """What is red within each square of each frame."""
+    frames = zip(_pixels(path), places, strict=True)
+    return [[pixels[y + 2 : y + 6, x + 2 : x + 6, 0] for x, y in here] for pixels, here in frames]
 
 
 def test_frames_come_with_times_tracks_and_faces(detector, tmp_path):
@@ -82,6 +89,34 @@ def test_tracks_are_left_clear_and_covers_are_put_on(detector, tmp_path):
     x, y = first.faces.boxes[1, :2].round().astype(int)
     masked = frame[y + 2 : y + 6, x + 2 : x + 6]
     assert masked[..., 2].min() > 200 and masked[..., 0].max() < 60
+
+
+def test_faces_that_are_given_frame_by_frame(detector, tmp_path):
+    images, places = crowd(12)
+    path = write(tmp_path / "a.mkv", images, sound=False)
+    frames = list(tinyfaces.video.detect(path, detector=detector))
+    chosen = [frame.tracks != frames[0].tracks[0] for frame in frames]
+    edited = [replace(one, faces=one.faces[rows], tracks=one.tracks[rows]) for one, rows in zip(frames, chosen, strict=True)]
+    kept = frames[0].faces.boxes[0, :2].round().astype(int).tolist()
+    square = places[0].index(tuple(kept))
+    solid = MaskStyle("solid", "box", 1.0)
+    done = tinyfaces.video.anonymise(path, tmp_path / "b.mkv", edited, style=solid)
+    assert (done.frames, done.tracks, done.track_list, done.left_clear) == (12, 4, [], {})
+    reds = _reds(tmp_path / "b.mkv", places)
+    assert all(red[square].min() > 200 for red in reds)
+    assert all(red.max() < 30 for frame in reds for number, red in enumerate(frame) if number != square)
+    boxes = [[[x, y, x + 8, y + 8] for x, y in here[:1]] for here in places]
+    done = tinyfaces.video.anonymise(path, tmp_path / "c.mkv", iter(boxes), style=solid)
+    reds = _reds(tmp_path / "c.mkv", places)
+    assert done.tracks == 0 and all(frame[0].max() < 30 and frame[1].min() > 200 for frame in reds)
+    for given, words in ((boxes[:-1], "no entry for frame 11"), ([*boxes, []], "has 12 frames, but faces lists 13")):
+        with pytest.raises(ValueError, match=rf"a\.mkv: .*{words}"):
+            tinyfaces.video.anonymise(path, tmp_path / "d.mkv", given)
+    with pytest.raises(ValueError, match="do not go with them"):
+        tinyfaces.video.anonymise(path, tmp_path / "d.mkv", boxes, threshold=0.5)
+    with pytest.raises(ValueError, match="boxes must be"):
+        tinyfaces.video.anonymise(path, tmp_path / "d.mkv", [[[1, 2, 3]]] * 12)
+    assert not (tmp_path / "d.mkv").exists()
 
 
 def test_a_damaged_video_gives_its_good_part_and_says_so(detector, tmp_path):

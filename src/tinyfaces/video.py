@@ -7,11 +7,13 @@ for frame in tinyfaces.video.detect("clip.mp4"):
 
 import os
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from tinyfaces.detection.detector import Detector
 from tinyfaces.detection.images import ImageSource
@@ -19,12 +21,13 @@ from tinyfaces.detection.runtime import usable_cpus
 from tinyfaces.files import GivenFiles
 from tinyfaces.jobs.cover_threshold import CoverThreshold
 from tinyfaces.jobs.inputs import CONTAINERS
-from tinyfaces.jobs.masked_images import read_cover
+from tinyfaces.jobs.masked_images import Boxes, as_faces, read_cover
 from tinyfaces.jobs.masking import MaskStyle
 from tinyfaces.jobs.selection import ALL, Selection
 
 if TYPE_CHECKING:  # an extra
     from tinyfaces.jobs.clips import Advance, Clip
+    from tinyfaces.jobs.known_faces import KnownVideo
     from tinyfaces.jobs.tracking import TrackedFaces
     from tinyfaces.jobs.video import VideoError as VideoError
     from tinyfaces.jobs.video import VideoReader
@@ -42,7 +45,7 @@ class MaskedVideo:
         width: Of the first frame, upright, in pixels.
         height: Of the first frame, upright, in pixels.
         frames: How many frames were written.
-        tracks: How many faces were told apart and masked.
+        tracks: How many faces were told apart and masked; of faces that were given, how many tracks they name.
         track_list: All faces told apart: track (its number), from and to (seconds), box (x1 y1 x2 y2 in the first frame that
             shows it) and, if it was left clear, left_clear (why).
         left_clear: How many of them were left clear, in all frames or in some, for each reason.
@@ -103,6 +106,7 @@ def detect(
 def anonymise(
     path: str | os.PathLike[str],
     out: str | os.PathLike[str],
+    faces: "Iterable[Boxes | TrackedFaces] | None" = None,
     *,
     detector: Detector | None = None,
     threshold: CoverThreshold | float | None = None,
@@ -119,6 +123,9 @@ def anonymise(
         path: The video. It is never written over.
         out: The file to write, which replaces an earlier one. It appears once it is complete. Its name ends in .mp4, .m4v, .mov,
             .mkv, .webm, .ts, .mts or .m2ts.
+        faces: What to mask in each frame, from the first to the last, in pixels of this frame, upright: `Faces`, boxes (N, 4),
+            x1 y1 x2 y2, or what `detect` yields, of which `faces` counts. Nothing is detected then, and exactly these are masked:
+            neither smoothed over time nor held beyond the ends of a track, as faces are that are found here.
         detector: Finds the faces. If None, `Detector()`. As many frames are searched at once as it has `workers`.
         threshold: The score from which a face begins a track, or a `CoverThreshold`. If None, a low one that depends on the
             face's height: 0.15 up to 24 pixels, 0.4 from 256 on. The detector's own has no effect.
@@ -136,7 +143,8 @@ def anonymise(
         ImportError: The extra `video` is not installed.
         VideoError: The video cannot be read or encoded.
         ImageError: The cover cannot be read.
-        ValueError: `out` is a file that is read here or no video's name, or a number is out of its range.
+        ValueError: `out` is a file that is read here or no video's name; a number is out of its range; `faces` do not fit the
+            video, or options that choose among faces found were given beside them.
         OSError: The file cannot be written.
 
     Example:
@@ -147,6 +155,7 @@ def anonymise(
     """
     with _naming_the_extra():
         from tinyfaces.jobs.clips import write_masked
+        from tinyfaces.jobs.known_clips import KnownClip
         from tinyfaces.jobs.video import VideoReader
 
     source, target = Path(path), Path(out)
@@ -156,18 +165,24 @@ def anonymise(
         raise ValueError(f"{target}: is one of the files that are read, which are never overwritten")
     if not _BEST_QUALITY <= quality <= _LOWEST_QUALITY:
         raise ValueError(f"quality must be within {_BEST_QUALITY}-{_LOWEST_QUALITY}. Received: {quality}")
+    if faces is not None and (detector is not None or threshold is not None or selection != ALL):
+        raise ValueError("exactly the faces given are masked: detector, threshold and selection do not go with them")
     picture = None if cover is None else read_cover(cover)
     limit = _cover(threshold)
-    searching = detector or _detector()
+    known = None if faces is None else _known(source, faces)
     with VideoReader(source) as video:
-        clip = _clip(video, searching, limit, selection, progress)
+        clip: Clip | KnownClip
+        if known is not None:
+            clip = KnownClip(video, [known], progress)
+        else:
+            clip = _clip(video, detector or _detector(), limit, selection, progress)
         written = write_masked(
             clip, target, style or MaskStyle(), quality=quality, keep_metadata=keep_metadata, picture=picture
         )  # fmt: skip
-        width, height = video.shape.size
+        numbers = clip.summary()
         return MaskedVideo(
-            width, height, clip.frames, clip.tracks, clip.track_list(), clip.left_clear, written.left_out, written.losses,
-            video.problem,
+            numbers["width"], numbers["height"], numbers["frames"], numbers["tracks"], clip.track_list(), clip.left_clear,
+            written.left_out, written.losses, video.problem,
         )  # fmt: skip
 
 
@@ -186,6 +201,21 @@ def _clip(
     from tinyfaces.jobs.clips import Clip
 
     return Clip(video, detector, detector.workers, advance, cover, selection)
+
+
+def _known(source: Path, faces: "Iterable[Boxes | TrackedFaces]") -> "KnownVideo":
+    """The faces given for each frame of a video. Raises ValueError."""
+    from tinyfaces.jobs.known_faces import KnownVideo
+    from tinyfaces.jobs.tracking import TrackedFaces
+
+    frames = {}
+    for number, one in enumerate(faces):
+        if isinstance(one, TrackedFaces):
+            frames[number] = replace(one, masks=one.faces.boxes)
+        else:
+            given = as_faces(one)
+            frames[number] = TrackedFaces(0.0, given, np.zeros(0, np.int64), np.zeros(0, np.bool_), given.boxes)
+    return KnownVideo(Path("faces"), str(source), frames)
 
 
 def _cover(threshold: CoverThreshold | float | None) -> CoverThreshold:

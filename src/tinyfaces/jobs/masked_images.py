@@ -68,7 +68,7 @@ def anonymise(
         raise ValueError("an image has no tracks and no times to select")
     if faces is not None and (detector is not None or threshold is not None or selection != ALL):
         raise ValueError("exactly the faces given are masked: detector, threshold and selection do not go with them")
-    given = None if faces is None else _as_faces(faces)
+    given = None if faces is None else as_faces(faces)
     limit = threshold if isinstance(threshold, CoverThreshold) else CoverThreshold.of(threshold)
     picture = None if cover is None else read_cover(cover)
     with open_source(image) as opened:
@@ -97,7 +97,8 @@ def read_cover(cover: ImageSource) -> CoverPicture:
         return cover_picture(opened, getattr(opened, "filename", "") or "cover")
 
 
-def _as_faces(faces: Boxes) -> Faces:
+def as_faces(faces: Boxes) -> Faces:
+    """The same as `Faces`; boxes score 1. Raises ValueError for other shapes."""
     if isinstance(faces, Faces):
         return faces
     boxes = np.asarray(faces, np.float32)
