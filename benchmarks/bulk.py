@@ -23,10 +23,11 @@ from PIL import Image
 from tinyfaces import Detector, read_image
 from tinyfaces.files import write_atomically
 from tinyfaces.jobs.bulk import process
+from tinyfaces.jobs.cover_threshold import CoverThreshold
 from tinyfaces.jobs.inputs import InputFile
 from tinyfaces.jobs.journal import Journal, Outcome
 from tinyfaces.jobs.masking import MaskStyle
-from tinyfaces.jobs.photos import anonymised, open_photo
+from tinyfaces.jobs.photos import anonymised, find_photo_faces, open_photo
 
 PHOTO = Path(__file__).parents[1] / "examples" / "solvay_1927.jpg"
 THREADS = len(os.sched_getaffinity(0))
@@ -58,7 +59,7 @@ def with_picture(detector: Detector, path: Path, out: Path) -> None:
 
 def anonymise(detector: Detector, path: Path, out: Path) -> None:
     photo = open_photo(path)
-    write_atomically(out / path.name, anonymised(photo, detector.detect(photo.pixels, threshold=0.2), MaskStyle()))
+    write_atomically(out / path.name, anonymised(photo, find_photo_faces(photo, detector, CoverThreshold())[0], MaskStyle()))
 
 
 JOBS: dict[str, Job] = {"boxes": boxes_only, "boxes and pictures": with_picture, "anonymise": anonymise}

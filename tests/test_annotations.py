@@ -153,6 +153,12 @@ def test_coco_of_several_categories_gives_the_faces_alone(tmp_path):
         (_changed(annotations__bbox=[1, 2, 3, float("nan")]), "not finite"),
         (_changed(annotations__score="high"), "'score' is not a number"),
         (_changed(annotations__ignore="x"), "'ignore' is not a number"),
+        ("[" * 100_000, "not valid JSON"),
+        (_changed(images__width=float("inf")), "width inf"),
+        (_changed(images__width=float("nan")), "width nan"),
+        (_changed(annotations__bbox=[1, 2, 3, 10**400]), "no 'bbox' of 4 numbers"),
+        (_changed(annotations__score=10**400), "'score' is not a number"),
+        (_changed(images__hard_negatives=[[1, 2, 3, 10**400]]), "hard_negatives that are not"),
     ],
 )
 def test_malformed_coco_is_refused_in_a_line_that_names_the_file(tmp_path, content, complaint):
@@ -254,6 +260,7 @@ def test_size_of_a_rotated_photo_is_that_of_the_upright_one(tmp_path):
         ("e/x.jpg\n", "line 1: no number of faces"),
         ("e/x.jpg\nmany\n", "line 1: no number of faces"),
         ("e/x.jpg\n-1\n", "line 1: no number of faces"),
+        (f"e/x.jpg\n{'1' * 5000}\n", "line 1: no number of faces"),
         ("e/x.jpg\n2\n1 1 5 5\n", "ends before the 2 faces"),
         ("e/x.jpg\n1\n1 1 five 5\n", "line 3: expected a face's"),
         ("e/x.jpg\n1\n1 1 5\n", "line 3: expected a face's"),
@@ -302,6 +309,22 @@ def test_damaged_mat_is_named(tmp_path):
         read_wider(path, tmp_path)
     _write_wider_mat(path, {"e": {"x": (np.ones((2, 4)), np.zeros((1, 1)))}})
     with pytest.raises(AnnotationError, match="x has 2 boxes and 1 flags"):
+        read_wider(path, tmp_path)
+
+
+def test_a_mat_that_ends_its_process_is_named(tmp_path):
+    """scipy reads beyond its memory where the kind of a text is 0x7f10 in place of 0x10."""
+    savemat = pytest.importorskip("scipy.io").savemat
+    path = tmp_path / "wider_face_val.mat"
+    names = np.empty((2, 1), object)
+    names[:, 0] = ["a", "b"]
+    lists = np.empty((1, 1), object)
+    lists[0, 0] = names
+    savemat(path, {"event_list": np.array([["event"]], object), "file_list": lists})
+    content = bytearray(path.read_bytes())
+    content[content.rindex(b"\x10\0\x01\0b\0\0\0") + 1] = 0x7F
+    path.write_bytes(content)
+    with pytest.raises(AnnotationError, match=r"wider_face_val\.mat: cannot be read as a MATLAB file"):
         read_wider(path, tmp_path)
 
 

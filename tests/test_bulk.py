@@ -16,7 +16,8 @@ from PIL import Image
 
 from conftest import paint
 from test_images import bad_files
-from tinyfaces.jobs.bulk import DiskFull, overlapped, process
+from tinyfaces.jobs import journal as journal_module
+from tinyfaces.jobs.bulk import DiskFull, Stopwatch, overlapped, process, reason
 from tinyfaces.jobs.inputs import InputFile
 from tinyfaces.jobs.journal import Journal, JournalError, Outcome, stamp_of
 
@@ -133,6 +134,38 @@ def test_a_journal_that_cannot_be_written_is_said_in_a_line(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(JournalError, match=r"j: cannot be written \((not a directory|file exists)\)"):
         Journal(tmp_path / "file/j", {})
+
+
+def test_a_journal_that_was_begun_on_a_full_disk_is_one_later(tmp_path, monkeypatch):
+    monkeypatch.setattr(journal_module, "_TABLES", journal_module._TABLES.replace("CREATE TABLE IF NOT EXISTS files", "FULL"))
+    with pytest.raises(JournalError, match="j: "):
+        Journal(tmp_path / "j", {"a": 1}, resume=True)
+    monkeypatch.undo()
+    Journal(tmp_path / "j", {"a": 1}, resume=True).close(keep=True)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "UPDATE files SET outputs = '{'", "UPDATE files SET outputs = '[[1]]'", "UPDATE files SET record = '{\"a\"'",
+        "UPDATE files SET record = '3'", "UPDATE run SET settings = '{'", "UPDATE run SET settings = '3'",
+    ],
+)  # fmt: skip
+def test_a_damaged_journal_is_one_line(run, tmp_path, change):
+    (tmp_path / "in").mkdir()
+    Image.fromarray(paint(32, 32, [(8, 8)])).save(tmp_path / "in/a.png")
+    run("detect", "in", "--out", "res", "--resume")
+    with sqlite3.connect(tmp_path / "res/faces.journal") as database:
+        database.execute(change)
+    database.close()
+    told = run("detect", "in", "--out", "res", "--resume", code=2).stderr.splitlines()
+    assert len(told) == 1 and "res/faces.journal: " in told[0] and "damaged" in told[0]
+    run("detect", "in", "--out", "res")
+
+
+@pytest.mark.parametrize("error", [OSError("broken data stream"), OSError(5, "Input/output error"), OSError()])
+def test_errors_without_a_name_get_that_of_the_file(error):
+    assert reason(error, Path("in/a.png")).startswith("in/a.png: ")
 
 
 def test_names_whose_bytes_are_no_utf8_are_recorded(tmp_path):
@@ -284,3 +317,11 @@ def test_problems_are_gathered_in_a_file(run, tmp_path):
         (tmp_path / "in" / name).unlink()
     run("anonymise", "in", "--out", "res")
     assert {path.name for path in (tmp_path / "res").iterdir()} == {"a.png", ".tinyfaces"}
+
+
+@pytest.mark.parametrize("count,beginning", [(0, "0 images in "), (1, "1 image in "), (2, "2 images in ")])
+def test_the_speed_says_one_image_and_two_images(count, beginning):
+    watch = Stopwatch()
+    watch.add(count, 1_000_000)
+    line = watch.line("image")
+    assert line.startswith(beginning) and line.endswith(" megapixels/s") and " images/s" in line

@@ -145,5 +145,11 @@ def test_photos_without_labels_are_not_searched(toy_model, tmp_path):
     ]  # fmt: skip
     result = CliRunner().invoke(app, command)
     assert result.exit_code == 0, result.output
+    coco = json.loads((tmp_path / "a.json").read_text())
+    coco["images"] += [{**entry, "id": 1, "file_name": "gone.png"}, {**entry, "id": 2, "file_name": "bad.png"}]
+    (tmp_path / "bad.png").write_text("no photo")
+    (tmp_path / "a.json").write_text(json.dumps(coco))
+    result = CliRunner().invoke(app, command, env={"COLUMNS": "300"})
+    assert result.exit_code == 1 and [line.count("left out") for line in result.stderr.splitlines() if ".png" in line] == [1, 1]
     read = read_candidates(tmp_path / "set")
     assert "candidates of 1 photo" in result.output and read.face.sum() >= 3

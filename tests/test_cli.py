@@ -89,6 +89,12 @@ def test_yolo_and_pictures(run, photos, tmp_path):
     assert drawn[7, 8].tolist() == [0, 255, 0] and drawn[12, 12].tolist() == [255, 0, 0]
 
 
+def test_pictures_of_images_wider_than_a_jpeg_are_reduced(run, tmp_path):
+    Image.fromarray(paint(16, 70_000, [(8, 8), (69_992, 8)])).save(tmp_path / "wide.tif")
+    run("detect", "wide.tif", "--save-images", "--out", "out")
+    assert Image.open(tmp_path / "out/wide_faces.jpg").size == (35_000, 8)
+
+
 def test_bad_files_are_told_and_the_rest_goes_on(run, photos, tmp_path):
     bad = bad_files(photos)
     result = run("detect", "photos", "nowhere.jpg", "--out", "res", code=1)

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
 
 from conftest import corners, paint
 
@@ -23,6 +23,9 @@ import fsspec  # noqa: E402
 
 from tinyfaces.detection import detector as detector_module  # noqa: E402
 from tinyfaces.jobs import cluster, fsspec_files  # noqa: E402
+from tinyfaces.jobs.cover_threshold import CoverThreshold  # noqa: E402
+from tinyfaces.jobs.masked_photos import Masking  # noqa: E402
+from tinyfaces.jobs.masking import MaskStyle  # noqa: E402
 from tinyfaces.weights import models  # noqa: E402
 
 
@@ -134,7 +137,7 @@ def test_workers_detect_as_the_options_say(toy_model, tmp_path):
 def test_whatever_one_image_raises_is_its_problem(tmp_path, error):
     Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
     worker = cluster._Worker.__new__(cluster._Worker)
-    worker._job = SimpleNamespace(masks=None)
+    worker._job = SimpleNamespace(masking=None)
     worker._detector = SimpleNamespace(detect=lambda pixels: (_ for _ in ()).throw(error))
     row = worker._row(str(tmp_path / "a.png"))
     assert row["problem"].startswith(f"{tmp_path / 'a.png'}: cannot be done ({type(error).__name__}") and "boxes" not in row
@@ -216,11 +219,14 @@ def bucket(monkeypatch):
 def test_workers_mask_photos(toy_model, tmp_path, kind):
     top = str(tmp_path) if kind == "local" else f"memory://{tmp_path}"
     image = tmp_path / "a.png"
-    Image.fromarray(paint(64, 64, [(24, 24)])).save(image)
+    exif = Image.Exif()
+    exif[ExifTags.Base.Make] = "Camera"
+    exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.UserComment] = b"x" * 3000
+    Image.fromarray(paint(64, 64, [(24, 24)])).save(image, exif=exif)
     fsspec_files.write(f"{top}/in/a.png", image.read_bytes())
     fsspec_files.write(f"{top}/in/bad.png", b"no photo")
-    masks = {"method": "solid", "shape": "box", "enlarge": 1.0, "keep_metadata": False}
-    job = cluster._Job.of(f"{top}/parts", str(toy_model), {"threshold": 0.3}, masks)
+    masking = Masking(CoverThreshold.of(0.3), MaskStyle("solid", "box", 1.0), keep_metadata=True)
+    job = cluster._Job.of(f"{top}/parts", str(toy_model), {"threshold": 0.3}, masking)
     files = fsspec_files.find_images([f"{top}/in"], False).files
     name = _do(job, files, targets={file.path: f"{top}/out/{file.path.rpartition('/')[2]}" for file in files})
     rows = cluster._part(job.out, name).read().to_pylist()
@@ -229,6 +235,10 @@ def test_workers_mask_photos(toy_model, tmp_path, kind):
     (tmp_path / "masked.png").write_bytes(fsspec_files.read(f"{top}/out/a.png"))
     assert np.asarray(Image.open(tmp_path / "masked.png")).max() == 0
     assert cluster._is_whole(job, name, files)
+    summary = cluster.Summary()
+    cluster._sum_up(job, name, summary)
+    assert summary.lost == [f"{files[0].path}: EXIF tag UserComment cannot be kept"]
+    assert summary.line().startswith("1 face in 1 image, ")
     fsspec_files.remove(f"{top}/out", fsspec_files.listed(f"{top}/out"))
     assert not cluster._is_whole(job, name, files)  # its photos are gone
 
@@ -273,7 +283,7 @@ def test_results_of_another_job_are_not_mixed_with(tmp_path):
     assert json.loads((tmp_path / "_job.json").read_text())["files"] == 2
     with pytest.raises(cluster.RayError, match="another job"):
         cluster._prepare(job, files[:1], resume=True)
-    for change in ({"options": {"threshold": None, "precision": "float32"}}, {"weights": "other"}, {"masks": {}}):
+    for change in ({"options": {"threshold": None, "precision": "float32"}}, {"weights": "other"}, {"masking": Masking()}):
         with pytest.raises(cluster.RayError, match="another job"):
             cluster._prepare(dataclasses.replace(job, **change), files, resume=True)
     cluster._prepare(job, files, resume=True)

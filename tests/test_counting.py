@@ -70,6 +70,8 @@ def test_the_picture_is_bright_where_the_faces_are():
         ('{"a": [[0, 0], [1, 1]]}', "at least 3"),
         ('{"a": 3}', "at least 3"),
         ("{", "cannot be read"),
+        ("[" * 100_000, "cannot be read"),
+        (f'{{"a": [[0, 0], [1, 1], [{"1" * 400}, 1]]}}', "at least 3"),
     ],
 )
 def test_wrong_regions_are_one_line(tmp_path, content, word):

@@ -109,6 +109,10 @@ def fill(folder: Path) -> None:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         small.save(folder / name)
     small.resize((800, 600)).save(folder / "square.jpg")
+    for name in ("plates/a.txt", "yolo_labels/a.txt"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text("0 0.5 0.5 0.1 0.1\n")
+    small.resize((64, 64)).convert("RGBA").save(folder / "smile.png")
     (folder / "areas.json").write_text('{"left": [[0, 0], [0.5, 0], [0.5, 1], [0, 1]]}')
     annotations = [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [100, 80, 9, 10], "area": 90, "iscrowd": 0}]
     images = [{"id": 1, "file_name": "a.jpg", "width": 240, "height": 174}]

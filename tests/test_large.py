@@ -1,5 +1,6 @@
 """Images read region by region give what they give in memory, in less of it."""
 
+import struct
 import subprocess
 import sys
 
@@ -45,6 +46,18 @@ def test_it_finds_what_is_found_in_memory(toy_model, tmp_path, crowd, name):
     faces = detector.detect_regions(LargeImage(_save(pixels, tmp_path / name)))
     assert found(faces) == expected == found(detector.detect(pixels))
     assert len(faces) == len(expected)
+
+
+def test_a_damaged_size_is_no_gigapixel_image(run, tmp_path):
+    """A file of 14 kB that says it is 12.9 million pixels wide was searched for minutes."""
+    Image.fromarray(paint(60, 80)).save(tmp_path / "a.tif")
+    content = (tmp_path / "a.tif").read_bytes()
+    tag = next(content.find(head) for kind in (3, 4) if (head := struct.pack("<HHI", 256, kind, 1)) in content)
+    wide = struct.pack("<HHII", 256, 4, 1, 12_910_672)
+    (tmp_path / "a.tif").write_bytes(content[:tag] + wide + content[tag + 12 :])
+    with pytest.raises(ImageError, match=r"a\.tif: damaged, or blank"):
+        LargeImage(tmp_path / "a.tif")
+    assert "a.tif: damaged, or blank" in run("detect", "a.tif", code=2).stderr  # and is not searched
 
 
 def test_regions_are_those_of_the_image_in_any_order(tmp_path, crowd):

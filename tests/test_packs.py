@@ -2,6 +2,10 @@
 
 import gzip
 import json
+import shutil
+import zipfile
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,7 +19,9 @@ from tinyfaces.cli import app  # noqa: E402
 from tinyfaces.data.annotations import read_coco  # noqa: E402
 from tinyfaces.detection.images import read_image  # noqa: E402
 from tinyfaces.training import packs  # noqa: E402
+from tinyfaces.training.cache import open_cache  # noqa: E402
 from tinyfaces.training.packs import PackConfig, PackLibrary, PackSource, chosen_photos, prepare_pack, write_packs  # noqa: E402
+from tinyfaces.training.settings import Source, read_sources  # noqa: E402
 
 FACE, DOUBTFUL, NEGATIVE = (40, 60, 40, 50), (150, 20, 30, 30), (100, 120, 60, 40)  # x y w h
 
@@ -128,3 +134,65 @@ def test_the_command_writes_packs_and_says_what_is_wrong_in_one_line(tmp_path):
     (tmp_path / "packs/00.zip").rename(tmp_path / "packs/07.zip")
     with pytest.raises(ValueError, match=r"07\.zip: cannot be unpacked"):
         prepare_pack(tmp_path / "packs/07.zip", tmp_path / "cache")
+
+
+def test_photos_that_cannot_be_read_are_told_and_the_others_packed(tmp_path):
+    source = write_source(tmp_path, "street", 5)
+    (tmp_path / "street/1.png").write_text("no photo")
+    (tmp_path / "street/3.png").unlink()
+    config = tmp_path / "packs.toml"
+    config.write_text(f'[[source]]\nannotations = "{source.annotations}"\nimages = "{source.images}"\n')
+    command = ["train", "pack", str(config), str(tmp_path / "packs"), "--workers", "1"]
+    done = CliRunner().invoke(app, command, env={"COLUMNS": "300"})
+    assert done.exit_code == 1 and "00.zip: 3 photos" in done.output, done.output
+    assert [line.count("left out") for line in done.stderr.splitlines()] == [1, 1]
+    assert done.stderr.count("street/1.png") == done.stderr.count("street/3.png") == 1
+    for file in (tmp_path / "street").iterdir():
+        file.unlink()
+    done = CliRunner().invoke(app, command, env={"COLUMNS": "300"})
+    assert done.exit_code == 2 and "none of the 5 photos can be read" in done.stderr
+    with pytest.raises(ValueError, match=r"\.png: "):
+        list(write_packs(PackConfig((source,)), tmp_path / "packs", megabytes=10, workers=1))
+
+
+def test_a_pack_with_a_photo_that_cannot_be_read_gives_its_others(tmp_path):
+    ((pack, _),) = write_packs(PackConfig((write_source(tmp_path, "street", 4),)), tmp_path / "packs", megabytes=10, workers=1)
+    with zipfile.ZipFile(pack) as archive:
+        content = {name: archive.read(name) for name in archive.namelist()}
+    content["street/2.avif"] = content["street/2.avif"][:60]
+    del content["street/0.avif"]
+    with zipfile.ZipFile(pack, "w") as archive:
+        for name, value in content.items():
+            archive.writestr(name, value)
+    said = []
+    prepare_pack(pack, tmp_path / "cache", said.append)
+    assert len(said) == 2 and all("left out" in line for line in said)
+    library = PackLibrary(tmp_path / "packs", tmp_path / "cache", shares(), {}, 12)
+    library.take_in_new(at_once=True)
+    assert sorted(image.path.name for image in library.images) == ["1.avif", "3.avif"]
+    assert library.weights.tolist() == [0.375] * 2
+    for number, image in enumerate(library.images):
+        assert (library[number] == read_image(image.path)).all()
+
+
+def test_a_limited_source_trains_on_the_photos_that_would_be_packed(tmp_path):
+    given = write_source(tmp_path, "street", 10)
+    source = Source(annotations=given.annotations, images=given.images, limit=6, doubt=0.4, share=0.5)
+    images, weights = read_sources([source])
+    packed = chosen_photos(PackSource(annotations=given.annotations, images=given.images, limit=6))
+    assert [image.path.name for image in images] == [Path(photo.image["file_name"]).name for photo in packed]
+    assert sum(len(image.hard_negatives) for image in images) == 5 and weights.tolist() == [0.5 / 6] * 6
+    unlabelled, _ = read_sources([replace(source, format="unlabelled")])
+    assert [image.path for image in unlabelled] == [image.path for image in images], "the same photos are decoded"
+    assert all(len(image) == 1 for image in images), "doubtful boxes are background"
+    (kept, *_), _ = read_sources([replace(source, doubt_from=31.0)])
+    assert kept.ignore.tolist() == [False, True], "but small ones stay ignored"
+
+
+def test_a_disk_without_room_for_the_cache_is_one_line(tmp_path, monkeypatch):
+    given = write_source(tmp_path, "street", 2)
+    images, _ = read_sources([Source(annotations=given.annotations, images=given.images)])
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(10**9, 10**9 - 200_000, 200_000))
+    with pytest.raises(ValueError, match=r"cache: 2 decoded photos take 0\.0 GB, and 0\.0 GB are free"):
+        open_cache(images, tmp_path / "cache", workers=1)
+    assert list((tmp_path / "cache").iterdir()) == []

@@ -15,6 +15,7 @@ from PIL import Image
 
 from conftest import paint
 from serving import running_service
+from test_cover_threshold import unsure
 from tinyfaces import Detector
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install 'tinyfaces[test]'")
@@ -183,6 +184,37 @@ def test_dropping_and_pasting(open_page):
     for kind, columns in (("drop", 3), ("paste", 5)):
         page.evaluate(script, [list(encoded(grid(columns, 2))), kind])
         page.wait_for_selector(f"#count:text-is('{columns * 2} faces')")
+
+
+def test_the_anonymised_view_needs_scores_that_depend_on_the_height(open_page):
+    page = open_page()
+    choose(page, encoded(unsure()))
+    assert faces_shown(page) == 0
+    page.check("input[value=anonymised]")
+    assert page.inner_text("#threshold-value") == "by height" and faces_shown(page) == 1
+    page.check("input[value=boxes]")
+    assert page.inner_text("#threshold-value") == "0.30" and faces_shown(page) == 0
+    page.check("input[value=anonymised]")
+    page.locator("#threshold").fill("0.15")  # both are covered from there on
+    assert page.inner_text("#threshold-value") == "0.15" and faces_shown(page) == 2
+    page.wait_for_selector("#status:has-text('2 faces masked')")
+    page.check("input[value=boxes]")
+    page.check("input[value=anonymised]")  # which covers no less than the user asked for
+    assert page.inner_text("#threshold-value") == "0.15" and faces_shown(page) == 2
+
+
+def test_the_strength_is_chosen_on_the_page(open_page):
+    page = open_page()
+    choose(page, encoded(paint(96, 160, large=[(32, 32)])))
+    asked = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.check("input[value=anonymised]")
+    page.wait_for_selector("#status:has-text('1 face masked')")
+    page.locator("#strength").fill("5")
+    assert page.inner_text("#strength-value") == "5"
+    with page.expect_response("**/v1/picture?*strength=5*") as answer:
+        pass
+    assert answer.value.ok and "strength=1" in asked[0]
 
 
 def test_the_anonymised_view_covers_the_faces_shown(open_page):

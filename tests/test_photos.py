@@ -266,6 +266,20 @@ def test_a_compression_that_cannot_be_written_again_gives_way_to_a_lossless_one(
     assert after.info["compression"] == "tiff_adobe_deflate" and (np.asarray(after) == COLOURS).all()
 
 
+@pytest.mark.parametrize("compression", ["group3", "tiff_ccitt", "tiff_sgilog", "tiff_thunderscan", "tiff_raw_16", "webp"])
+def test_compressions_of_other_modes_are_never_tried(tmp_path, monkeypatch, compression):
+    """Pillow 11 and 12 end the process where libtiff cannot write a mode so."""
+    Image.fromarray(COLOURS).save(tmp_path / "a.tif", compression="tiff_lzw")
+    photo = open_photo(tmp_path / "a.tif")
+    photo.save["compression"] = compression
+    tried, save = [], Image.Image.save
+    monkeypatch.setattr(
+        Image.Image, "save", lambda self, file, kind, **way: tried.append(way["compression"]) or save(self, file, kind, **way)
+    )
+    anonymised(photo, NONE, MaskStyle())
+    assert tried == ["tiff_adobe_deflate"]
+
+
 SECRET = b"SECRET-COPY" * 10
 
 

@@ -5,6 +5,7 @@ import dataclasses
 import gzip
 import json
 import os
+import pickle
 import socket
 import subprocess
 import sys
@@ -27,6 +28,7 @@ from tinyfaces.training.checkpoints import load_network  # noqa: E402
 from tinyfaces.training.muon import Muon, orthogonalise  # noqa: E402
 from tinyfaces.training.networks.proposal_network import VARIANTS, ProposalNetwork  # noqa: E402
 from tinyfaces.training.proposal_loop import duration, seconds_a_step, train  # noqa: E402
+from tinyfaces.training.run_log import drop_later_lines  # noqa: E402
 from tinyfaces.training.settings import Source, load_config, read_sources  # noqa: E402
 
 CPU = torch.device("cpu")
@@ -104,8 +106,111 @@ def test_a_resumed_run_ends_in_the_same_state(data, tmp_path, monkeypatch, teach
     assert _same(resumed["network"], whole["network"]) and _same(resumed["average"], whole["average"])
     assert not _same(whole["network"], whole["average"], 1e-4), "the average is no copy"
     lines = [json.loads(line) for line in (tmp_path / "broken/log.jsonl").read_text().splitlines()]
-    assert lines[-1]["step"] == 6 and "ap all" in lines[-1]
+    assert lines[-1]["step"] == 6 and "best ap all" in lines[-1] and "ap all" in lines[-2]
+    steps = [(line["step"], *line) for line in lines]
+    assert len(set(steps)) == len(steps), "no line is there twice"
     assert list((tmp_path / "whole").glob("events.out.tfevents*"))
+
+
+def test_a_run_goes_on_with_its_own_settings_and_photos_alone(data, tmp_path, teacher):
+    _run(data, tmp_path / "run", steps=3)
+    kept = {name: (tmp_path / "run" / name).read_bytes() for name in ("last.pt", "best.pt", "config.json", "log.jsonl")}
+    fewer = dataclasses.replace(load_config(data / "small.toml", {}).train[0], part="rest")
+    boxes = dataclasses.replace(fewer, part="all", annotations=str(tmp_path / "other.json"))
+    coco = json.loads(gzip.decompress((data / "all.json.gz").read_bytes()))
+    coco["annotations"][0]["bbox"][2] += 1
+    (tmp_path / "other.json").write_text(json.dumps(coco))
+    for changes, words in (
+        ({"batch": 8}, "batch: 4, now 8)"),
+        ({"variant": "accurate"}, "variant: fast, now accurate)"),
+        ({"crops": {"size": 64}}, "crops.size: 128, now 64)"),
+        ({"muon_lr": 0.5, "steps": 9}, "muon_lr: 0.02, now 0.5)"),
+        ({"evaluate_images": 5}, "evaluate_images: 4, now 5)"),
+        ({"teacher": teacher}, "teacher: none, now "),
+        ({"train": [dataclasses.asdict(fewer)]}, "training photos: 12 ("),
+        ({"train": [dataclasses.asdict(boxes)]}, "training photos: 12 ("),
+        ({"dev": [dataclasses.asdict(fewer)]}, "dev photos: 12 ("),
+        ({"steps": 2}, "has taken 3 steps already, more than the 2"),
+    ):
+        with pytest.raises(ValueError) as error:
+            _run(data, tmp_path / "run", **{"steps": 3, **changes})
+        message = str(error.value)
+        assert message.startswith(f"{tmp_path}/run/last.pt: ") and "\n" not in message and words in message, message
+        assert {name: (tmp_path / "run" / name).read_bytes() for name in kept} == kept, "nothing claims another run"
+    free = {"workers": 1, "save_every": 2, "evaluate_every": 2, "cache": str(tmp_path / "cache"), "channels_last": False}
+    assert _run(data, tmp_path / "run", steps=5, **free)["step"] == 5
+    with pytest.raises(ValueError, match="batch: 4, now 8"):
+        _run(data, tmp_path / "run", steps=5, batch=8)
+
+
+def test_other_photos_in_the_same_folder_are_other_photos(data, tmp_path):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for file in data.glob("*.png"):
+        (folder / file.name).write_bytes(file.read_bytes())
+    source = {"annotations": str(data / "all.json.gz"), "images": str(folder)}
+    _run(data, tmp_path / "run", steps=1, train=[source])
+    moved = folder.rename(tmp_path / "moved" if (tmp_path / "moved").mkdir() else tmp_path / "moved/photos")
+    assert _run(data, tmp_path / "run", steps=2, train=[{**source, "images": str(moved)}])["step"] == 2, "they may move"
+    Image.new("RGB", (260, 200)).save(moved / "3.png")
+    with pytest.raises(ValueError, match="training photos: 12"):
+        _run(data, tmp_path / "run", steps=3, train=[{**source, "images": str(moved)}])
+
+
+def test_checkpoints_that_are_none_or_of_something_else_are_one_line(data, tmp_path):
+    (tmp_path / "run").mkdir()
+    last = tmp_path / "run/last.pt"
+    for content, words in ((b"broken", "cannot be read as a checkpoint"), ({"step": 1}, "network"), ([1], "not a checkpoint")):
+        last.write_bytes(content) if isinstance(content, bytes) else torch.save(content, last)
+        with pytest.raises(ValueError) as error:
+            _run(data, tmp_path / "run", steps=1)
+        assert str(error.value).startswith(f"{last}: ") and words in str(error.value) and "\n" not in str(error.value)
+    command = ["train", "proposals", "--config", str(data / "small.toml"), "--set", f"out={tmp_path / 'run'}", "--set", "steps=1"]
+    assert CliRunner().invoke(app, command).exit_code == 2
+    assert CliRunner().invoke(app, [*command, "--fresh"]).exit_code == 0
+    assert torch.load(last, weights_only=True)["step"] == 1
+
+
+def test_the_best_is_the_best_by_one_measure_over_the_whole_run(data, tmp_path, monkeypatch):
+    import tinyfaces.training.proposal_loop as module
+
+    measured, real = [], module.evaluate
+    aps = iter([0.3, 0.5, 0.4, 0.2, 0.45, 0.45, 0.9])
+
+    def evaluate(network, images, cache, indices, device):
+        result = real(network, images, cache, indices, device)
+        measured.append((list(indices), next(aps)))
+        return {name: dataclasses.replace(band, ap=measured[-1][1]) for name, band in result.items()}
+
+    monkeypatch.setattr(module, "evaluate", evaluate)
+    _run(data, tmp_path / "run", steps=4, evaluate_every=1, warmup=1)
+    assert torch.load(tmp_path / "run/best.pt", weights_only=True)["step"] == 2, "though later ones were measured at the end"
+    assert [len(indices) for indices, _ in measured] == [4, 4, 4, 4, 12] and measured[0][0] == measured[3][0]
+    _run(data, tmp_path / "run", steps=5, evaluate_every=1, warmup=1)
+    assert torch.load(tmp_path / "run/best.pt", weights_only=True)["step"] == 2, "the best before it was resumed counts"
+    lines = [json.loads(line) for line in (tmp_path / "run/log.jsonl").read_text().splitlines()]
+    assert [line["ap all"] for line in lines if "ap all" in line] == [0.3, 0.5, 0.4, 0.2, 0.45]
+    assert lines[-1]["best ap all"] == 0.9
+    with pytest.raises(ValueError, match=r"best\.pt: this run would write over the weights"):
+        _run(data, tmp_path / "run", start=str(tmp_path / "run/best.pt"))
+
+
+def test_starting_over_leaves_nothing_of_the_run_before(data, tmp_path, monkeypatch):
+    _run(data, tmp_path / "run", steps=3)
+    monkeypatch.setattr("tinyfaces.training.proposal_loop.ProposalRun.learn", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        train(load_config(data / "small.toml", {"out": str(tmp_path / "run"), "batch": 8}), resume=False)
+    assert not list((tmp_path / "run").glob("*.pt")) and (tmp_path / "run/log.jsonl").read_text() == ""
+    assert json.loads((tmp_path / "run/config.json").read_text())["batch"] == 8
+
+
+def test_lines_of_the_log_that_are_written_again_go(tmp_path):
+    log = tmp_path / "log.jsonl"
+    drop_later_lines(log, 3)
+    assert not log.exists()
+    log.write_text('{"step": 1}\n{"step": 3}\n{"step": 4}\n{"st')
+    drop_later_lines(log, 3)
+    assert log.read_text() == '{"step": 1}\n{"step": 3}\n'
 
 
 def test_the_last_steps_normalise_by_the_statistics_gathered_before(data, tmp_path, teacher):
@@ -134,6 +239,24 @@ def test_each_batch_is_taken_echo_times_and_large_ones_among_them(data):
         assert torch.equal(a.crops.pixels, b.crops.pixels) and torch.equal(a.crops.boxes, b.crops.boxes)
     sizes = {new_batch_of(step, config): batch.crops.pixels.shape[1] for step, batch in enumerate(whole)}
     assert [new for new, size in sizes.items() if size == config.large_crops.size][:3] == [3, 7, 11]
+
+
+def test_crops_are_made_in_processes_started_afresh(data):
+    """They open the cache themselves, and make the crops that this process would."""
+    config = load_config(data / "small.toml", {"steps": 2, "workers": 1})
+    images, weights = read_sources(config.train)
+    cache = open_cache(images, Path(config.cache))
+    assert len(pickle.dumps(cache)) < 2_000 < cache.pixels.nbytes
+    again = pickle.loads(pickle.dumps(cache.of(np.array([5, 2]))))
+    assert (again[0] == cache[5]).all() and (again[1] == cache[2]).all()
+    contexts, real = [], torch.utils.data.DataLoader
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.utils.data, "DataLoader", lambda *given, **named: (contexts.append(named), real(*given, **named))[1])
+        made = list(batches_from(images, cache, weights, config, 0, 0, 1, CPU))
+    assert contexts[0]["multiprocessing_context"] == "spawn"
+    here = batches_from(images, cache, weights, dataclasses.replace(config, workers=0), 0, 0, 1, CPU)
+    for one, other in zip(made, here, strict=True):
+        assert torch.equal(one.crops.pixels, other.crops.pixels) and torch.equal(one.crops.boxes, other.crops.boxes)
 
 
 @pytest.mark.parametrize("echo", [1, 2])
@@ -167,7 +290,7 @@ def test_crops_that_do_not_divide_are_refused(data, crops):
 def test_it_learns(data, tmp_path):
     _run(data, tmp_path / "run", steps=150, batch=8, ema=0.95, save_every=150, evaluate_every=150)
     last = [json.loads(line) for line in (tmp_path / "run/log.jsonl").read_text().splitlines()][-1]
-    assert last["ap all"] > 0.6
+    assert last["best ap all"] > 0.6
     best = load_network(tmp_path / "run/best.pt")[0].state_dict()
     assert _same(best, torch.load(tmp_path / "run/last.pt", weights_only=True)["average"])
 
@@ -179,10 +302,7 @@ def _distance(a: dict, b: dict) -> float:
 
 @pytest.mark.slow
 def test_two_processes_on_two_nodes_learn_what_one_does_from_the_same_crops(data, tmp_path, teacher):
-    """torchrun begins one process on each of two "nodes", as it would on two machines; both train, and one writes.
-
-    Normalisations are fixed, for their statistics are each process's own.
-    """
+    """torchrun begins one process on each of two "nodes", as it would on two machines; both train, and one writes."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
@@ -316,16 +436,38 @@ def test_photos_without_labels_are_the_teachers(data, tmp_path, teacher):
         load_config(tmp_path / "none.toml", {})
 
 
+def test_photos_that_are_missing_or_cannot_be_read_are_told_and_the_others_train(data, tmp_path):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for file in data.glob("*.png"):
+        (folder / file.name).write_bytes(file.read_bytes())
+    (folder / "3.png").unlink()
+    (folder / "4.png").write_text("no photo")
+    command = [
+        "train", "proposals", "--config", str(data / "small.toml"), "--annotations", str(data / "all.json.gz"),
+        "--images", str(folder), "--set", f"out={tmp_path / 'run'}", "--set", "steps=1",
+    ]  # fmt: skip
+    result = CliRunner().invoke(app, command, env={"COLUMNS": "300"})
+    assert result.exit_code == 1 and torch.load(tmp_path / "run/last.pt", weights_only=True)["step"] == 1, result.output
+    lines = [line for line in result.stderr.splitlines() if "left out" in line]
+    assert sum("4.png" in line for line in lines) == 1 and all("3.png" in line or "4.png" in line for line in lines)
+    for file in folder.iterdir():
+        file.unlink()
+    result = CliRunner().invoke(app, [*command, "--fresh"], env={"COLUMNS": "300"})
+    assert result.exit_code == 2 and "none of the 12 images" in result.stderr and len(result.stderr.splitlines()) == 1
+
+
 def test_held_out_photos_and_the_rest_are_all():
     class Photo(NamedTuple):
         number: int
+        hard_negatives: tuple = ()
 
     parts = {}
     for part in ("held out", "rest"):
         source = Source(annotations="x.json", images="x", part=part)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(run_settings, "read_coco", lambda *_: [Photo(n) for n in range(45)])
-            patch.setattr(run_settings, "dismiss_doubtful", lambda photo, doubt: photo)
+            patch.setattr(run_settings, "dismiss_doubtful", lambda photo, *_: photo)
             parts[part] = [photo.number for photo in read_sources([source])[0]]
     assert parts["held out"] == [0, 20, 40] and sorted(parts["held out"] + parts["rest"]) == list(range(45))
 

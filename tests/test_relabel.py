@@ -101,6 +101,30 @@ def test_the_command_settles_what_the_model_sees(tmp_path):
     assert len(read) == len(faces) and not read.ignore.any()
 
 
+def test_photos_that_cannot_be_read_keep_their_boxes(tmp_path, toy_model):
+    Image.new("RGB", (400, 100)).save(tmp_path / "a.png")
+    (tmp_path / "b.png").write_text("no photo")
+    images = [_image(tmp_path / name, [5], [True], [0.1]) for name in ("a.png", "b.png", "gone.png")]
+    write_annotations(images, tmp_path, tmp_path / "some.json")
+    source = f'annotations = "{tmp_path}/some.json"\nimages = "{tmp_path}"\n'
+    (tmp_path / "c.toml").write_text(f'variant = "fast"\n[[train]]\n{source}[[dev]]\n{source}')
+    command = [
+        "train",
+        "relabel",
+        "--config",
+        str(tmp_path / "c.toml"),
+        "--out",
+        str(tmp_path / "new"),
+        "--model",
+        str(toy_model),
+    ]
+    result = CliRunner().invoke(app, command, env={"COLUMNS": "300"})
+    assert result.exit_code == 1, result.output
+    assert result.stderr.count("b.png") == result.stderr.count("gone.png: no such image") == 1
+    read = {image.path.name: len(image) for image in read_coco(tmp_path / "new/some.json", tmp_path)}
+    assert read == {"a.png": 0, "b.png": 1}
+
+
 def test_a_missing_folder_and_doubled_names_are_told(tmp_path):
     Image.new("RGB", (400, 100)).save(tmp_path / "a.png")
     (tmp_path / "more").mkdir()

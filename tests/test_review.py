@@ -21,12 +21,15 @@ from conftest import paint
 from reviewing import all_found, ask, running_review
 from tinyfaces.detection.faces import Faces
 from tinyfaces.detection.images import ImageError
+from tinyfaces.jobs.cover_threshold import CoverThreshold
 from tinyfaces.jobs.doubts import doubt
+from tinyfaces.jobs.masked_photos import Masking
 from tinyfaces.jobs.masking import MaskStyle, Plane, mask_faces
 from tinyfaces.jobs.review_store import Outdated, ReviewedFace, ReviewError, ReviewStore
 from tinyfaces.jobs.reviewed_photos import ChangedSince, Decisions, write_reviewed
 from tinyfaces.service.review_views import View, ViewCache
 
+COVER = CoverThreshold.of(0.2)
 FACES = Faces(np.array([[10, 10, 20, 20], [30, 30, 44, 44], [60, 10, 70, 24.5]]), np.array([0.9, 0.3, 0.12]))
 
 
@@ -38,7 +41,7 @@ def photo(tmp_path) -> Path:
 
 
 def open_store(tmp_path, **options) -> ReviewStore:
-    return ReviewStore(tmp_path / "state/review", {"model": "toy"}, 0.2, **options)
+    return ReviewStore(tmp_path / "state/review", {"model": "toy"}, COVER, **options)
 
 
 def entered(store: ReviewStore, path: Path) -> int:
@@ -66,7 +69,7 @@ def test_decisions_are_kept_and_told_apart(tmp_path, photo):
     assert store.enter([photo]) == [number]
     known = store.photo(number)
     assert known.accepted and known.edition == 1 and known.doubt == 1.5
-    decisions = Decisions.of(known, 0.2)
+    decisions = Decisions.of(known)
     assert decisions.counts() == {"found": 2, "added": 2, "taken_away": 1, "moved": 1, "covered": 3}
     assert [face.number for face in decisions.added] == [2, 3] and decisions.added[1].score is None
     assert known.covered.tolist() == [[31, 30, 45, 44], FACES.boxes[2].tolist(), [0.5, 1.25, 7, 9]]
@@ -97,19 +100,19 @@ def test_files_that_are_no_review_of_this_kind_are_one_line(tmp_path, photo):
         open_store(tmp_path)
     store.close()
     with pytest.raises(ReviewError, match=r"threshold: 0\.2, now 0\.3.*--start-over"):
-        ReviewStore(store.path, {"model": "toy"}, 0.3)
-    store = ReviewStore(store.path, {"model": "toy"}, 0.3, start_over=True)
+        ReviewStore(store.path, {"model": "toy"}, CoverThreshold.of(0.3))
+    store = ReviewStore(store.path, {"model": "toy"}, CoverThreshold.of(0.3), start_over=True)
     with pytest.raises(KeyError):
         store.photo(1)
     store.close()
     (tmp_path / "other").write_bytes(b"no database" * 100)
     with pytest.raises(ReviewError, match="not the file of a review"):
-        ReviewStore(tmp_path / "other", {}, 0.2)
+        ReviewStore(tmp_path / "other", {}, CoverThreshold.of(0.2))
     foreign = sqlite3.connect(tmp_path / "foreign")
     foreign.execute("CREATE TABLE kept (a)")
     foreign.close()
     with pytest.raises(ReviewError, match="another program's database"):
-        ReviewStore(tmp_path / "foreign", {}, 0.2, start_over=True)
+        ReviewStore(tmp_path / "foreign", {}, CoverThreshold.of(0.2), start_over=True)
     assert sqlite3.connect(tmp_path / "foreign").execute("SELECT count(*) FROM kept").fetchone() == (0,)
 
 
@@ -131,9 +134,10 @@ def test_nothing_of_a_photo_is_in_the_store(tmp_path, photo):
 _CLICKS = """
 import sys
 from pathlib import Path
+from tinyfaces.jobs.cover_threshold import CoverThreshold
 from tinyfaces.jobs.review_store import ReviewStore, ReviewedFace
 folder, begin = Path(sys.argv[1]), int(sys.argv[2])
-store = ReviewStore(folder / "state/review", {}, 0.2)
+store = ReviewStore(folder / "state/review", {}, CoverThreshold.of(0.2))
 numbers = store.enter([folder / f"{n}.png" for n in range(200)])
 print("ready", flush=True)
 for click in range(begin, 100000):
@@ -155,7 +159,7 @@ def test_a_kill_at_any_instant_loses_the_last_click_at_most(tmp_path):
         process.send_signal(signal.SIGKILL)
         answered = [int(line) for line in process.communicate()[0].splitlines() if line.strip()]
         answers = max(answered, default=done - 1) + 1
-        store = ReviewStore(tmp_path / "state/review", {}, 0.2)
+        store = ReviewStore(tmp_path / "state/review", {}, CoverThreshold.of(0.2))
         numbers = store.enter([tmp_path / f"{n}.png" for n in range(200)])
         there = sorted(int(face.box[0]) for number in numbers for face in store.photo(number).faces)
         assert there == list(range(len(there))) and answers <= len(there) <= answers + 1
@@ -167,7 +171,7 @@ def test_a_kill_at_any_instant_loses_the_last_click_at_most(tmp_path):
 
 def test_doubt_is_where_scores_are_near_the_threshold_and_faces_are_large():
     def of(scores, side=10.0):
-        return doubt(Faces(np.array([[0, 0, side, side]] * len(scores)), np.array(scores)), 0.2, 1000, 1000)
+        return doubt(Faces(np.array([[0, 0, side, side]] * len(scores)), np.array(scores)), COVER, 1000, 1000)
 
     assert of([]) == of([0.9, 0.95, 0.5]) == 0
     assert of([0.2]) > of([0.25]) > of([0.4]) > 0
@@ -181,7 +185,7 @@ def test_covers_that_follow_changes_are_those_of_the_writer(method):
     random_numbers = np.random.default_rng(3)
     pixels = random_numbers.integers(0, 255, (180, 240, 3)).astype(np.uint8)
     style = MaskStyle(method)
-    view = View(pixels, style)
+    view = View(pixels, Masking(style=style))
     corners = random_numbers.uniform(-5, 200, (30, 2))
     boxes = np.concatenate([corners, corners + random_numbers.uniform(3, 40, (30, 2))], axis=1).astype(np.float32)
     chosen = np.ones(30, bool)
@@ -212,7 +216,7 @@ def test_few_photos_are_held_and_a_failed_one_is_tried_again():
         loads.append(number)
         if number < 0:
             raise ImageError("damaged")
-        return View(np.zeros((4, 4, 3), np.uint8), MaskStyle())
+        return View(np.zeros((4, 4, 3), np.uint8), Masking())
 
     views = ViewCache(load)
     for number in (1, 2, 1, 3, 4, 5, 1, 2):
@@ -232,7 +236,7 @@ def test_written_photos_have_exactly_these_covers(tmp_path, photo):
     )
     known = store.photo(number)
     target = tmp_path / "out/a.png"
-    write_reviewed(known, target, MaskStyle(), False)
+    write_reviewed(known, target, Masking())
     pixels = np.asarray(Image.open(photo))
     expected = pixels.copy()
     boxes = np.array([[30, 30, 44, 44], [70.5, 50, 90, 70]], np.float32)
@@ -240,7 +244,7 @@ def test_written_photos_have_exactly_these_covers(tmp_path, photo):
     assert (np.asarray(Image.open(target)) == expected).all() and (expected[5:25, 5:25] == pixels[5:25, 5:25]).all()
     target.unlink()
     with pytest.raises(ChangedSince, match=r"a\.png: has changed"):
-        write_reviewed(replace(known, stamp=(1, 1)), target, MaskStyle(), False)
+        write_reviewed(replace(known, stamp=(1, 1)), target, Masking())
     assert not target.exists()
     store.close()
 
@@ -285,7 +289,9 @@ def test_a_review_over_http(service, folder):
         ask(service, f"/photos/{one}/accepted", {"edition": int(name == "two.png"), "accepted": True})
     before = {path.name: path.read_bytes() for path in folder.glob("*.png")}
     ask(service, "/writing", {})
+    deadline = time.monotonic() + 20
     while (news := ask(service, ""))["writing"]["state"] != "done":
+        assert time.monotonic() < deadline
         time.sleep(0.02)
     assert news["writing"]["written"] == 2 and news["writing"]["taken_away"] == 1 and news["writing"]["problems"] == []
     report = json.loads((folder / "public.state/review.json").read_text())

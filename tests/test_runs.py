@@ -161,7 +161,8 @@ def test_help(command):
 def test_help_is_in_groups(command):
     text = CliRunner().invoke(app, [*command.split(), "--help"], env={"COLUMNS": "80"}).stdout
     groups = [line[:-1] for line in text.splitlines() if re.fullmatch(r"[A-Z]\w+:", line)]
-    assert groups == ["Input", "Model", "Output", "Speed", "Options"]
+    faces = ["Faces"] if command in ("detect", "anonymise") else []
+    assert groups == ["Input", "Model", *faces, "Output", "Speed", "Options"]
     assert text.index("Model:") < text.index("--scale") < text.index("Output:") < text.index("--threads")
 
 

@@ -80,6 +80,30 @@ def test_a_resumed_run_ends_in_the_same_state(run, monkeypatch, tmp_path):
     assert (whole["average"][f"generator.{weight}"] - whole["generator"][weight]).abs().max() > 1e-6, "the average is no copy"
 
 
+def test_a_run_goes_on_with_its_own_settings_and_candidates_alone(run, monkeypatch, tmp_path):
+    run("one")
+    config = (tmp_path / "one/config.json").read_text()
+    for changes, words in (
+        ({"batch": 16}, "batch: 8, now 16)"),
+        ({"generator": "bilinear"}, "generator: srn+rn, now bilinear)"),
+        ({"pretrain_steps": 3}, "pretrain_steps: 2, now 3)"),
+        ({"steps": 5}, "has taken 6 steps already"),
+    ):
+        with pytest.raises(ValueError) as error:
+            run("one", **changes)
+        assert str(error.value).startswith(f"{tmp_path}/one/last.pt: ") and words in str(error.value)
+    monkeypatch.setattr(module, "read_candidates", lambda folder: _candidates(200))
+    with pytest.raises(ValueError, match=r"candidates: 240 \(\w+\), now 200 \("):
+        run("one")
+    assert (tmp_path / "one/config.json").read_text() == config
+    monkeypatch.undo()
+    monkeypatch.setattr(module, "read_candidates", lambda folder: _candidates())
+    state, _ = run("one", steps=7, save_every=1, evaluate_every=7)
+    assert state["step"] == 7
+    with pytest.raises(ValueError, match=r"last\.pt: this run would write over"):
+        run("one", start=str(tmp_path / "one/last.pt"))
+
+
 def _command(tmp_path: Path, name: str, **settings) -> list[str]:
     """A training on candidates that lie in a folder."""
     folder = tmp_path / "candidates"
@@ -135,7 +159,7 @@ def _weights(state: dict, part: str) -> "torch.Tensor":
 
 @pytest.mark.slow
 def test_two_processes_learn_what_one_does_from_the_same_candidates(tmp_path, monkeypatch):
-    """With normalisations that are fixed, for their statistics are each process's own."""
+    """With normalisations that are fixed, in float32; test_processes has the others."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
@@ -170,6 +194,15 @@ def test_parts_alone_train_too(run, parts):
     assert state["parts"] == parts and "face accuracy" in lines[-2]
     frozen = [name for name in state["generator"] if "weight" in name]
     assert bool(frozen) == (parts == "srn")
+
+
+@pytest.mark.parametrize("parts", ["bilinear", "none"])
+def test_where_the_generator_has_nothing_to_learn_pre_training_is_none(run, parts):
+    """The average of the discriminator's weights stays between its weights, past `pretrain_steps` too."""
+    state, lines = run(parts, generator=parts, pretrain_steps=11, steps=13, evaluate_every=13)
+    same, _ = run(f"{parts}-0", generator=parts, pretrain_steps=0, steps=13, evaluate_every=13)
+    assert all(torch.equal(state["average"][name], value) for name, value in same["average"].items())
+    assert "face accuracy" in lines[0]
 
 
 def test_the_generator_may_learn_more_seldom_and_a_run_may_begin_from_weights(run, tmp_path):

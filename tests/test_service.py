@@ -77,7 +77,7 @@ def test_a_form_and_plain_bytes_give_the_same_faces(client, toy):
     told = answer.json()
     assert told == {
         "file": "a.png", "width": 96, "height": 64, "model": "toy", "threshold": toy.threshold,
-        **toy.detect(paint(64, 96, SMALL, LARGE)).to_dict(),
+        **toy.detect(paint(64, 96, SMALL, LARGE)).to_dict(), "left_clear": {},
     }  # fmt: skip
     for kind in ("image/png", "application/octet-stream", "image/jpeg; charset=binary"):
         plain = client.post("/v1/detect", content=PHOTO, headers={"Content-Type": kind})
@@ -131,6 +131,35 @@ def test_known_boxes_are_drawn_without_detection(client):
     assert (np.asarray(Image.open(io.BytesIO(nothing.content))) == paint(64, 96, SMALL, LARGE)).all()
 
 
+def test_an_answer_can_be_sent_back_as_boxes(client):
+    """Round trip: detect, take a face away, cover the rest."""
+    answer = client.post("/v1/detect?threshold=0.2", files=form(PHOTO)).json()
+    whole = client.post("/v1/picture?output=anonymised", files=form(PHOTO), data={"boxes": json.dumps(answer)})
+    direct = client.post("/v1/detect?output=anonymised", files=form(PHOTO))
+    assert whole.content == direct.content and whole.headers["x-faces"] == "3"
+    answer["boxes"] = answer["boxes"][1:]
+    edited = client.post("/v1/picture?output=anonymised", files=form(PHOTO), data={"boxes": json.dumps(answer)})
+    assert edited.headers["x-faces"] == "2" and edited.content != whole.content
+    for wrong, word in (({"width": 95}, "for a picture of 95x64; it is 96x64"), ({"boxes": 3}, "field 'boxes' must be")):
+        refused = client.post("/v1/picture", files=form(PHOTO), data={"boxes": json.dumps({**answer, **wrong})})
+        assert refused.status_code == 422 and word in refused.json()["detail"]
+
+
+def test_boxes_are_added_to_what_is_found(client):
+    data = {"also_boxes": "[[70, 40, 80, 50]]"}
+    answer = client.post("/v1/detect", files=form(PHOTO), data=data)
+    assert boxes_of(answer) == corners(SMALL, LARGE) | {(70, 40, 80, 50)} and answer.json()["scores"][-1] == 1
+    noise = np.maximum(np.random.default_rng(0).integers(1, 40, (64, 96, 3), np.uint8), paint(64, 96, SMALL, LARGE))
+    covered = []
+    for fields, count in ((None, "3"), (data, "4")):
+        answer = client.post("/v1/detect?output=anonymised&method=solid", files=form(png(noise)), data=fields)
+        assert answer.headers["x-faces"] == count
+        covered.append((np.asarray(Image.open(io.BytesIO(answer.content))) == 0).all(axis=2))
+    assert not covered[0][40:50, 70:80].all() and covered[1][40:50, 70:80].all()
+    refused = client.post("/v1/detect", files=form(PHOTO), data={"also_boxes": "[[1, 2, 3]]"})
+    assert refused.status_code == 422 and "field 'also_boxes' must be" in refused.json()["detail"]
+
+
 def test_boxes_beyond_the_picture_are_cut_and_too_many_large_ones_refused(client):
     for output in ("annotated", "anonymised"):
         boxes = json.dumps([[-1e30, -5, 1e30, 20], [200, 5, 300, 9]])
@@ -180,7 +209,7 @@ def test_anonymising_takes_lower_scores():
     with serving(Noting()) as client:
         for output in ("json", "annotated", "anonymised", "anonymised&threshold=0.7"):
             client.post(f"/v1/detect?output={output}", files=form(PHOTO))
-    assert asked == [0.5, 0.5, 0.2, 0.7]
+    assert asked == [0.5, 0.5, 0.15, 0.7]
 
 
 @pytest.mark.parametrize(

@@ -85,6 +85,44 @@ def test_ten_steps_of_two_networks_and_on_from_the_checkpoint(config):
     assert torch.equal(finished["thorough"]["network"][weights], again["thorough"]["network"][weights])
 
 
+def test_a_run_goes_on_with_its_own_settings_and_packs_alone(config):
+    run(config, 1)
+    last = config.parent / "run/last.pt"
+    kept = last.read_bytes()
+    for changes, words in (
+        ({"batch": 8}, "batch: 4, now 8)"),
+        ({"shares.street": 0.5}, "shares.street: 1.0, now 0.5)"),
+        ({"networks.fast.teacher": ""}, "networks.fast.teacher: thorough, now )"),
+        ({"networks.fast.start": ""}, "networks.fast.start: "),
+    ):
+        with pytest.raises(ValueError) as error:
+            run(config, 2, **changes)
+        assert str(error.value).startswith(f"{last}: ") and words in str(error.value), error.value
+    with pytest.raises(ValueError, match=r"fast\.pt: this run would write over"):
+        run(config, 2, **{"networks.fast.start": str(config.parent / "run/fast.pt")})
+    more = write_packs(PackConfig((write_source(config.parent, "street", 2, first=4),)), config.parent / "more", 10, 1)
+    next(more)[0].rename(config.parent / "packs/01.zip")
+    assert last.read_bytes() == kept
+    assert run(config, 2, seconds=5.0)[0]["step"] == 2, "packs may come"
+    (config.parent / "packs/00.zip").unlink()
+    (config.parent / "packs/00").rename(config.parent / "gone")
+    with pytest.raises(ValueError, match=r"pack 00: \w+, now gone\)"):
+        run(config, 3)
+    done = CliRunner().invoke(app, ["train", "together", str(config), "--steps", "1", "--workers", "0", "--fresh"])
+    assert done.exit_code == 0 and torch.load(last, weights_only=True)["step"] == 1, done.output
+
+
+def test_a_broken_pack_is_told_and_the_others_train(config):
+    (config.parent / "packs/07.zip").write_bytes(b"broken")
+    command = ["train", "together", str(config), "--steps", "1", "--workers", "0"]
+    done = CliRunner().invoke(app, command, env={"COLUMNS": "300"})
+    assert done.exit_code == 1 and "done: 1 steps" in done.output, done.output
+    assert done.stderr.count("07.zip: cannot be unpacked") == 1
+    assert CliRunner().invoke(app, [*command, "--prepare", str(config.parent / "packs/07.zip")]).exit_code == 2
+    (config.parent / "packs/07.zip").unlink()
+    assert CliRunner().invoke(app, command).exit_code == 0
+
+
 def test_a_resumed_run_sees_the_crops_that_an_unbroken_one_would(config):
     settings = load_together_config(config, {"mosaics_until": 0.0})
     prepare_pack(config.parent / "packs/00.zip", config.parent / "cache")
@@ -194,5 +232,11 @@ def test_the_shipped_configurations_are_valid():
     chosen = load_together_config(configs / "together.toml", {})
     assert chosen.batch == 192 and chosen.large_crops.size == 896 and set(chosen.networks) == {"thorough", "accurate", "fast"}
     assert {load_config(configs / f"{name}.toml", {}).variant for name in ("accurate", "fast")} == {"accurate", "fast"}
+    for name in ("accurate", "fast"):
+        alone = load_config(configs / f"{name}.toml", {})
+        shares = {Path(one.annotations).name.removesuffix("_train.json.gz"): one.share for one in alone.train if one.labelled}
+        assert shares == chosen.shares and alone.crops == chosen.crops and alone.large_crops == chosen.large_crops
+        assert alone.natural_crops == chosen.natural_crops and alone.crops.negative_share == 0.2
+        assert not {one.annotations for one in alone.dev} & {one.annotations for one in alone.train}
     assert load_second_stage_config(configs / "second_stage.toml", {}).real_fake_weight == 0.2
     assert len(load_settings(PackConfig, configs / "packs.toml", {}).source) == 22

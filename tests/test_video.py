@@ -318,3 +318,12 @@ def test_gaps_between_frames_are_those_of_the_source(tmp_path):
         read = [frame.pts * frame.time_base for frame in video.frames()]
     assert [later - earlier for earlier, later in pairwise(read)] == [Fraction(b - a, 90000) for a, b in pairwise(times)]
     assert Image.fromarray(crowd(1)[0][0]).size == (WIDTH, HEIGHT)
+
+
+@pytest.mark.parametrize("number,words", [(1, "1 place;"), (2, "2 places;")])
+def test_how_many_places_are_damaged(tmp_path, number, words):
+    with VideoReader(write(tmp_path / "a.mp4", [paint(64, 64)] * 3, sound=False)) as video:
+        assert len(list(video.frames())) == 3 and video.problem is None
+        video._damaged = number
+        video._check_end()
+        assert video.problem == f"{tmp_path / 'a.mp4'}: damaged in {words} the rest is done"

@@ -225,6 +225,7 @@ def test_files_are_read_from_folder_and_zip(tmp_path):
         ("x.jpg\n", "expected the image's name, then the number"),
         ("x.jpg\nnone\n", "expected the image's name, then the number"),
         ("x.jpg\n-1\n", "expected the image's name, then the number"),
+        (f"x.jpg\n{'1' * 5000}\n", "expected the image's name, then the number"),
         ("x.jpg\n2\n1 2 3 4 0.5\n", "announces 2 detections and has 1"),
         ("x.jpg\n0\n1 2 3 4 0.5\n", "announces 0 detections and has 1"),
         ("x.jpg\n2\n1 2 3 4 0.5\n1 2 3 4\n", "line 4 has 4 values"),

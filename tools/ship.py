@@ -107,7 +107,7 @@ def ship(name: str, checkpoint: Path, photos: DevPhotos, calibrating: Sequence[P
     """Export one checkpoint into the package and measure it."""
     file = WEIGHTS / f"{name}.onnx"
     print(f"{name}: largest difference from torch {export(checkpoint, file, in_float16=True):.1e}")
-    int8 = quantise(file, PROPOSALS, photo_batches(calibrating))
+    int8 = quantise(file, PROPOSALS, photo_batches(calibrating, print))
     store_in_float16(file)
     network, _ = load_network(checkpoint)
     int8_ap, wild_int8_ap, _ = measure(file, "int8", photos)

@@ -8,11 +8,11 @@ from typing import Annotated
 
 import typer
 
-from tinyfaces.cli import anonymise, count, detect, evaluate, models, restore, review, serve, train
+from tinyfaces.cli import anonymise, convert, count, detect, evaluate, models, restore, review, serve, train
 from tinyfaces.cli.options import UNUSABLE, app
 from tinyfaces.jobs.bulk import FULL
 
-__all__ = ["anonymise", "app", "count", "detect", "evaluate", "main", "models", "restore", "review", "serve", "train"]
+__all__ = ["anonymise", "app", "convert", "count", "detect", "evaluate", "main", "models", "restore", "review", "serve", "train"]
 
 
 def main() -> None:

@@ -1,16 +1,19 @@
 """`tinyfaces anonymise`."""
 
 import json
+from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 
 from tinyfaces.cli import runs
+from tinyfaces.cli.given_boxes import BoxesOptions, GivenBoxes
 from tinyfaces.cli.options import (
     MODEL,
     OUTPUT,
@@ -24,16 +27,24 @@ from tinyfaces.cli.options import (
     folder_of,
     json_file,
 )
-from tinyfaces.cli.remote import RayAddress, anonymise_on_cluster
+from tinyfaces.cli.remote import RayAddress, run_on_cluster
+from tinyfaces.cli.which_faces import FaceOptions, TrackOptions
+from tinyfaces.detection.images import ImageError
 from tinyfaces.files import write_atomically
+from tinyfaces.jobs.bulk import counted
+from tinyfaces.jobs.cover_picture import CoverPicture, read_cover_picture
+from tinyfaces.jobs.cover_threshold import CoverThreshold
 from tinyfaces.jobs.inputs import InputFile, find_inputs
 from tinyfaces.jobs.journal import Outcome
-from tinyfaces.jobs.masked_photos import masked_photo
+from tinyfaces.jobs.known_faces import KnownVideo
+from tinyfaces.jobs.masked_photos import Masking, lost_lines, masked_photo
 from tinyfaces.jobs.masking import MaskStyle
 from tinyfaces.jobs.outputs import StateFiles, lies_in
-from tinyfaces.jobs.photos import LOST_TAG
+from tinyfaces.jobs.selection import ALL, clear_line
 
-_THRESHOLD = 0.2  # lower than the models' own: missing a face is worse than masking a hand
+if TYPE_CHECKING:  # an extra
+    from tinyfaces.jobs.clips import Clip
+    from tinyfaces.jobs.known_clips import KnownClip
 
 
 class Method(StrEnum):
@@ -54,14 +65,21 @@ class Shape(StrEnum):
 @command(app)
 def anonymise(
     inputs: InputOptions,
+    given: BoxesOptions,
     detector: DetectorOptions,
     progress: ProgressOptions,
+    faces: FaceOptions,
+    tracks: TrackOptions,
     threshold: Annotated[
-        float,
+        float | None,
         typer.Option(
-            min=0, max=1, rich_help_panel=MODEL, help="Score from which something is masked; low, as a missed face is worst."
+            min=0,
+            max=1,
+            rich_help_panel=MODEL,
+            help="Score from which something is masked. By default it depends on the height: 0.15 up to 24 pixels, 0.2 at 64, "
+            "0.4 from 256 on. Low, as a missed face is worst.",
         ),
-    ] = _THRESHOLD,
+    ] = None,
     method: Annotated[
         Method,
         typer.Option(
@@ -74,6 +92,22 @@ def anonymise(
         float,
         typer.Option(min=1, max=4, rich_help_panel=OUTPUT, help="Size of the mask in each direction, relative to the face."),
     ] = 1.45,
+    strength: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            max=5,
+            rich_help_panel=OUTPUT,
+            help="Strength of blur and pixelate: 1 leaves up to 5x5 averages of each face, 5 a single one.",
+        ),
+    ] = 1,
+    cover: Annotated[
+        Path | None,
+        typer.Option(
+            rich_help_panel=OUTPUT,
+            help="Picture to put over each mask, such as an emoji as PNG. What shows through it is masked by --method.",
+        ),
+    ] = None,
     out: Annotated[
         str, typer.Option(rich_help_panel=OUTPUT, help="Folder for the anonymised files; sources are never overwritten.")
     ] = "anonymised",
@@ -100,32 +134,59 @@ def anonymise(
 
     Exit code: 0 if all files were done, 1 if some could not be, 2 if nothing could be done.
     """
-    style = MaskStyle(method.value, shape.value, enlarge)
+    masking = Masking(
+        CoverThreshold.of(threshold),
+        MaskStyle(method.value, shape.value, enlarge, strength),
+        keep_metadata,
+        faces.selection(**tracks.chosen()),
+        _picture(cover),
+    )
     if ray is not None:
+        if given.boxes is not None or given.also_boxes is not None:
+            fail("--boxes and --also-boxes do not go with --ray")
         if report is not None:
             fail(f"--ray lists what was masked in Parquet files beside {out}; --report does not go with it")
-        anonymise_on_cluster(ray, inputs, out, detector, threshold, progress, style, keep_metadata)
+        if masking.selection.needs_video:
+            fail("--keep-track, --only-track, --from and --to are for videos, which --ray leaves out")
+        run_on_cluster(ray, inputs, out, detector, masking.cover.lowest, progress, masking)
         return
     folder = folder_of("--out", Path(out))
+    if given.boxes is not None and (threshold is not None or masking.selection != ALL):
+        fail("--boxes masks exactly the boxes given; options that choose among the faces found do not go with it")
+    boxes = given.read()
     state = _state(folder, json_file("--report", report))
     run = runs.Run(find_inputs(inputs.paths, inputs.recursive, folder), "masking faces", progress.quiet)
-    run.plan(folder, lambda file: [file.written_name], [report, state.problems])
+    if masking.selection.needs_video and not run.videos:
+        fail("--keep-track, --only-track, --from and --to are for videos, and none was given")
+    if (masking.selection.only_tracks or masking.selection.keep_tracks) and len(run.videos) > 1:
+        fail("--keep-track and --only-track name the tracks of one video, and several were given")
+    read = [*faces.files(), *([cover] if cover is not None else []), *boxes.files]
+    run.plan(folder, lambda file: [file.written_name], [report, state.problems], read)
+    boxes.assign(run)
     run.mark(folder)
-    settings = {"command": "anonymise", **asdict(style), "keep_metadata": keep_metadata, "quality": quality}
-    run.open(detector, threshold, state.journal, resume=progress.resume, settings=settings)
+    settings = {"command": "anonymise", **masking.settings(), "quality": quality, **boxes.settings}
+    run.open(detector, masking.cover.lowest, state.journal, resume=progress.resume, settings=settings, detects=boxes.detects)
     for file, outcome in run.process(
-        lambda file: _on_image(file, run, style, keep_metadata), lambda file: _on_video(file, run, style, quality, keep_metadata)
+        lambda file: _on_image(file, run, boxes, masking), lambda file: _on_video(file, run, boxes, masking, quality)
     ):
         if outcome.record is not None and not progress.quiet:
-            _tell_lost(file, outcome.record["removed"])
+            for line in lost_lines(runs.shown(file.path), outcome.record["removed"]):
+                typer.echo(line)
     done = list(run.records())
     if report is not None:
-        chosen = {**asdict(style), "threshold": threshold, "scale": detector.scale}
-        run.write(report, _report(run, done, {**chosen, "model": detector.model, "keep_metadata": keep_metadata}))
+        chosen = masking.settings()
+        if boxes.detects:
+            chosen |= {"scale": detector.scale, "model": detector.model}
+        else:
+            del chosen["threshold"]
+        sources = {name: runs.shown(path) for name, path in asdict(given).items() if path is not None}
+        run.write(report, _report(run, done, {**chosen, **sources}))
     if not progress.quiet:
         console = Console(highlight=False)
-        faces = sum(record.get("tracks", record["faces"]) for _, record in done)
-        console.print(f"{runs.counted(faces, 'face')} masked in {runs.counted(len(done), 'file')}", soft_wrap=True)
+        masked = sum(record.get("tracks", record["faces"]) for _, record in done)
+        line = f"{counted(masked, 'face')} masked in {counted(len(done), 'file')}"
+        left_clear = sum((Counter(record["left_clear"]) for _, record in done), Counter[str]())
+        console.print(f"{line}; {clear_line(left_clear)}" if left_clear else line, soft_wrap=True)
         runs.print_written([run.targets[file][0] for file, _ in done], console)
         run.print_speed(console)
         if progress.resume or run.problems:
@@ -147,29 +208,52 @@ def _state(out: Path, report: Path | None) -> StateFiles:
     return state
 
 
-def _tell_lost(file: InputFile, removed: list[str]) -> None:
-    """Name the tags that should be kept and could not be."""
-    for kind in removed:
-        if kind.startswith(LOST_TAG):
-            typer.echo(f"{runs.shown(file.path)}: {kind} cannot be kept")
-
-
-def _on_image(file: InputFile, run: runs.Run, style: MaskStyle, keep_metadata: bool) -> Outcome:
-    content, record = masked_photo(file.path, run.detector, style, keep_metadata)
+def _on_image(file: InputFile, run: runs.Run, boxes: GivenBoxes, masking: Masking) -> Outcome:
+    content, record = masked_photo(file.path, run.detector if boxes.detects else None, masking, boxes.photo(file))
     target = run.targets[file][0]
     write_atomically(target, content)
     return Outcome(record, written=[target])
 
 
-def _on_video(file: InputFile, run: runs.Run, style: MaskStyle, quality: int, keep_metadata: bool) -> Outcome:
-    with run.clip(file) as clip:
+def _on_video(file: InputFile, run: runs.Run, boxes: GivenBoxes, masking: Masking, quality: int) -> Outcome:
+    known = boxes.video(file)
+    with _clip(file, run, masking, known, boxes.detects) as clip:
         from tinyfaces.jobs.clips import write_masked
 
         target = run.targets[file][0]
-        written = write_masked(clip, target, style, quality=quality, keep_metadata=keep_metadata)
+        written = write_masked(
+            clip, target, masking.style, quality=quality, keep_metadata=masking.keep_metadata, picture=masking.picture
+        )
         if written.losses:
             run.note(f"{file.path}: written without {', '.join(written.losses)}")
-        return Outcome({**clip.summary(), "removed": written.left_out, "lost": written.losses}, clip.video.problem, [target])
+        lists = {"left_clear": clip.left_clear, "removed": written.left_out, "lost": written.losses}
+        return Outcome({**clip.summary(), **lists, "track_list": clip.track_list()}, clip.video.problem, [target])
+
+
+def _picture(path: Path | None) -> CoverPicture | None:
+    try:
+        return None if path is None else read_cover_picture(path)
+    except ImageError as error:
+        fail(str(error))
+
+
+@contextmanager
+def _clip(
+    file: InputFile, run: runs.Run, masking: Masking, known: list[KnownVideo], detects: bool
+) -> Iterator["Clip | KnownClip"]:
+    """A video with the faces that are found, those that are known, or both."""
+    if not known:
+        with run.clip(file, masking.cover, masking.selection) as clip:
+            yield clip
+        return
+    with run.video(file) as (video, advance):
+        from tinyfaces.jobs.clips import Clip
+        from tinyfaces.jobs.known_clips import KnownClip
+
+        found = None
+        if detects:
+            found = Clip(video, run.detector, run.workers, advance, masking.cover, masking.selection)
+        yield KnownClip(video, known, advance, found)
 
 
 def _report(run: runs.Run, done: list[tuple[InputFile, dict[str, Any]]], settings: dict[str, Any]) -> Iterator[str]:

@@ -1,8 +1,9 @@
 """`tinyfaces detect`."""
 
 import sys
+from dataclasses import replace
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, TypeAlias
 
 import typer
 from rich.console import Console
@@ -18,8 +19,9 @@ from tinyfaces.cli.options import (
     command,
     fail,
 )
-from tinyfaces.cli.remote import RayAddress, detect_on_cluster
+from tinyfaces.cli.remote import RayAddress, run_on_cluster
 from tinyfaces.cli.tables import print_detections
+from tinyfaces.cli.which_faces import FaceOptions
 from tinyfaces.files import write_parts
 from tinyfaces.jobs import formats
 from tinyfaces.jobs.finding import find_faces
@@ -27,6 +29,7 @@ from tinyfaces.jobs.formats import ImageResult
 from tinyfaces.jobs.inputs import InputFile, find_inputs
 from tinyfaces.jobs.journal import Outcome
 from tinyfaces.jobs.outputs import Output, OutputError
+from tinyfaces.jobs.selection import ALL, Selection
 
 _CLASSES = "face\n"
 
@@ -41,6 +44,18 @@ class Format(StrEnum):
     yolo = "yolo"
     voc = "voc"
     wider = "wider"
+    xmp = "xmp"
+    cvat = "cvat"
+    labelstudio = "labelstudio"
+    fiftyone = "fiftyone"
+
+
+Copies: TypeAlias = Annotated[
+    bool,
+    typer.Option(
+        "--copies", rich_help_panel=OUTPUT, help="With --format xmp: write copies of JPEG photos that hold the regions."
+    ),
+]
 
 
 @command(app)
@@ -48,6 +63,7 @@ def detect(
     inputs: InputOptions,
     detector: DetectorOptions,
     progress: ProgressOptions,
+    faces: FaceOptions,
     threshold: Threshold = None,
     out: Annotated[
         str | None,
@@ -68,19 +84,23 @@ def detect(
         bool,
         typer.Option("--no-scores", rich_help_panel=OUTPUT, help="Leave scores out of YOLO files, as labelling tools expect."),
     ] = False,
+    copies: Copies = False,
     ray: RayAddress = None,
 ) -> None:
     """Find the faces in images, and follow them through videos.
 
     Exit code: 0 if all files were read, 1 if some could not be, 2 if nothing could be done.
     """
+    selection = faces.selection()
     if ray is not None:
-        if format is not None or save_images or no_scores:
-            fail("--ray writes Parquet files; --format, --save-images and --no-scores do not go with it")
-        detect_on_cluster(ray, inputs, out, detector, threshold, progress)
+        if format is not None or save_images or no_scores or copies:
+            fail("--ray writes Parquet files; --format, --save-images, --no-scores and --copies do not go with it")
+        if selection != ALL:
+            fail("--ray writes all faces; --min-height, --max-height, --only-region and --except-region do not go with it")
+        run_on_cluster(ray, inputs, out, detector, threshold, progress)
         return
     try:
-        output = Output.of(out, format and format.value, scores=not no_scores, pictures=save_images)
+        output = Output.of(out, format and format.value, scores=not no_scores, pictures=save_images, copies=copies)
     except OutputError as error:
         fail(str(error))
     if no_scores and output.format != "yolo":
@@ -90,15 +110,21 @@ def detect(
     run = runs.Run(find_inputs(inputs.paths, inputs.recursive), "finding faces", progress.quiet)
     if not output.takes_videos:
         run.drop_videos("its faces are written as json, jsonl or csv to --out, or as jsonl to the standard output")
-    _check_class_list(output)
-    run.plan(output.folder, output.names, [output.document, output.class_list, output.beside("_problems.csv")])
+    check_class_list(output)
+    also = [output.document, output.class_list, output.beside("_problems.csv")]
+    run.plan(output.folder, output.names, also, faces.files())
     settings = {"command": "detect", "format": output.format, "scores": output.scores, "pictures": output.pictures}
+    settings |= selection.settings()
+    if copies:
+        settings["copies"] = True
     run.open(detector, threshold, output.beside(".journal"), resume=progress.resume, settings=settings)
-    for file, outcome in run.process(lambda file: _on_image(file, output, run), lambda file: _on_video(file, output, run)):
+    for file, outcome in run.process(
+        lambda file: _on_image(file, output, run, selection), lambda file: _on_video(file, output, run, selection)
+    ):
         if output.to_stdout and output.format == "jsonl" and outcome.record is not None and not file.is_video:
             sys.stdout.write(formats.as_json_line(ImageResult.from_record(file, outcome.record)))
             sys.stdout.flush()
-    _write_document(run, output)
+    write_document(run, output)
     if not progress.quiet:
         console = Console(stderr=output.to_stdout, highlight=False)
         results = (ImageResult.from_record(*item) for item in run.records(run.images))
@@ -109,14 +135,15 @@ def detect(
     run.finish(progress.resume, output.beside("_problems.csv"))
 
 
-def _on_image(file: InputFile, output: Output, run: runs.Run) -> Outcome:
+def _on_image(file: InputFile, output: Output, run: runs.Run, selection: Selection) -> Outcome:
     result, image = find_faces(file, run.detector)
+    result = replace(result, faces=selection.pick(result.faces, result.width, result.height)[0])
     return Outcome(result.to_record(), written=output.write(result, image))
 
 
-def _on_video(file: InputFile, output: Output, run: runs.Run) -> Outcome:
+def _on_video(file: InputFile, output: Output, run: runs.Run, selection: Selection) -> Outcome:
     """Find and follow faces, and write them frame by frame."""
-    with run.clip(file) as clip:
+    with run.clip(file, selection=selection) as clip:
         frames = clip.results()
         written = []
         if output.format is None:
@@ -132,8 +159,8 @@ def _on_video(file: InputFile, output: Output, run: runs.Run) -> Outcome:
         return Outcome(clip.summary(), clip.video.problem, written)
 
 
-def _write_document(run: runs.Run, output: Output) -> None:
-    """Write what stands in one file for all images."""
+def write_document(run: runs.Run, output: Output) -> None:
+    """Write what stands in one file for all images, in the standard output but for jsonl, which is written as it comes."""
     if output.format in formats.DOCUMENTS and run.images:
         parts = formats.DOCUMENTS[output.format](ImageResult.from_record(*item) for item in run.records(run.images))
         if output.document is not None:
@@ -144,7 +171,7 @@ def _write_document(run: runs.Run, output: Output) -> None:
         run.write(output.class_list, [_CLASSES])
 
 
-def _check_class_list(output: Output) -> None:
+def check_class_list(output: Output) -> None:
     """Leave a list of other classes as it is."""
     try:
         other = output.class_list is not None and output.class_list.read_text(errors="replace").split() != _CLASSES.split()

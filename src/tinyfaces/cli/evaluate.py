@@ -14,6 +14,7 @@ from rich.table import Table
 from tinyfaces.cli.options import (
     INPUT,
     OUTPUT,
+    SOME_FAILED,
     SPEED,
     UNUSABLE,
     DetectorOptions,
@@ -181,16 +182,18 @@ def evaluate_ablation(
         from tinyfaces.detection.fusion import Bounds
         from tinyfaces.detection.runtime import processor_name
         from tinyfaces.training import ablation
-        from tinyfaces.training.cache import open_cache
-        from tinyfaces.training.settings import load_config, load_second_stage_config, read_sources
+        from tinyfaces.training.settings import load_config, load_second_stage_config
+        from tinyfaces.training.sources import open_sources
     except ImportError as error:
         missing_extra(error, "train")
     keep([config, proposals], [out.with_suffix(".json"), out.with_suffix(".md")])
     try:
         chosen = load_second_stage_config(config, overrides_of(settings))
         sources = load_config(proposals, {})
-        images, _ = read_sources(sources.dev)
-        cache = open_cache(images, Path(sources.cache))
+        left_out: list[str] = []
+        images, _, cache = open_sources(sources.dev, Path(sources.cache), left_out.append)
+        for line in left_out:
+            errors.print(f"tinyfaces: {line}")
         number = min(photos or len(images), len(images))
         drawn = [n * len(images) // number for n in range(number)]
         known = [(cache[n], images[n]) for n in drawn]
@@ -204,6 +207,8 @@ def evaluate_ablation(
     except OSError as error:
         fail(reason(error, out))
     typer.echo(tables)
+    if left_out:
+        raise typer.Exit(SOME_FAILED)
 
 
 def _show_ap(results: dict[str, tuple[float, int]], json_out: Path | None) -> None:

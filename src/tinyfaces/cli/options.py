@@ -21,7 +21,7 @@ from tinyfaces.weights import models
 
 SOME_FAILED, UNUSABLE = 1, 2
 
-INPUT, MODEL, OUTPUT, SPEED = "Input", "Model", "Output", "Speed"
+INPUT, MODEL, FACES, OUTPUT, SPEED = "Input", "Model", "Faces", "Output", "Speed"
 """Groups of options in help texts."""
 
 app = typer.Typer(
@@ -77,7 +77,7 @@ class GroupedCommand(TyperCommand):
     """A command whose help lists its options in groups, as plain text, which terminals of any width can show."""
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
-        groups: dict[str, list[tuple[str, str]]] = {"Arguments": [], INPUT: [], MODEL: [], OUTPUT: [], SPEED: []}
+        groups: dict[str, list[tuple[str, str]]] = {"Arguments": [], INPUT: [], MODEL: [], FACES: [], OUTPUT: [], SPEED: []}
         for parameter in self.get_params(ctx):
             record = parameter.get_help_record(ctx)
             group = "Arguments" if parameter.param_type_name == "argument" else "Options"

@@ -1,8 +1,6 @@
 """`tinyfaces detect --ray` and `tinyfaces anonymise --ray`: work on a Ray cluster."""
 
-from collections.abc import Callable
-from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
+from typing import Annotated, Any, TypeAlias
 
 import typer
 
@@ -19,10 +17,7 @@ from tinyfaces.cli.options import (
 )
 from tinyfaces.cli.progress import bar
 from tinyfaces.jobs.inputs import left_out_line
-from tinyfaces.jobs.masking import MaskStyle
-
-if TYPE_CHECKING:  # an extra
-    from tinyfaces.jobs.cluster import Summary
+from tinyfaces.jobs.masked_photos import Masking
 
 RayAddress: TypeAlias = Annotated[
     str | None,
@@ -35,35 +30,51 @@ RayAddress: TypeAlias = Annotated[
 ]
 
 
-def detect_on_cluster(
+def run_on_cluster(
     address: str,
     inputs: InputOptions,
     out: str | None,
     detector: DetectorOptions,
     threshold: float | None,
     progress: ProgressOptions,
+    masking: Masking | None = None,
 ) -> None:
-    """Find the faces in all images on a cluster, write Parquet files to the folder `out`, and print a summary."""
+    """Work on all images on a cluster, and print a summary.
+
+    Args:
+        address: Of the cluster.
+        inputs: The images, of any fsspec kind.
+        out: A folder of any fsspec kind.
+        detector: Which detector.
+        threshold: Its threshold.
+        progress: Whether to go on with an earlier run, and what to show.
+        masking: How faces are masked: the photos go to `out`. If None, they are only found: Parquet files go to `out`.
+    """
     cluster = _cluster()
     if out is None:
         fail("--ray needs --out, a folder (of any fsspec kind) for Parquet files")
-    _run("finding faces", cluster.detect, address, inputs, out, detector, threshold, progress)
-
-
-def anonymise_on_cluster(
-    address: str,
-    inputs: InputOptions,
-    out: str,
-    detector: DetectorOptions,
-    threshold: float | None,
-    progress: ProgressOptions,
-    style: MaskStyle,
-    keep_metadata: bool,
-) -> None:
-    """Mask the faces in all images on a cluster, write the photos to the folder `out`, and print a summary."""
-    cluster = _cluster()
-    masks = {**asdict(style), "keep_metadata": keep_metadata}
-    _run("masking faces", cluster.anonymise, address, inputs, out, detector, threshold, progress, masks=masks)
+    if detector.device == "cpu":  # what is wrong here is wrong there, and is said before a cluster is asked
+        detector.open(threshold)
+    options = {
+        "threshold": threshold, "scale": detector.scale, "stages": detector.stages, "device": detector.device,
+        "backend": detector.backend, "precision": detector.precision,
+    }  # fmt: skip
+    work = cluster.Work(address, inputs.paths, out, detector.model, options, inputs.recursive, progress.resume)
+    try:
+        with bar("finding faces" if masking is None else "masking faces", None, "images", progress.quiet) as advance:
+            summary = cluster.detect(work, advance) if masking is None else cluster.anonymise(work, masking, advance)
+    except ValueError as error:  # RayError is one
+        fail(str(error))
+    if summary.left_out and not progress.quiet:
+        errors.print(f"tinyfaces: {left_out_line(summary.left_out)}")
+    for line in summary.problems:
+        errors.print(f"tinyfaces: {line}")
+    if not progress.quiet:
+        for line in summary.lost:
+            typer.echo(line)
+        typer.echo(summary.line())
+    if summary.problems:
+        raise typer.Exit(SOME_FAILED if summary.images else UNUSABLE)
 
 
 def _cluster() -> Any:
@@ -72,38 +83,3 @@ def _cluster() -> Any:
     except ImportError as error:
         missing_extra(error, "ray")
     return cluster
-
-
-def _run(
-    label: str,
-    job: "Callable[..., Summary]",
-    address: str,
-    inputs: InputOptions,
-    out: str,
-    detector: DetectorOptions,
-    threshold: float | None,
-    progress: ProgressOptions,
-    **more: Any,
-) -> None:
-    if detector.device == "cpu":  # what is wrong here is wrong there, and is said before a cluster is asked
-        detector.open(threshold)
-    options = {
-        "threshold": threshold, "scale": detector.scale, "stages": detector.stages, "device": detector.device,
-        "backend": detector.backend, "precision": detector.precision,
-    }  # fmt: skip
-    try:
-        with bar(label, None, "images", progress.quiet) as advance:
-            summary = job(
-                address, inputs.paths, out, model=detector.model, options=options, recursive=inputs.recursive,
-                resume=progress.resume, advance=advance, **more,
-            )  # fmt: skip
-    except ValueError as error:  # RayError is one
-        fail(str(error))
-    if summary.left_out and not progress.quiet:
-        errors.print(f"tinyfaces: {left_out_line(summary.left_out)}")
-    for line in summary.problems:
-        errors.print(f"tinyfaces: {line}")
-    if not progress.quiet:
-        typer.echo(summary.line())
-    if summary.problems:
-        raise typer.Exit(SOME_FAILED if summary.images else UNUSABLE)

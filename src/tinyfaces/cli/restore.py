@@ -18,6 +18,7 @@ from tinyfaces.cli.options import (
     folder_of,
 )
 from tinyfaces.files import clear_partials, named_after, write_atomically
+from tinyfaces.jobs.bulk import counted
 from tinyfaces.jobs.contact_sheets import contact_sheet, low_crops, pair
 from tinyfaces.jobs.finding import find_faces
 from tinyfaces.jobs.inputs import InputFile, find_inputs
@@ -56,7 +57,7 @@ def restore(
             larger = outcome.record["faces"] - outcome.record["restored"]
             skipped = f", {larger} higher than {max_height:g} px skipped" if larger else ""
             typer.echo(
-                f"{runs.shown(file.path)}: {runs.counted(outcome.record['restored'], 'face')} restored{skipped}; "
+                f"{runs.shown(file.path)}: {counted(outcome.record['restored'], 'face')} restored{skipped}; "
                 f"{runs.shown(run.targets[file][0])}"
             )
     if not progress.quiet:

@@ -22,9 +22,14 @@ from tinyfaces.cli.options import (
     json_file,
     missing_extra,
 )
+from tinyfaces.detection.images import ImageError
 from tinyfaces.files import clear_partials
-from tinyfaces.jobs.doubts import LOWEST_SHARE
+from tinyfaces.jobs.bulk import counted
+from tinyfaces.jobs.cover_picture import read_cover_picture
+from tinyfaces.jobs.cover_threshold import CoverThreshold
+from tinyfaces.jobs.doubts import offered
 from tinyfaces.jobs.inputs import find_inputs
+from tinyfaces.jobs.masked_photos import Masking
 from tinyfaces.jobs.masking import MaskStyle
 from tinyfaces.jobs.outputs import StateFiles, lies_in
 from tinyfaces.jobs.review_store import ReviewError, ReviewStore
@@ -32,7 +37,6 @@ from tinyfaces.jobs.review_store import ReviewError, ReviewStore
 if TYPE_CHECKING:  # an extra
     from tinyfaces.service.review_desk import ReviewDesk
 
-_THRESHOLD = 0.2  # as in `anonymise`
 _SERVER = "Server"
 
 
@@ -41,8 +45,11 @@ def review(
     inputs: InputOptions,
     detector: DetectorOptions,
     threshold: Annotated[
-        float, typer.Option(min=0, max=1, rich_help_panel=MODEL, help="Score from which a face is covered at first.")
-    ] = _THRESHOLD,
+        float | None,
+        typer.Option(
+            min=0, max=1, rich_help_panel=MODEL, help="Score from which a face is covered at first; by default as in anonymise."
+        ),
+    ] = None,
     method: Annotated[
         Method,
         typer.Option(
@@ -54,6 +61,12 @@ def review(
         float,
         typer.Option(min=1, max=4, rich_help_panel=OUTPUT, help="Size of the mask in each direction, relative to the face."),
     ] = 1.45,
+    strength: Annotated[
+        int, typer.Option(min=1, max=5, rich_help_panel=OUTPUT, help="Strength of blur and pixelate, as in anonymise.")
+    ] = 1,
+    cover: Annotated[
+        Path | None, typer.Option(rich_help_panel=OUTPUT, help="Picture to put over each mask, such as an emoji as PNG.")
+    ] = None,
     out: Annotated[
         str, typer.Option(rich_help_panel=OUTPUT, help="Folder for the anonymised photos; sources are never overwritten.")
     ] = "anonymised",
@@ -87,8 +100,13 @@ def review(
     except ImportError as error:
         missing_extra(error, "serve")
 
-    style = MaskStyle(method.value, shape.value, enlarge)
-    desk = open_desk(inputs, detector, threshold, style, out, report, keep_metadata, start_over)
+    try:
+        picture = None if cover is None else read_cover_picture(cover)
+    except ImageError as error:
+        fail(str(error))
+    style = MaskStyle(method.value, shape.value, enlarge, strength)
+    masking = Masking(CoverThreshold.of(threshold), style, keep_metadata, picture=picture)
+    desk = open_desk(inputs, detector, masking, out, report, [] if cover is None else [cover], start_over)
     try:
         listening = listen("127.0.0.1", port)
     except OSError as error:
@@ -100,7 +118,7 @@ def review(
         )
     address = f"http://127.0.0.1:{listening.getsockname()[1]}/review"
     try:
-        errors.print(f"tinyfaces: review {runs.counted(len(desk.assignment.targets), 'photo')} on {address} (Ctrl-C stops it)")
+        errors.print(f"tinyfaces: review {counted(len(desk.assignment.targets), 'photo')} on {address} (Ctrl-C stops it)")
         with desk:
             run(create_review_app(desk), listening, Limits())
     except KeyboardInterrupt:
@@ -110,11 +128,10 @@ def review(
 def open_desk(
     inputs: InputOptions,
     detector: DetectorOptions,
-    threshold: float,
-    style: MaskStyle,
+    masking: Masking,
     out: str,
     report: Path | None,
-    keep_metadata: bool,
+    given: list[Path],
     start_over: bool,
 ) -> "ReviewDesk":
     """Everything that a review needs, from the files to its progress. Ends the command where something is wrong."""
@@ -131,13 +148,13 @@ def open_desk(
         errors.print(f"tinyfaces: {listed}: lists the sources and all faces; move it before you publish {out}")
     run = runs.Run(find_inputs(inputs.paths, inputs.recursive, folder), "reviewing")
     run.drop_videos("only photos can be reviewed")
-    run.plan(folder, lambda file: [file.written_name], [listed, database])
+    run.plan(folder, lambda file: [file.written_name], [listed, database], given)
     run.mark(folder)
-    finder = detector.open(threshold * LOWEST_SHARE)
+    finder = detector.open(offered(masking.cover).lowest)
     try:
-        store = ReviewStore(database, detector.identity(), threshold, start_over=start_over)
+        store = ReviewStore(database, detector.identity(), masking.cover, start_over=start_over)
     except ReviewError as error:
         fail(str(error))
     clear_partials([*run.all_targets, listed])
     targets = {file: targets[0] for file, targets in run.targets.items()}
-    return ReviewDesk(store, finder, Assignment(targets, listed, style, keep_metadata))
+    return ReviewDesk(store, finder, Assignment(targets, listed, masking))

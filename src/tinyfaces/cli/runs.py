@@ -15,14 +15,17 @@ from tinyfaces.detection.detector import Detector
 from tinyfaces.detection.runtime import usable_cpus
 from tinyfaces.files import GivenFiles, clear_partials, write_parts
 from tinyfaces.jobs import bulk
-from tinyfaces.jobs.bulk import Stopwatch, reason
+from tinyfaces.jobs.bulk import Stopwatch, counted, reason
+from tinyfaces.jobs.cover_threshold import CoverThreshold
 from tinyfaces.jobs.formats import csv_lines
 from tinyfaces.jobs.inputs import InputFile, Inputs, left_out_line
 from tinyfaces.jobs.journal import Journal, JournalError, Outcome
 from tinyfaces.jobs.own_results import mark_folder
+from tinyfaces.jobs.selection import ALL, Selection
 
 if TYPE_CHECKING:  # an extra
-    from tinyfaces.jobs.clips import Clip
+    from tinyfaces.jobs.clips import Advance, Clip
+    from tinyfaces.jobs.video import VideoReader
 
 _PROBLEM_COLUMNS = ("file", "problem")
 _MAX_LINES = 3  # of written files that are named
@@ -150,6 +153,7 @@ class Run:
         *,
         resume: bool = False,
         settings: dict[str, Any] | None = None,
+        detects: bool = True,
     ) -> None:
         """Open the detector, which as many threads share as there are files to work on at once, and the journal.
 
@@ -159,9 +163,10 @@ class Run:
             journal: Where the journal lies; in memory only if None.
             resume: Skip what the journal knows as done.
             settings: What the results depend on beside the detector.
+            detects: Whether a detector is needed; if not, no model is loaded.
         """
         claimed = {*map(_place, [*self.all_targets, *self._also])}
-        for path in options.files():
+        for path in options.files() if detects else ():
             self._given.add(path)
             if _place(path) in claimed:
                 fail(f"{shown(path)}: is the model, which is never overwritten")
@@ -169,11 +174,13 @@ class Run:
             self._claim(journal, claimed)
         total = options.threads or usable_cpus()
         self.workers = total if self.videos else max(1, min(total, len(self.images)))
-        self.detector = options.open(threshold, self.workers)
+        if detects:
+            self.detector = options.open(threshold, self.workers)
         if resume and journal is None:
             fail("--resume needs --out, where the results of the earlier run are")
+        detection = {**options.identity(), "threshold": threshold} if detects else {}
         try:
-            self.journal = Journal(journal, {**options.identity(), "threshold": threshold, **(settings or {})}, resume=resume)
+            self.journal = Journal(journal, {**detection, **(settings or {})}, resume=resume)
         except JournalError as error:
             fail(str(error))
         clear_partials([*self.all_targets, *self._also])  # only now: another run with this journal may be writing them
@@ -206,7 +213,7 @@ class Run:
                     self.problem(outcome.problem, file.path)
                 yield file, outcome
         if watch.count:
-            self._speeds.append(watch.line("frames" if workers == 0 else "images"))
+            self._speeds.append(watch.line("frame" if workers == 0 else "image"))
 
     @contextmanager
     def _ended_by_disks(self) -> Iterator[None]:
@@ -218,12 +225,26 @@ class Run:
             fail(bulk.as_text(error))
 
     @contextmanager
-    def clip(self, file: InputFile) -> Iterator["Clip"]:
-        """The faces of a video, with a progress bar. Raises ValueError where the extra is missing."""
+    def clip(self, file: InputFile, cover: CoverThreshold | None = None, selection: Selection = ALL) -> Iterator["Clip"]:
+        """The faces of a video, with a progress bar. Raises ValueError where the extra is missing.
+
+        Args:
+            file: The video.
+            cover: The score from which a detection counts; None for the detector's threshold.
+            selection: Which faces are of interest.
+        """
+        with self.video(file) as (video, advance):
+            from tinyfaces.jobs.clips import Clip
+
+            yield Clip(video, self.detector, self.workers, advance, cover, selection)
+
+    @contextmanager
+    def video(self, file: InputFile) -> Iterator[tuple["VideoReader", "Advance"]]:
+        """A video and what advances its progress bar. Raises ValueError where the extra is missing."""
         try:
             import trackers  # noqa: F401  (which the clip imports when a video is open)
 
-            from tinyfaces.jobs.clips import Clip
+            from tinyfaces.jobs.clips import Clip  # noqa: F401
             from tinyfaces.jobs.video import VideoReader
         except ImportError as error:
             needed = f"{error.name} is not installed, which videos need: pip install 'tinyfaces[video]'"
@@ -232,11 +253,12 @@ class Run:
             VideoReader(file.path) as video,
             bar(f"{self.label}: {shown(file.name)}", video.frames_expected, "frames", self.quiet) as advance,
         ):
-            yield Clip(video, self.detector, self.workers, advance)
+            yield video, advance
 
     def records(self, files: Sequence[InputFile] | None = None) -> Iterator[tuple[InputFile, dict[str, Any]]]:
         """What came of the files, those done in an earlier run too, in order."""
-        return self.journal.read(self.files if files is None else files)
+        with self._ended_by_disks():
+            yield from self.journal.read(self.files if files is None else files)
 
     def write(self, path: Path, parts: Iterable[str]) -> None:
         """Write a text; ends the command where that is impossible."""
@@ -277,11 +299,6 @@ def print_written(written: Sequence[Path], console: Console) -> None:
         console.print(f"wrote {shown(file)}", soft_wrap=True, markup=False)
     if len(written) > _MAX_LINES:
         console.print(f"and {counted(len(written) - _MAX_LINES, 'more file')}")
-
-
-def counted(number: int, what: str) -> str:
-    """Such as "1 face" and "2 faces"."""
-    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def shown(path: Path) -> str:

@@ -7,7 +7,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from tinyfaces.cli.runs import counted, shown
+from tinyfaces.cli.runs import shown
+from tinyfaces.jobs.bulk import counted
 from tinyfaces.jobs.formats import ImageResult
 from tinyfaces.jobs.inputs import InputFile
 

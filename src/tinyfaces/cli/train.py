@@ -1,6 +1,5 @@
 """`tinyfaces train` and `tinyfaces export`."""
 
-import os
 from itertools import islice
 from pathlib import Path
 from typing import Annotated
@@ -22,7 +21,8 @@ from tinyfaces.cli.options import (
     train_app,
 )
 from tinyfaces.cli.progress import bar
-from tinyfaces.cli.runs import counted
+from tinyfaces.detection.runtime import usable_cpus
+from tinyfaces.jobs.bulk import counted
 from tinyfaces.jobs.inputs import find_inputs
 
 _CALIBRATION_PHOTOS = 30
@@ -58,10 +58,12 @@ def train_proposals(
     if (annotations is None) != (images is None):
         fail("--annotations and --images go together")
     try:
+        told = _Told()
         own = sources_of(annotations, images) if annotations and images else {}
-        train(load_config(config, {**overrides_of(settings), **own}), resume=not fresh)
+        train(load_config(config, {**overrides_of(settings), **own}), resume=not fresh, tell=told)
     except ValueError as error:  # AnnotationError and ImageError too
         fail(str(error))
+    told.end()
 
 
 @command(train_app, "average")
@@ -114,15 +116,17 @@ def train_candidates(
     try:
         proposals = load_config(config, overrides_of(settings))
         sources = [source for source in proposals.train if source.labelled]
-        images, _, cache = open_sources(sources, Path(proposals.cache), _told)
+        told = _Told()
+        images, _, cache = open_sources(sources, Path(proposals.cache), told)
         number = min(photos or len(images), len(images))
         drawn = np.sort(np.random.default_rng(0).permutation(len(images))[:number]).tolist()
         with bar("searching photos", number) as advance:
-            for _ in gather_candidates(images, cache, detector, chosen, out, drawn):
+            for _ in gather_candidates(images, cache, detector, chosen, out, drawn, tell=told):
                 advance(1)
         typer.echo(f"{out}: candidates of {counted(number, 'photo')}")
     except ValueError as error:
         fail(str(error))
+    told.end()
 
 
 @command(train_app, "relabel")
@@ -143,7 +147,7 @@ def train_relabel(
     """
     try:
         from tinyfaces.data.annotations import read_coco
-        from tinyfaces.detection.images import ImageError
+        from tinyfaces.training.cache import problem_with
         from tinyfaces.training.relabel import RelabelSettings, settled, write_annotations
         from tinyfaces.training.settings import load_config
     except ImportError as error:
@@ -158,7 +162,8 @@ def train_relabel(
         if doubled := [name for name in names if names.count(name) > 1]:
             fail(f"{doubled[0]}: two sources have annotations of this name, and only one can be written to {out}")
         keep([Path(source.annotations) for source in sources], [out / name for name in names])
-        known = [read_coco(source.annotations, source.images) for source in sources]
+        told = _Told()
+        known = [read_coco(source.annotations, source.images, told) for source in sources]
         out.mkdir(parents=True, exist_ok=True)
         with bar("searching photos", sum(map(len, known))) as advance:
             for source, name, images in zip(sources, names, known, strict=True):
@@ -166,8 +171,8 @@ def train_relabel(
                 for image in images:
                     try:
                         changed.append(settled(image, detector, chosen))
-                    except ImageError as error:
-                        _told(f"{error}; its boxes stay as they are")
+                    except Exception as error:  # whatever is wrong with one photo, the others are searched
+                        told(f"{problem_with(image.path, error)}; its boxes stay as they are")
                         changed.append(image)
                     advance(1)
                 target = out / name
@@ -178,6 +183,7 @@ def train_relabel(
                 typer.echo(f"{target}: {ignored:,} ignored boxes, {faces:,} of them now faces, {background:,} background")
     except ValueError as error:
         fail(str(error))
+    told.end()
 
 
 @command(train_app, "second-stage")
@@ -214,10 +220,12 @@ def train_pack(
     except ImportError as error:
         missing_extra(error, "train")
     try:
-        for path, photos in write_packs(load_settings(PackConfig, config, {}), out, megabytes, workers):
+        told = _Told()
+        for path, photos in write_packs(load_settings(PackConfig, config, {}), out, megabytes, workers, told):
             typer.echo(f"{path}: {len(photos):,} photos, {path.stat().st_size / 1e6:.1f} MB")
     except (ValueError, OSError) as error:
         fail(str(error))
+    told.end()
 
 
 @command(train_app, "together")
@@ -234,6 +242,7 @@ def train_together(
         Path | None, typer.Option(help="Only unpack and decode this pack; a running training takes it in.")
     ] = None,
     settings: SetOption = None,
+    fresh: FreshOption = False,
 ) -> None:
     """Train several networks in a fixed time.
 
@@ -251,13 +260,15 @@ def train_together(
     numbers = {name: value for name, value in {"seconds": seconds, "batch": batch}.items() if value is not None}
     try:
         chosen = together.load_together_config(config, {**overrides_of(settings), **given, **numbers})
+        told = _Told()
         if prepare is not None:
-            prepare_pack(prepare, Path(chosen.cache))
-            return
-        cores = max(1, (os.cpu_count() or 2) - 1)
-        together.train_together(chosen, cores if workers is None else workers, steps, _say)
+            prepare_pack(prepare, Path(chosen.cache), told)
+        else:
+            cores = max(1, usable_cpus() - 1)
+            together.train_together(chosen, cores if workers is None else workers, steps, _say, not fresh, told)
     except (ValueError, OSError) as error:
         fail(str(error))
+    told.end()
 
 
 @command(app, "export")
@@ -281,12 +292,7 @@ def export_model(
         from tinyfaces.training.export import export, export_second_stage
     except ImportError as error:
         missing_extra(error, "train")
-    problems: list[str] = []
-
-    def tell(problem: str) -> None:
-        errors.print(f"tinyfaces: {problem}")
-        problems.append(problem)
-
+    told = _Told()
     try:
         keep([checkpoint], [out, *(out.with_suffix(ending) for ending in _WRITTEN_BESIDE)])
         second = is_second_stage(checkpoint)
@@ -298,20 +304,30 @@ def export_model(
             from tinyfaces.training.quantise import photo_batches, quantise
 
             found = find_inputs([str(photos)], recursive=False)
-            batches = photo_batches((file.path for file in found.files if not file.is_video), tell)
+            batches = photo_batches((file.path for file in found.files if not file.is_video), told)
             typer.echo(f"wrote {quantise(out, PROPOSALS, islice(batches, _CALIBRATION_PHOTOS))}")
     except ImportError as error:
         missing_extra(error, "train")
     except (ValueError, OSError) as error:
         fail(str(error))
     typer.echo(f"wrote {out}, largest difference from torch {difference:.1e}")
-    if problems:
-        raise typer.Exit(SOME_FAILED)
+    told.end()
 
 
 def _say(line: str) -> None:
     print(line, flush=True)
 
 
-def _told(line: str) -> None:
-    errors.print(f"tinyfaces: {line}")
+class _Told:
+    """Prints a line about each photo that is left out. `end` then ends the command with the exit code that says so."""
+
+    def __init__(self) -> None:
+        self._any = False
+
+    def __call__(self, line: str) -> None:
+        self._any = True
+        errors.print(f"tinyfaces: {line}")
+
+    def end(self) -> None:
+        if self._any:
+            raise typer.Exit(SOME_FAILED)

@@ -1,27 +1,37 @@
 """Readers of face annotations: COCO detection files and the official WIDER FACE ground truth. Free of torch."""
 
-import gzip
-import json
 import math
-import zlib
-from collections.abc import Iterable
+import pickle
+import subprocess
+import sys
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
-from PIL.TiffImagePlugin import TiffImageFile
 
-_ROTATED_ORIENTATIONS = (5, 6, 7, 8)
-_EXIF_ORIENTATION = 0x0112
-_TIFF_WIDTH, _TIFF_HEIGHT = 256, 257
+from tinyfaces.detection.headers import upright_size
+from tinyfaces.parsing.coco_entries import boxes_of_entries, column, list_of_objects, owners
+from tinyfaces.parsing.texts import AnnotationError as AnnotationError
+from tinyfaces.parsing.texts import json_of
+from tinyfaces.parsing.texts import reason as _reason
+
 _INVALID_COLUMN = 7
+_COUNT_DIGITS = 9
+_MAX_SIDE = 2**31 - 1
+_MAT_READER = """
+import pickle, sys
+from scipy.io import loadmat
+found = loadmat(sys.argv[1], variable_names=sys.argv[2:])
+pickle.dump({name: found[name] for name in sys.argv[2:] if name in found}, sys.stdout.buffer)
+"""
 
 
-class AnnotationError(ValueError):
-    """An annotation file, or an image that it lists, cannot be used; the message is one line that names the file."""
+Tell: TypeAlias = Callable[[str], None] | None
+"""Called with a line about each photo that cannot be read, and is left out; where it is None, the first one raises."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +76,7 @@ class WiderRecord:
     invalid: npt.NDArray[np.bool_]
 
 
-def read_coco(annotations: str | Path, images: str | Path) -> list[AnnotatedImage]:
+def read_coco(annotations: str | Path, images: str | Path, tell: Tell = None) -> list[AnnotatedImage]:
     """Read a COCO detection file.
 
     `bbox` is x y w h in pixels. A box with `ignore` or `iscrowd` set, or with a side <= 0, is to be ignored; `score` is
@@ -76,77 +86,81 @@ def read_coco(annotations: str | Path, images: str | Path) -> list[AnnotatedImag
     Args:
         annotations: the file, json or json.gz.
         images: the folder that its `file_name`s start from.
+        tell: see `Tell`.
 
     Returns:
         Images in the file's order, those without boxes included.
 
     Raises:
-        AnnotationError: the file is malformed, or an image is missing.
+        AnnotationError: the file is malformed, or an image is missing (with `tell`: all of them).
     """
     source, folder = Path(annotations), Path(images)
     content = _read_json(source)
-    image_entries = _list_of_objects(content, "images", source)
-    box_entries = _only_faces(content, _list_of_objects(content, "annotations", source), source)
+    image_entries = list_of_objects(content, "images", source)
+    box_entries = _only_faces(content, list_of_objects(content, "annotations", source), source)
 
-    number_of_image: dict[Any, int] = {}
-    for entry in image_entries:
-        for name in ("id", "file_name"):
-            if name not in entry:
-                raise AnnotationError(f"{source}: an image has no '{name}'")
-        if not isinstance(entry["id"], int | str):
-            raise AnnotationError(f"{source}: an image's id is neither a number nor a text")
-        if entry["id"] in number_of_image:
-            raise AnnotationError(f"{source}: two images have the id {entry['id']}")
-        number_of_image[entry["id"]] = len(number_of_image)
-    for entry in box_entries:
-        image = entry.get("image_id")
-        if not isinstance(image, int | str) or image not in number_of_image:
-            raise AnnotationError(f"{source}: annotation {entry.get('id')} belongs to no image (image_id {image})")
-
-    owner = np.array([number_of_image[entry["image_id"]] for entry in box_entries], dtype=np.int64)
-    xywh = _boxes_of_entries(box_entries, source)
-    scores = _column(box_entries, "score", 1.0, source)
-    ignore = (_column(box_entries, "ignore", 0, source) != 0) | (_column(box_entries, "iscrowd", 0, source) != 0)
+    owner = owners(image_entries, box_entries, source)
+    xywh = boxes_of_entries(box_entries, source)
+    scores = column(box_entries, "score", 1.0, source)
+    ignore = (column(box_entries, "ignore", 0, source) != 0) | (column(box_entries, "iscrowd", 0, source) != 0)
     ignore |= (xywh[:, 2:] <= 0).any(axis=1)
     order = np.argsort(owner, kind="stable")
     ends = np.searchsorted(owner[order], np.arange(len(image_entries) + 1))
 
-    annotated = []
+    annotated, left_out = [], list[str]()
     for number, entry in enumerate(image_entries):
         path = folder / str(entry["file_name"])
-        if not path.is_file():
-            raise AnnotationError(f"{path}: no such image (listed in {source})")
+        try:
+            if not path.is_file():
+                raise AnnotationError(f"{path}: no such image (listed in {source})")
+            width, height = _sides(entry, path, source)
+        except AnnotationError as error:
+            if tell is None:
+                raise
+            left_out.append(f"{error}; left out")
+            continue
         mine = order[ends[number] : ends[number + 1]]
-        width, height = _sides(entry, path, source)
         negatives = _to_xyxy(_hard_negatives(entry, source))
         annotated.append(
             AnnotatedImage(path, width, height, _to_xyxy(xywh[mine]), ignore[mine], scores[mine].astype(np.float32), negatives)
         )
+    _tell_all(left_out, tell, annotated, source, folder)
     return annotated
+
+
+def _tell_all(left_out: list[str], tell: Tell, kept: list[AnnotatedImage], source: Path, folder: Path) -> None:
+    """Tell which images are left out; raises AnnotationError, one line in place of all, where none is left."""
+    if left_out and not kept:
+        raise AnnotationError(f"{folder}: none of the {len(left_out):,} images of {source} can be used ({left_out[0]})")
+    for line in left_out:
+        if tell is not None:
+            tell(line)
 
 
 def _hard_negatives(entry: dict[str, Any], source: Path) -> npt.NDArray[np.float64]:
     try:
         return np.array([box[:4] for box in entry.get("hard_negatives", ())], np.float64).reshape(-1, 4)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise AnnotationError(f"{source}: image {entry['id']} has hard_negatives that are not x y w h") from None
 
 
-def dismiss_doubtful(image: AnnotatedImage, below: float) -> AnnotatedImage:
+def dismiss_doubtful(image: AnnotatedImage, below: float, height: float = 0.0) -> AnnotatedImage:
     """Make background of what an annotation is not sure of.
 
     Args:
         image: a photo and its boxes.
         below: ignored boxes of a lower score go.
+        height: in pixels; lower boxes stay.
 
     Returns:
         The image without those boxes.
     """
-    kept = ~image.ignore | (image.scores >= below)
+    heights = image.boxes[:, 3] - image.boxes[:, 1]
+    kept = ~image.ignore | (image.scores >= below) | (heights < height)
     return replace(image, boxes=image.boxes[kept], ignore=image.ignore[kept], scores=image.scores[kept])
 
 
-def read_wider(ground_truth: str | Path, images: str | Path, split: str = "train") -> list[AnnotatedImage]:
+def read_wider(ground_truth: str | Path, images: str | Path, split: str = "train", tell: Tell = None) -> list[AnnotatedImage]:
     """Read the official WIDER FACE boxes of a split.
 
     Boxes flagged invalid or with a side <= 0 are to be ignored. Image sizes are read from the images' headers.
@@ -155,26 +169,34 @@ def read_wider(ground_truth: str | Path, images: str | Path, split: str = "train
         ground_truth: the folder `wider_face_split`, or one of its txt or mat files (mat needs scipy).
         images: the folder that holds the events' folders, or WIDER_<split>, or its parent.
         split: "train" or "val".
+        tell: see `Tell`.
 
     Returns:
         Images in the file's order.
 
     Raises:
-        AnnotationError: the file is malformed, or an image is missing or unreadable.
+        AnnotationError: the file is malformed, or an image is missing or unreadable (with `tell`: all of them).
     """
     source = _wider_file(Path(ground_truth), split)
     records = read_wider_mat(source) if source.suffix == ".mat" else read_wider_txt(source)
     if not records:
         raise AnnotationError(f"{source}: lists no images")
     folder = find_wider_images(Path(images), split, records[0].event)
-    annotated = []
+    annotated, left_out = [], list[str]()
     for record in records:
         path = folder / record.event / f"{record.name}.jpg"
-        width, height = image_size(path, source)
+        try:
+            width, height = image_size(path, source)
+        except AnnotationError as error:
+            if tell is None:
+                raise
+            left_out.append(f"{error}; left out")
+            continue
         ignore = record.invalid | (record.boxes[:, 2:] <= 0).any(axis=1)
         annotated.append(
             AnnotatedImage(path, width, height, _to_xyxy(record.boxes), ignore, np.ones(len(record.boxes), dtype=np.float32))
         )
+    _tell_all(left_out, tell, annotated, source, folder)
     return annotated
 
 
@@ -195,7 +217,7 @@ def read_wider_txt(path: Path) -> list[WiderRecord]:
         event, slash, file_name = name.rpartition("/")
         if not slash:
             raise AnnotationError(f"{path}, line {number}: expected <event>/<image>, found '{name[:60]}'")
-        if at + 1 == len(lines) or not lines[at + 1][1].isdecimal():
+        if at + 1 == len(lines) or not is_count(lines[at + 1][1]):
             raise AnnotationError(f"{path}, line {number}: no number of faces after '{name[:60]}'")
         count = int(lines[at + 1][1])
         at += 2
@@ -231,14 +253,17 @@ def read_wider_mat(path: Path) -> list[WiderRecord]:
 def read_mat(path: Path, names: Iterable[str]) -> dict[str, npt.NDArray[Any]]:
     """Read the named variables of a MATLAB file, in that order. Raises AnnotationError."""
     try:
-        from scipy.io import loadmat
+        import scipy.io  # noqa: F401
     except ImportError as error:
         raise AnnotationError(f"{path}: reading .mat files needs scipy: pip install 'tinyfaces[evaluate]'") from error
     wanted = tuple(names)
-    try:
-        content = loadmat(path, variable_names=wanted)
-    except Exception as error:  # scipy lets nearly any exception out of a damaged file
-        raise AnnotationError(f"{path}: cannot be read as a MATLAB file ({_reason(error)})") from error
+    # In a process of its own, as a damaged file can end the one that scipy reads it in.
+    reader = subprocess.run([sys.executable, "-c", _MAT_READER, str(path), *wanted], capture_output=True)
+    if reader.returncode:
+        said = reader.stderr.decode(errors="replace").split("\n") if reader.returncode > 0 else []
+        reason = next((line.strip() for line in reversed(said) if line.strip()), "it is damaged")
+        raise AnnotationError(f"{path}: cannot be read as a MATLAB file ({reason})")
+    content: dict[str, npt.NDArray[Any]] = pickle.loads(reader.stdout)
     for name in wanted:
         if name not in content:
             raise AnnotationError(f"{path}: has no variable '{name}'")
@@ -264,6 +289,11 @@ def _text(array: Any) -> str:
     while isinstance(array, np.ndarray):
         array = array.reshape(-1)[0]
     return str(array)
+
+
+def is_count(text: str) -> bool:
+    """Whether a text is a number of things, small enough for Python to read it."""
+    return text.isdecimal() and len(text) <= _COUNT_DIGITS
 
 
 def _wider_row(path: Path, number: int, line: str) -> list[float]:
@@ -292,77 +322,28 @@ def image_size(path: Path, source: Path) -> tuple[int, int]:
     """Width and height of an upright image, from its header; source: the file that lists it. Raises AnnotationError."""
     try:
         with Image.open(path) as image:
-            width, height = image.size
-            if isinstance(image, TiffImageFile):  # of which Pillow gives the upright size, in some of its versions
-                width, height = image.tag_v2[_TIFF_WIDTH], image.tag_v2[_TIFF_HEIGHT]
-            rotated = _orientation(image) in _ROTATED_ORIENTATIONS
+            return upright_size(image)
     except FileNotFoundError as error:
         raise AnnotationError(f"{path}: no such image (listed in {source})") from error
     except Exception as error:  # Pillow's plugins raise nearly anything for a damaged header
         raise AnnotationError(f"{path}: cannot be read as an image (listed in {source})") from error
-    return (height, width) if rotated else (width, height)
-
-
-def _orientation(image: Image.Image) -> Any:
-    try:
-        return image.getexif().get(_EXIF_ORIENTATION)
-    except Exception:  # a broken EXIF block says nothing about the pixels
-        return None
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        raw = path.read_bytes()
-        content = json.loads(gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw)
-    except (OSError, EOFError, zlib.error) as error:
-        raise AnnotationError(f"{path}: cannot be read ({_reason(error)})") from error
-    except (ValueError, RecursionError) as error:
-        raise AnnotationError(f"{path}: not valid JSON ({_reason(error)})") from error
+    content = json_of(path)
     if not isinstance(content, dict):
         raise AnnotationError(f"{path}: not a COCO detection file (no object at its top)")
     return content
 
 
-def _list_of_objects(content: dict[str, Any], field: str, path: Path) -> list[dict[str, Any]]:
-    entries = content.get(field)
-    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
-        raise AnnotationError(f"{path}: not a COCO detection file (no list of objects '{field}')")
-    return entries
-
-
 def _only_faces(content: dict[str, Any], entries: list[dict[str, Any]], path: Path) -> list[dict[str, Any]]:
-    categories = _list_of_objects(content, "categories", path) if "categories" in content else []
+    categories = list_of_objects(content, "categories", path) if "categories" in content else []
     if len(categories) < 2:
         return entries
     faces = [category.get("id") for category in categories if str(category.get("name")).lower() == "face"]
     if not faces:
         raise AnnotationError(f"{path}: has {len(categories)} categories, none of them named 'face'")
     return [entry for entry in entries if entry.get("category_id") in faces]
-
-
-def _boxes_of_entries(entries: list[dict[str, Any]], path: Path) -> npt.NDArray[np.float64]:
-    boxes = np.empty((len(entries), 4), dtype=np.float64)
-    for number, entry in enumerate(entries):
-        try:
-            x, y, width, height = entry["bbox"]
-            boxes[number] = float(x), float(y), float(width), float(height)
-        except (KeyError, TypeError, ValueError) as error:
-            raise AnnotationError(f"{path}: annotation {entry.get('id')} has no 'bbox' of 4 numbers") from error
-    wrong = np.flatnonzero(~np.isfinite(boxes).all(axis=1))
-    if len(wrong):
-        raise AnnotationError(f"{path}: annotation {entries[wrong[0]].get('id')} has a 'bbox' that is not finite")
-    return boxes
-
-
-def _column(entries: list[dict[str, Any]], field: str, default: float, path: Path) -> npt.NDArray[np.float64]:
-    try:
-        given = (entry.get(field) for entry in entries)
-        values = np.array([default if value is None else float(value) for value in given], dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise AnnotationError(f"{path}: an annotation's '{field}' is not a number") from error
-    if not np.isfinite(values).all():
-        raise AnnotationError(f"{path}: an annotation's '{field}' is not finite")
-    return values
 
 
 def _sides(entry: dict[str, Any], image: Path, path: Path) -> tuple[int, int]:
@@ -372,7 +353,7 @@ def _sides(entry: dict[str, Any], image: Path, path: Path) -> tuple[int, int]:
         value = entry.get(side)
         if value is None:
             return image_size(image, path)
-        if not isinstance(value, int | float) or value <= 0 or value != math.floor(value):
+        if not isinstance(value, int | float) or not 0 < value <= _MAX_SIDE or value != math.floor(value):
             raise AnnotationError(f"{path}: image {entry['id']} has the {side} {value!r}")
         sides.append(int(value))
     return sides[0], sides[1]
@@ -380,8 +361,3 @@ def _sides(entry: dict[str, Any], image: Path, path: Path) -> tuple[int, int]:
 
 def _to_xyxy(xywh: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
     return np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1).astype(np.float32)
-
-
-def _reason(error: Exception) -> str:
-    text = (error.strerror if isinstance(error, OSError) and error.strerror else str(error)) or type(error).__name__
-    return " ".join(text.split())

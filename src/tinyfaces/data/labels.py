@@ -1,27 +1,18 @@
 """Readers of what labelling tools write, a file per image: YOLO and Pascal VOC; and of photos that nobody labelled. COCO files
 are read by `annotations`."""
 
-import codecs
-import math
-import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TypeAlias
-from xml.etree import ElementTree
 
 import numpy as np
 
-from tinyfaces.data.annotations import AnnotatedImage, AnnotationError, image_size
+from tinyfaces.data.annotations import AnnotatedImage, AnnotationError, Tell, image_size
 from tinyfaces.detection.images import SUFFIXES
+from tinyfaces.parsing.texts import text_of
+from tinyfaces.parsing.voc_objects import voc_boxes, voc_root
+from tinyfaces.parsing.yolo_lines import yolo_boxes
 
 _CLASS_LIST = "classes.txt"
-_SLACK = 0.01  # of numbers relative to the image, as tools round them
-_LANDMARKS = (10, 15)  # numbers of five landmarks: x y, or x y and whether it is seen
-_TRUE = ("1", "true", "yes")
-
-
-Tell: TypeAlias = Callable[[str], None] | None
-"""Called with a line about each photo that cannot be read, and is left out; where it is None, the first one raises."""
 
 
 def read_yolo(labels: str | Path, images: str | Path, tell: Tell = None) -> list[AnnotatedImage]:
@@ -51,20 +42,9 @@ def read_yolo(labels: str | Path, images: str | Path, tell: Tell = None) -> list
             continue
         width, height = size
         rows = []
-        for number, line in enumerate(_text_of(file).splitlines(), start=1):
-            words = line.split()
-            if not words:
-                continue
-            try:
-                kind, values = int(words[0]), [float(word) for word in words[1:]]
-                x1, y1, x2, y2 = _yolo_corners(values)
-            except ValueError:
-                raise AnnotationError(f"{file}, line {number}: expected 'class x y width height', found '{line[:60]}'") from None
-            if not all(map(math.isfinite, values)):
-                raise AnnotationError(f"{file}, line {number}: has a number that is not finite")
-            if not all(-_SLACK <= value <= 1 + _SLACK for value in values):
-                raise AnnotationError(f"{file}, line {number}: must be relative to the image, 0-1, found '{line[:60]}'")
-            if kind == wanted:
+        for box in yolo_boxes(text_of(file), file):
+            if box.kind == wanted:
+                x1, y1, x2, y2 = box.corners
                 rows.append((x1 * width, y1 * height, x2 * width, y2 * height))
         annotated.append(_certain(image, width, height, rows, []))
     return annotated
@@ -90,23 +70,8 @@ def read_voc(labels: str | Path, images: str | Path, tell: Tell = None) -> list[
         if size is None:
             continue
         width, height = size
-        try:
-            root = _xml_of(_bytes_of(file))
-        except (ElementTree.ParseError, ValueError, LookupError) as error:
-            raise AnnotationError(f"{file}: not valid XML ({error})") from None
-        rows, ignore = [], []
-        for face in root.iter("object"):
-            if face.findtext("name", "").strip().lower() != "face":
-                continue
-            try:
-                x1, y1, x2, y2 = (float(face.findtext(f"bndbox/{side}", "")) for side in ("xmin", "ymin", "xmax", "ymax"))
-            except ValueError:
-                raise AnnotationError(f"{file}: a face has no 'bndbox' of 4 numbers") from None
-            if not all(map(math.isfinite, (x1, y1, x2, y2))):
-                raise AnnotationError(f"{file}: a 'bndbox' has a number that is not finite")
-            # Both ends are pixels within the box, counted from 1.
-            rows.append((x1 - 1, y1 - 1, x2, y2))
-            ignore.append(face.findtext("difficult", "0").strip().lower() in _TRUE)
+        boxes = [*voc_boxes(voc_root(file), file, only="face")]
+        rows, ignore = [box for box, _ in boxes], [difficult for _, difficult in boxes]
         annotated.append(_certain(image, width, height, rows, ignore))
     return annotated
 
@@ -140,9 +105,7 @@ def _size_of(image: Path, source: Path, tell: Tell) -> tuple[int, int] | None:
         return None
 
 
-def _certain(
-    image: Path, width: int, height: int, rows: list[tuple[float, float, float, float]], ignore: list[bool]
-) -> AnnotatedImage:
+def _certain(image: Path, width: int, height: int, rows: Sequence[Sequence[float]], ignore: list[bool]) -> AnnotatedImage:
     boxes = np.array(rows, np.float32).reshape(-1, 4)
     ignored = np.array(ignore or [False] * len(boxes), np.bool_) | (boxes[:, 2:] <= boxes[:, :2]).any(axis=1)
     return AnnotatedImage(image, width, height, boxes, ignored, np.ones(len(boxes), np.float32))
@@ -177,56 +140,7 @@ def _images_below(folder: Path) -> list[Path]:
 def _face_class(class_list: Path) -> int:
     if not class_list.is_file():
         return 0
-    names = [line.strip().lower() for line in _text_of(class_list).splitlines() if line.strip()]
+    names = [line.strip().lower() for line in text_of(class_list).splitlines() if line.strip()]
     if "face" not in names:
         raise AnnotationError(f"{class_list}: lists no class 'face'")
     return names.index("face")
-
-
-def _yolo_corners(values: Sequence[float]) -> tuple[float, float, float, float]:
-    """The corners of a box, perhaps with a score or five landmarks, or of the box around a polygon. Raises ValueError."""
-    if len(values) in (4, 5) or _are_landmarks(values):
-        x, y, w, h = values[:4]
-        return x - w / 2, y - h / 2, x + w / 2, y + h / 2
-    if len(values) < 6 or len(values) % 2:
-        raise ValueError
-    return min(values[::2]), min(values[1::2]), max(values[::2]), max(values[1::2])
-
-
-def _are_landmarks(values: Sequence[float]) -> bool:
-    """Whether a box comes first, and then five points within it."""
-    if len(values) - 4 not in _LANDMARKS:
-        return False
-    (x, y, w, h), points = values[:4], values[4:]
-    step = len(points) // 5
-    across, down = (
-        all(abs(place - middle) <= side / 2 for place in points[first::step]) for first, middle, side in ((0, x, w), (1, y, h))
-    )
-    return across and down
-
-
-def _xml_of(content: bytes) -> ElementTree.Element:
-    """XML in the encoding that it names. Raises ParseError, ValueError and LookupError."""
-    try:
-        return ElementTree.fromstring(content)
-    except ValueError:  # an encoding of several bytes, which this parser leaves to Python
-        declared = re.match(rb"""<\?xml[^>]*?encoding=["']([\w.-]+)["'][^>]*\?>""", content)
-        if declared is None:
-            raise
-        return ElementTree.fromstring(content[declared.end() :].decode(declared[1].decode()))
-
-
-def _bytes_of(file: Path) -> bytes:
-    try:
-        return file.read_bytes()
-    except OSError as error:
-        raise AnnotationError(f"{file}: cannot be read ({error})") from None
-
-
-def _text_of(file: Path) -> str:
-    content = _bytes_of(file)
-    utf16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-    try:
-        return content.decode("utf-16" if utf16 else "utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise AnnotationError(f"{file}: cannot be read ({error})") from None

@@ -9,6 +9,7 @@ import numpy as np
 from tinyfaces.detection.images import ImageError, Pixels
 
 _STRIP_PIXELS = 4_000_000
+_PIXELS_PER_BYTE = 10_000  # at most; a blank PNG in black and white has about 8,000
 _READ_FORWARD = "sequential"
 _READ_ANYWHERE = "random"
 
@@ -39,6 +40,9 @@ class LargeImage:
         self._vips = _pyvips(path)
         image = self._open()
         self.shape = (image.height, image.width, 3)
+        size = path.stat().st_size
+        if image.height * image.width > _PIXELS_PER_BYTE * size:  # a damaged size, that would be searched for hours
+            raise ImageError(f"{path}: damaged, or blank ({image.width}x{image.height} pixels in a file of {size} bytes)")
         self._begin(image)
 
     def __getitem__(self, region: tuple[slice, slice]) -> Pixels:

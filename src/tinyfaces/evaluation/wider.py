@@ -7,7 +7,6 @@ depend on the order of the detections, and one matching serves all subsets.
 
 import math
 import zipfile
-import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -21,6 +20,7 @@ from tinyfaces.data.annotations import (
     WiderRecord,
     cells,
     find_wider_images,
+    is_count,
     read_mat,
     read_wider_mat,
 )
@@ -311,16 +311,18 @@ def _prediction_texts(path: Path) -> Iterator[tuple[str, str, str]]:
                     label = f"{path}, {entry}"
                     try:
                         text = archive.read(entry).decode("utf-8")
-                    except (RuntimeError, NotImplementedError, UnicodeDecodeError, zlib.error) as error:
-                        raise PredictionError(f"{label}: cannot be read ({error})") from error
+                    except Exception as error:  # zipfile lets nearly any exception out of a damaged file
+                        raise PredictionError(f"{label}: cannot be read ({str(error) or type(error).__name__})") from error
                     yield f"{inner.parent.name}/{inner.stem}", label, text
-    except (OSError, zipfile.BadZipFile) as error:
+    except PredictionError:
+        raise
+    except Exception as error:
         raise PredictionError(f"{path}: cannot be read as a zip file ({error})") from error
 
 
 def _parse_prediction(label: str, text: str) -> npt.NDArray[np.float64]:
     lines = text.rstrip().split("\n")
-    if len(lines) < 2 or not lines[1].strip().isdecimal():
+    if len(lines) < 2 or not is_count(lines[1].strip()):
         raise PredictionError(f"{label}: expected the image's name, then the number of detections")
     count = int(lines[1])
     rows = [line.split() for line in lines[2:]]

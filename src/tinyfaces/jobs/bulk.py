@@ -143,8 +143,14 @@ def as_text(path: object) -> str:
 def reason(error: OSError, path: Path) -> str:
     """One line about what could not be read or written; `path` is named where the error names no file."""
     if error.filename is None:
-        return str(error) if error.strerror is None else f"{path}: {error.strerror}"
+        what = error.strerror or " ".join(str(error).split()) or type(error).__name__
+        return what if str(path) in what else f"{path}: {what}"
     return f"{error.filename}: cannot be written ({(error.strerror or 'unknown error').lower()})"
+
+
+def counted(number: int, what: str) -> str:
+    """Such as "1 face" and "2 faces"."""
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 class Stopwatch:
@@ -161,7 +167,7 @@ class Stopwatch:
         self.pixels += count * pixels
 
     def line(self, what: str) -> str:
-        """The speed, such as "120 images in 9.8 s: 12.2 images/s, 9.6 megapixels/s"."""
+        """The speed, such as "120 images in 9.8 s: 12.2 images/s, 9.6 megapixels/s". what: one of them, such as "image"."""
         seconds = max(time.monotonic() - self._started, 1e-3)
-        rates = f"{self.count / seconds:.1f} {what}/s, {self.pixels / 1e6 / seconds:.1f} megapixels/s"
-        return f"{self.count} {what} in {seconds:.1f} s: {rates}"
+        rates = f"{self.count / seconds:.1f} {what}s/s, {self.pixels / 1e6 / seconds:.1f} megapixels/s"
+        return f"{counted(self.count, what)} in {seconds:.1f} s: {rates}"

@@ -1,10 +1,10 @@
 """What is done with a whole video: faces are found, followed, counted and masked. Memory does not grow with its length."""
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import av
 
@@ -13,13 +13,26 @@ from tinyfaces.detection.faces import Faces
 from tinyfaces.files import replacing
 from tinyfaces.jobs.bulk import overlapped
 from tinyfaces.jobs.clocks import Packet
+from tinyfaces.jobs.cover_picture import CoverPicture
+from tinyfaces.jobs.cover_threshold import CoverThreshold
 from tinyfaces.jobs.fields import one_face_each
 from tinyfaces.jobs.masking import MaskStyle
+from tinyfaces.jobs.selection import ALL, Selection
 from tinyfaces.jobs.tracking import TrackedFaces, Tracker
 from tinyfaces.jobs.video import VideoReader
 from tinyfaces.jobs.video_writer import VideoWriter
 
 Advance = Callable[[int], None]
+
+
+class FollowedClip(Protocol):
+    """A video whose faces are known frame by frame: a `Clip`, or one whose boxes are given."""
+
+    video: VideoReader
+
+    def follow(self, on_packet: Callable[[Packet], None] = ...) -> Iterator[tuple[av.VideoFrame, TrackedFaces]]:
+        """Each frame with its faces, in pixels of the first frame."""
+        ...
 
 
 class Clip:
@@ -30,20 +43,41 @@ class Clip:
         detector: Shared by the workers.
         workers: How many threads search frames at once.
         advance: Called with the number of frames that are done.
+        cover: The score from which a detection begins a track. One with a lower score only continues a track. If None, the
+            detector's threshold.
+        selection: Which faces are of interest. The others are followed, and left out.
     """
 
-    def __init__(self, video: VideoReader, detector: Detector, workers: int, advance: Advance) -> None:
+    def __init__(
+        self,
+        video: VideoReader,
+        detector: Detector,
+        workers: int,
+        advance: Advance,
+        cover: CoverThreshold | None = None,
+        selection: Selection = ALL,
+    ) -> None:
         self.video = video
         self._detector = detector
         self._workers = workers
         self._advance = advance
-        self._tracker = Tracker(video.rate, detector.threshold)
+        self._cover = CoverThreshold.of(detector.threshold) if cover is None else cover
+        self._tracker = Tracker(video.rate, self._cover)
+        self._selection = selection
+        self._clear: dict[int, str] = {}
         self.frames = self.faces = self.max_faces = 0
+        self._followed: dict[int, FollowedFace] = {}
+        self._covered: set[int] = set()
 
     @property
     def tracks(self) -> int:
-        """How many faces were told apart up to now."""
-        return self._tracker.tracks_so_far
+        """How many of the faces told apart up to now are of interest, in some frames at least."""
+        return len(self._covered)
+
+    @property
+    def left_clear(self) -> dict[str, int]:
+        """How many of the faces told apart were left out, in all frames or in some, for each reason."""
+        return dict(Counter(self._clear.values()))
 
     def follow(self, on_packet: Callable[[Packet], None] = lambda packet: None) -> Iterator[tuple[av.VideoFrame, TrackedFaces]]:
         """Each frame with its faces, in pixels of the first frame, while threads search the next ones."""
@@ -74,17 +108,53 @@ class Clip:
             "faces": self.faces, "max_faces": self.max_faces, "tracks": self.tracks,
         }  # fmt: skip
 
+    def track_list(self) -> list[dict[str, Any]]:
+        """The faces told apart, also those left out: track (its number), from and to (seconds), box (in the first frame that
+        shows it), and left_clear (why), if it was left out."""
+        return [
+            {
+                "track": number,
+                "from": round(face.first, 3),
+                "to": round(face.last, 3),
+                "box": [round(side, 1) for side in face.box],
+            }
+            | ({"left_clear": self._clear[number]} if number in self._clear else {})
+            for number, face in sorted(self._followed.items())
+        ]
+
     def _detect(self, frame: av.VideoFrame) -> Faces:
-        faces = [self._detector.detect(picture) for picture in self.video.pictures(frame)]
+        lowest = self._cover.lowest
+        faces = [self._detector.detect(picture, threshold=lowest) for picture in self.video.pictures(frame)]
         found = one_face_each(faces) if len(faces) > 1 else faces[0]
         return Faces(self.video.shape_of(frame).boxes_in(self.video.shape, found.boxes), found.scores)
 
     def _counted(self, settled: TrackedFaces) -> TrackedFaces:
+        for track, box in zip(settled.tracks.tolist(), settled.faces.boxes.tolist(), strict=True):
+            self._followed.setdefault(track, FollowedFace(settled.time, settled.time, box)).last = settled.time
+        settled, clear = self._selection.pick_frame(settled, *self.video.shape.size)
+        self._covered.update(settled.tracks.tolist())
+        for track, reason in clear.items():
+            self._clear.setdefault(track, reason)
         self.frames += 1
         self.faces += len(settled.faces)
         self.max_faces = max(self.max_faces, len(settled.faces))
         self._advance(1)
         return settled
+
+
+@dataclass
+class FollowedFace:
+    """A face told apart from others.
+
+    Args:
+        first: Time of the first frame that shows it, in seconds.
+        last: Time of the last frame that shows it, in seconds.
+        box: Where it is in the first one, x1 y1 x2 y2 in pixels.
+    """
+
+    first: float
+    last: float
+    box: list[float]
 
 
 @dataclass(frozen=True)
@@ -100,8 +170,12 @@ class Written:
     losses: list[str]
 
 
-def write_masked(clip: Clip, target: Path, style: MaskStyle, *, quality: int, keep_metadata: bool) -> Written:
-    """Write a video again with its faces masked. Its `problem` says where only a part of it could be read.
+def write_masked(
+    clip: FollowedClip, target: Path, style: MaskStyle, *, quality: int, keep_metadata: bool, picture: CoverPicture | None = None
+) -> Written:
+    """Write a video again with its faces masked, and with a picture over each mask if there is one.
+
+    The clip's `video.problem` says where only a part of it could be read.
 
     Raises:
         VideoError: The video cannot be encoded.
@@ -109,7 +183,9 @@ def write_masked(clip: Clip, target: Path, style: MaskStyle, *, quality: int, ke
     """
     with (
         replacing(target) as partial,
-        VideoWriter(partial, target.suffix.lower(), clip.video, quality=quality, keep_metadata=keep_metadata) as writer,
+        VideoWriter(
+            partial, target.suffix.lower(), clip.video, quality=quality, keep_metadata=keep_metadata, picture=picture
+        ) as writer,
     ):
         for frame, settled in clip.follow(writer.copy):
             writer.write(frame, settled.masks, style)

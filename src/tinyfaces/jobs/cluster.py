@@ -23,7 +23,9 @@ from ray.data import ActorPoolStrategy, DataContext
 
 from tinyfaces.detection.runtime import int8_file
 from tinyfaces.jobs import fsspec_files
+from tinyfaces.jobs.bulk import counted
 from tinyfaces.jobs.fsspec_files import Found, first_line
+from tinyfaces.jobs.masked_photos import Masking, lost_lines, masked_photo
 from tinyfaces.jobs.own_results import MARK_FILE, NOTE
 from tinyfaces.weights import models, second_stage, shipped_model
 
@@ -44,8 +46,10 @@ _SCHEMA = pyarrow.schema(
     ]
 )
 """A row for each image. boxes: x1 y1 x2 y2 in pixels; problem: why it could not be read, or null."""
-_MASKED_SCHEMA = _SCHEMA.append(pyarrow.field("output", pyarrow.string()))
-"""output: the masked photo."""
+_MASKED_SCHEMA = _SCHEMA.append(pyarrow.field("output", pyarrow.string())).append(
+    pyarrow.field("removed", pyarrow.list_(pyarrow.string()))
+)
+"""output: the masked photo; removed: kinds of metadata that it lacks."""
 _MADE_OF = b"tinyfaces"  # the entry of a part's metadata that says what it was made of
 
 
@@ -63,6 +67,7 @@ class Summary:
         seconds: How long it took.
         problems: A line for each file that could not be read.
         left_out: What paths led to and was not searched: how many of each kind.
+        lost: A line for each piece of metadata that was to be kept and could not be.
         masked: Where the masked photos are, if that was the job.
         parts: Where the Parquet files are.
     """
@@ -72,13 +77,15 @@ class Summary:
     seconds: float = 0.0
     problems: list[str] = field(default_factory=list)
     left_out: Counter[str] = field(default_factory=Counter)
+    lost: list[str] = field(default_factory=list)
     masked: str = ""
     parts: str = ""
 
     def line(self) -> str:
         speed = self.images / max(self.seconds, 1e-3)
         where = f"; photos in {self.masked}, lists of what was masked in {self.parts}" if self.masked else ""
-        return f"{self.faces} faces in {self.images} images, {self.seconds:.1f} s: {speed:.1f} images/s{where}"
+        found = f"{counted(self.faces, 'face')} in {counted(self.images, 'image')}"
+        return f"{found}, {self.seconds:.1f} s: {speed:.1f} images/s{where}"
 
 
 @dataclass(frozen=True)
@@ -90,32 +97,33 @@ class _Job:
         model: The name of a shipped model, or the content of an ONNX file and of its int8 copy, if there is one.
         weights: A digest of all weights.
         options: Of the `Detector`, beside the model.
-        masks: How faces are masked, and `keep_metadata`; None where they are only found.
+        masking: How faces are masked; None where they are only found.
     """
 
     out: str
     model: str | tuple[bytes, bytes | None]
     weights: str
     options: Mapping[str, Any]
-    masks: Mapping[str, Any] | None = None
+    masking: Masking | None = None
 
     @classmethod
-    def of(cls, out: str, model: str, options: Mapping[str, Any], masks: Mapping[str, Any] | None = None) -> "_Job":
+    def of(cls, out: str, model: str, options: Mapping[str, Any], masking: Masking | None = None) -> "_Job":
         """The job for a model's name or path. Raises RayError."""
         record = shipped_model(model)
         if record is not None:
-            return cls(out, record.name, _weights_of(record.name), options, masks)
+            return cls(out, record.name, _weights_of(record.name), options, masking)
         path = Path(model)
         if not path.is_file():
             raise RayError(f"unknown model '{model}': choose from {', '.join(models())}, or give the path of an ONNX file")
         copy = int8_file(path)
         content = path.read_bytes(), copy.read_bytes() if copy.is_file() else None
-        return cls(out, content, _weights_of(content), options, masks)
+        return cls(out, content, _weights_of(content), options, masking)
 
     @property
     def settings(self) -> dict[str, Any]:
         """All that results depend on beside the images."""
-        return {"weights": self.weights, "options": dict(self.options), "masks": None if self.masks is None else dict(self.masks)}
+        masks = None if self.masking is None else self.masking.settings()
+        return {"weights": self.weights, "options": dict(self.options), "masks": masks}
 
 
 def _weights_of(model: str | tuple[bytes, bytes | None]) -> str:
@@ -127,90 +135,75 @@ def _weights_of(model: str | tuple[bytes, bytes | None]) -> str:
     return hashlib.sha256(json.dumps([own, second_stage().sha256], sort_keys=True).encode()).hexdigest()
 
 
-def detect(
-    address: str,
-    paths: Sequence[str],
-    out: str,
-    *,
-    model: str = "accurate",
-    options: Mapping[str, Any] | None = None,
-    recursive: bool = False,
-    resume: bool = False,
-    advance: Callable[[int], None] = lambda images: None,
-) -> Summary:
-    """Find the faces in all images, and write files `part-N-of-M.parquet` of `_SCHEMA` to a folder.
+@dataclass(frozen=True)
+class Work:
+    """What is to be done, and where.
 
     Args:
         address: Address of a cluster ("auto", "ray://host:10001") whose machines have tinyfaces and see the paths; or "local".
         paths: Files, folders and patterns, of any kind that fsspec knows.
-        out: The folder, of any kind that fsspec knows.
+        out: A folder for results, of any kind that fsspec knows.
         model: The name of a shipped model or the path of an ONNX file.
         options: What `Detector` takes beside the model: threshold, scale, stages, device, backend, precision.
         recursive: Search folders and the folders in them.
         resume: Keep the parts that are there.
+    """
+
+    address: str
+    paths: Sequence[str]
+    out: str
+    model: str = "accurate"
+    options: Mapping[str, Any] = field(default_factory=dict)
+    recursive: bool = False
+    resume: bool = False
+
+
+def detect(work: Work, advance: Callable[[int], None] = lambda images: None) -> Summary:
+    """Find the faces in all images, and write files `part-N-of-M.parquet` of `_SCHEMA` to the folder.
+
+    Args:
+        work: What is to be done.
         advance: Called with the number of images of each part that is done.
 
     Raises:
-        RayError: The cluster cannot be reached, there are no images, or `out` holds another job's results.
+        RayError: The cluster cannot be reached, there are no images, or the folder holds another job's results.
     """
-    search = fsspec_files.find_images(paths, recursive)
-    job = _Job.of(fsspec_files.everywhere(out), model, dict(options or {}))
-    return _done(address, job, search, {}, resume, advance)
+    search = fsspec_files.find_images(work.paths, work.recursive)
+    job = _Job.of(fsspec_files.everywhere(work.out), work.model, work.options)
+    return _done(work, job, search, {}, advance)
 
 
-def anonymise(
-    address: str,
-    paths: Sequence[str],
-    out: str,
-    *,
-    masks: Mapping[str, Any],
-    model: str = "accurate",
-    options: Mapping[str, Any] | None = None,
-    recursive: bool = False,
-    resume: bool = False,
-    advance: Callable[[int], None] = lambda images: None,
-) -> Summary:
-    """Mask the faces in all images, and write the photos to a folder.
+def anonymise(work: Work, masking: Masking, advance: Callable[[int], None] = lambda images: None) -> Summary:
+    """Mask the faces in all images, and write the photos to the folder.
 
     What was masked goes to the folder `OUT_parts` beside it, in files `part-N-of-M.parquet` of `_MASKED_SCHEMA`: the photos'
     paths and the faces' places are not to be published.
 
     Args:
-        address: As for `detect`.
-        paths: As for `detect`.
-        out: The folder for the photos, of any kind that fsspec knows.
-        masks: method, shape and enlarge of `MaskStyle`, and keep_metadata.
-        model: As for `detect`.
-        options: As for `detect`.
-        recursive: As for `detect`.
-        resume: Keep the parts that are there.
+        work: What is to be done.
+        masking: How faces are masked.
         advance: As for `detect`.
 
     Raises:
         RayError: As for `detect`, or an image would be written over.
     """
-    folder = fsspec_files.everywhere(out).rstrip("/")
-    search = fsspec_files.find_images(paths, recursive, folder)
+    folder = fsspec_files.everywhere(work.out).rstrip("/")
+    search = fsspec_files.find_images(work.paths, work.recursive, folder)
     targets = {path: f"{folder}/{name}" for path, name in fsspec_files.names_of(search.files).items()}
     given = {file.path for file in search.files}
     for target in targets.values():
         if target in given:
             raise RayError(f"{target}: is one of the input files, which are never overwritten")
-    job = _Job.of(f"{folder}_parts", model, dict(options or {}), masks)
+    job = _Job.of(f"{folder}_parts", work.model, work.options, masking)
     if not fsspec_files.listed(folder):
         fsspec_files.write(f"{folder}/{MARK_FILE}", NOTE)
-    summary = _done(address, job, search, targets, resume, advance)
+    summary = _done(work, job, search, targets, advance)
     summary.masked, summary.parts = folder, job.out
     return summary
 
 
 def _done(
-    address: str,
-    job: _Job,
-    search: fsspec_files.Search,
-    targets: Mapping[str, str],
-    resume: bool,
-    advance: Callable[[int], None],
+    work: Work, job: _Job, search: fsspec_files.Search, targets: Mapping[str, str], advance: Callable[[int], None]
 ) -> Summary:
     """Do all parts that are not done. targets: where masked photos go."""
     started = time.monotonic()
@@ -223,8 +216,8 @@ def _done(
         f"part-{start // size:05d}-of-{-(-len(files) // size):05d}.parquet": files[start : start + size]
         for start in range(0, len(files), size)
     }
-    _prepare(job, files, resume)
-    _connect(address)
+    _prepare(job, files, work.resume)
+    _connect(work.address)
     try:
         for _ in range(_ATTEMPTS):
             missing = {name: part for name, part in parts.items() if not _is_whole(job, name, part)}
@@ -232,12 +225,12 @@ def _done(
                 break
             _run(job, missing, targets, advance)
         else:
-            raise RayError(f"{job.out}: {len(missing)} parts failed; run again with --resume")
+            raise RayError(f"{job.out}: {counted(len(missing), 'part')} failed; run again with --resume")
     finally:
-        if address == LOCAL:
+        if work.address == LOCAL:
             ray.shutdown()
     for name in parts:
-        _sum_up(job.out, name, summary)
+        _sum_up(job, name, summary)
     summary.seconds = time.monotonic() - started
     return summary
 
@@ -263,7 +256,7 @@ class _Worker:
 
     def __call__(self, part: dict[str, Any]) -> dict[str, Any]:
         rows = [self._row(file, target) for file, target in zip(part["files"], part["targets"], strict=True)]
-        schema = _SCHEMA if self._job.masks is None else _MASKED_SCHEMA
+        schema = _SCHEMA if self._job.masking is None else _MASKED_SCHEMA
         table = pyarrow.Table.from_pylist(rows, schema.with_metadata({_MADE_OF: part["made_of"].encode()}))
         content = pyarrow.BufferOutputStream()
         pyarrow.parquet.write_table(table, content)
@@ -272,7 +265,7 @@ class _Worker:
 
     def _row(self, file: str, target: str = "") -> dict[str, Any]:
         try:
-            return {"file": file, **(self._found(file) if self._job.masks is None else self._masked(file, target))}
+            return {"file": file, **(self._found(file) if self._job.masking is None else self._masked(file, target))}
         except OSError as error:
             return {"file": file, "problem": f"{file}: cannot be read ({error.strerror or error})"}
         except Exception as error:  # one file never ends a job
@@ -289,20 +282,16 @@ class _Worker:
         return {"width": width, "height": height, "boxes": faces.boxes.tolist(), "scores": faces.scores.tolist()}
 
     def _masked(self, file: str, target: str) -> dict[str, Any]:
-        from tinyfaces.jobs.masked_photos import masked_photo
-        from tinyfaces.jobs.masking import MaskStyle
-
-        style = {**(self._job.masks or {})}
-        keep_metadata = style.pop("keep_metadata")
+        assert self._job.masking is not None
         with tempfile.NamedTemporaryFile(suffix=Path(file).suffix) as copy:
             copy.write(fsspec_files.read(file))
             copy.flush()
             try:
-                content, record = masked_photo(Path(copy.name), self._detector, MaskStyle(**style), keep_metadata)
+                content, record = masked_photo(Path(copy.name), self._detector, self._job.masking)
             except ValueError as error:
                 raise ValueError(str(error).replace(copy.name, file)) from None
         fsspec_files.write(target, content)
-        return {**{name: record[name] for name in ("width", "height", "boxes", "scores")}, "output": target}
+        return {**{name: record[name] for name in ("width", "height", "boxes", "scores", "removed")}, "output": target}
 
 
 def _run(job: _Job, parts: dict[str, list[Found]], targets: Mapping[str, str], advance: Callable[[int], None]) -> None:
@@ -370,7 +359,7 @@ def _is_whole(job: _Job, name: str, files: Sequence[Found]) -> bool:
         made_of = (part.schema_arrow.metadata or {}).get(_MADE_OF, b"").decode()
         whole = part.metadata.num_rows == len(files) and made_of == _made_of(job, files)
         # Not read_table: one of its threads may still hold the content when Python exits, which then aborts.
-        outputs = part.read(columns=["output"], use_threads=False)["output"].to_pylist() if whole and job.masks else []
+        outputs = part.read(columns=["output"], use_threads=False)["output"].to_pylist() if whole and job.masking else []
     except Exception:  # it is not there, or cut short; each kind of files has exceptions of its own
         return False
     return whole and all(_exists(output) for output in outputs if output is not None)
@@ -385,9 +374,12 @@ def _part(out: str, name: str) -> pyarrow.parquet.ParquetFile:
     return pyarrow.parquet.ParquetFile(pyarrow.BufferReader(fsspec_files.read(f"{out}/{name}")))
 
 
-def _sum_up(out: str, name: str, summary: Summary) -> None:
-    table = _part(out, name).read(columns=["scores", "problem"], use_threads=False)
-    problems = [problem for problem in table["problem"].to_pylist() if problem is not None]
+def _sum_up(job: _Job, name: str, summary: Summary) -> None:
+    columns = ["file", "scores", "problem", *(["removed"] if job.masking is not None else [])]
+    rows = _part(job.out, name).read(columns=columns, use_threads=False).to_pylist()
+    problems = [row["problem"] for row in rows if row["problem"] is not None]
     summary.problems += problems
-    summary.images += table.num_rows - len(problems)
-    summary.faces += sum(len(scores) for scores in table["scores"].to_pylist() if scores is not None)
+    summary.images += len(rows) - len(problems)
+    summary.faces += sum(len(row["scores"]) for row in rows if row["scores"] is not None)
+    for row in rows:
+        summary.lost += lost_lines(row["file"], row.get("removed") or [])

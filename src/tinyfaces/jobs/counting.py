@@ -10,6 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from tinyfaces.detection.faces import Faces
 from tinyfaces.detection.images import Pixels
+from tinyfaces.jobs.bulk import counted
 
 Polygon = npt.NDArray[np.float64]
 """Corners (N, 2), x and y: in pixels, or all within 0-1, relative to the image's sides."""
@@ -29,7 +30,7 @@ def read_regions(path: Path) -> dict[str, Polygon]:
     """Read polygons by name from JSON: `{"stand A": [[x, y], [x, y], [x, y]], ...}`. Raises RegionError."""
     try:
         content = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise RegionError(f"{path}: cannot be read ({' '.join(str(error).split())})") from None
     if not isinstance(content, dict) or not content:
         raise RegionError(f'{path}: must be a JSON object of polygons, such as {{"stand A": [[0, 0], [100, 0], [100, 80]]}}')
@@ -40,7 +41,7 @@ def polygon(corners: object, name: str) -> Polygon:
     """A polygon from a list of [x, y]. `name` stands in messages. Raises RegionError."""
     try:
         points = np.asarray(corners, np.float64)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         points = np.zeros(0)
     if points.ndim != 2 or points.shape[1] != 2 or len(points) < 3 or not np.isfinite(points).all():
         raise RegionError(f"{name} must be a list of at least 3 corners [x, y]")
@@ -126,7 +127,7 @@ def draw_density(
         drawn = [(x * columns / width, y * rows / height) for x, y in corners.tolist()]
         pen.polygon(drawn, outline=(255, 255, 255), width=2)
         _write(pen, drawn[0], f"{name}: {number}", font)
-    _write(pen, (size // 2, rows - 2 * size), f"{len(faces)} faces", font)
+    _write(pen, (size // 2, rows - 2 * size), counted(len(faces), "face"), font)
     return picture
 
 

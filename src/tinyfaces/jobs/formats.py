@@ -1,51 +1,23 @@
-"""Formats of results: JSON, JSON lines, CSV and COCO as one document; YOLO, Pascal VOC and WIDER FACE as one file per image."""
+"""Formats of results: JSON, JSON lines, CSV, COCO and those of labelling tools as one document; YOLO, Pascal VOC, WIDER FACE and
+XMP as one file per image."""
 
 import csv
 import io
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 from xml.etree import ElementTree
 
-import numpy as np
-
-from tinyfaces.detection.faces import Faces
 from tinyfaces.files import named_after
-from tinyfaces.jobs.inputs import InputFile
+from tinyfaces.jobs.face_regions import as_xmp, xmp_name
+from tinyfaces.jobs.image_results import ImageResult as ImageResult
+from tinyfaces.jobs.image_results import Named as Named
+from tinyfaces.jobs.image_results import path_text as _text
+from tinyfaces.jobs.image_results import xml_text
+from tinyfaces.jobs.labelling_formats import cvat_parts, fiftyone_parts, label_studio_parts
 from tinyfaces.jobs.tracking import TrackedFaces
-
-
-@dataclass(frozen=True)
-class ImageResult:
-    """The faces found in one image file.
-
-    Args:
-        path: The file, as given.
-        name: Its path below the folder given.
-        width: Width of the upright image, in pixels.
-        height: Height of the upright image, in pixels.
-        faces: With boxes in pixels of the upright image.
-    """
-
-    path: Path
-    name: Path
-    width: int
-    height: int
-    faces: Faces
-
-    @classmethod
-    def from_record(cls, file: InputFile, record: Mapping[str, Any]) -> "ImageResult":
-        """The result that `to_record` wrote."""
-        faces = Faces(np.array(record["boxes"], np.float32), np.array(record["scores"], np.float32))
-        return cls(file.path, file.name, record["width"], record["height"], faces)
-
-    def to_record(self) -> dict[str, Any]:
-        """The result as JSON can hold it, not rounded, so that a resumed run gives the same to the last bit."""
-        faces = {"boxes": self.faces.boxes.tolist(), "scores": self.faces.scores.tolist()}
-        return {"width": self.width, "height": self.height, **faces}
 
 
 def json_parts(results: Iterable[ImageResult]) -> Iterator[str]:
@@ -119,23 +91,17 @@ def as_coco(results: Iterable[ImageResult]) -> str:
     return "".join(coco_parts(results))
 
 
-class Named(Protocol):
-    """What the name of an output file depends on: an `ImageResult` or the `InputFile` it comes from."""
-
-    @property
-    def path(self) -> Path: ...
-
-    @property
-    def name(self) -> Path: ...
-
-
 def as_yolo(result: ImageResult, scores: bool = True) -> str:
-    """A line per face: class 0, then centre x, centre y, width and height, relative to the image, then the score if wanted."""
+    """A line per face: class 0, then centre x, centre y, width and height, relative to the image, then the score if wanted.
+
+    Nine decimals tell 0.001 pixels apart in images of up to half a million pixels a side.
+    """
     lines = []
-    for (x1, y1, x2, y2), score in zip(result.faces.boxes.tolist(), result.faces.scores.tolist(), strict=True):
+    values = result.faces.to_dict()
+    for (x1, y1, x2, y2), score in zip(values["boxes"], values["scores"], strict=True):
         x, width = (x1 + x2) / 2 / result.width, (x2 - x1) / result.width
         y, height = (y1 + y2) / 2 / result.height, (y2 - y1) / result.height
-        lines.append(f"0 {x:.6f} {y:.6f} {width:.6f} {height:.6f}{f' {score:.6f}' if scores else ''}\n")
+        lines.append(f"0 {x:.9f} {y:.9f} {width:.9f} {height:.9f}{f' {score:.6f}' if scores else ''}\n")
     return "".join(lines)
 
 
@@ -147,13 +113,13 @@ def as_yolo_labels(result: ImageResult) -> str:
 def as_voc(result: ImageResult) -> str:
     """Pascal VOC's XML: an object `face` for each face, with its box in whole pixels, counted from 1, both ends included."""
     root = ElementTree.Element("annotation")
-    for tag, text in (("folder", _text(result.name.parent)), ("filename", _text(Path(result.name.name)))):
+    for tag, text in (("folder", xml_text(result.name.parent)), ("filename", xml_text(Path(result.name.name)))):
         ElementTree.SubElement(root, tag).text = text
     size = ElementTree.SubElement(root, "size")
     for tag, number in (("width", result.width), ("height", result.height), ("depth", 3)):
         ElementTree.SubElement(size, tag).text = str(number)
     ElementTree.SubElement(root, "segmented").text = "0"
-    for x1, y1, x2, y2 in result.faces.boxes.tolist():
+    for x1, y1, x2, y2 in result.faces.to_dict()["boxes"]:
         face = ElementTree.SubElement(root, "object")
         for tag, text in (("name", "face"), ("pose", "Unspecified"), ("truncated", "0"), ("difficult", "0")):
             ElementTree.SubElement(face, tag).text = text
@@ -169,7 +135,8 @@ def as_voc(result: ImageResult) -> str:
 def as_wider(result: ImageResult) -> str:
     """WIDER FACE's prediction file: the image's name, the number of faces, then x y width height score for each."""
     lines = [f"{_text(Path(result.name.stem))}\n{len(result.faces)}\n"]
-    for (x1, y1, x2, y2), score in zip(result.faces.boxes.tolist(), result.faces.scores.tolist(), strict=True):
+    values = result.faces.to_dict()
+    for (x1, y1, x2, y2), score in zip(values["boxes"], values["scores"], strict=True):
         lines.append(f"{x1:.3f} {y1:.3f} {x2 - x1:.3f} {y2 - y1:.3f} {score:.6f}\n")
     return "".join(lines)
 
@@ -195,6 +162,9 @@ DOCUMENTS: dict[str, Callable[[Iterable[ImageResult]], Iterator[str]]] = {
     "jsonl": lambda results: map(as_json_line, results),
     "csv": csv_parts,
     "coco": coco_parts,
+    "cvat": cvat_parts,
+    "labelstudio": label_studio_parts,
+    "fiftyone": fiftyone_parts,
 }
 """Formats with one document for all images: its text, in parts."""
 
@@ -202,6 +172,7 @@ PER_IMAGE: dict[str, tuple[Callable[[Named], Path], Callable[[ImageResult], str]
     "yolo": (yolo_name, as_yolo),
     "voc": (voc_name, as_voc),
     "wider": (wider_name, as_wider),
+    "xmp": (xmp_name, as_xmp),
 }
 """Formats with one file per image: its name and its text."""
 
@@ -254,7 +225,3 @@ def _frame_record(number: int, frame: TrackedFaces, size: tuple[int, int]) -> di
     width, height = frame.size or size
     faces = {**frame.faces.to_dict(), "tracks": frame.tracks.tolist(), "found": frame.found.tolist()}
     return {"frame": number, "time": round(frame.time, 6), "width": width, "height": height, **faces}
-
-
-def _text(path: Path) -> str:
-    return str(path).encode("utf-8", "replace").decode("utf-8")

@@ -22,6 +22,8 @@ Stamp: TypeAlias = tuple[int, int]
 """Size of a file in bytes and the time of its last change in nanoseconds; both -1 where there is none."""
 
 
+_DAMAGES = (sqlite3.DatabaseError, ValueError, TypeError, IndexError, AttributeError, RecursionError)
+"""What a damaged journal leads to."""
 _COLUMNS = ("path", "size", "changed", "outputs", "record", "problem")
 
 
@@ -73,31 +75,36 @@ class Journal:
                 raise sqlite3.DatabaseError("another program's database")
             self._database.execute("PRAGMA journal_mode = WAL")
             self._database.execute("PRAGMA synchronous = NORMAL")
-            if not resume:
-                self._database.executescript("DROP TABLE IF EXISTS run; DROP TABLE IF EXISTS files;")
-            self._database.executescript(_TABLES)
+            # All or nothing, as the disk may be full, or the process killed, after any of it.
+            begun = "" if resume else "DROP TABLE IF EXISTS run; DROP TABLE IF EXISTS files;"
+            self._database.executescript(f"BEGIN IMMEDIATE; {begun} {_TABLES} COMMIT;")
             known = self._database.execute("SELECT settings FROM run").fetchone()
+            other = _differences(json.loads(known[0]), json.loads(wanted)) if known and known[0] != wanted else ""
             if known is None:
                 self._database.execute("INSERT INTO run VALUES (?)", (wanted,))
         except OSError as error:
             raise JournalError(f"{path}: cannot be written ({(error.strerror or str(error)).lower()})") from None
         except sqlite3.OperationalError as error:
+            self._database.close()
             busy = "locked" in str(error)
             raise JournalError(f"{path}: {'another run is using this journal' if busy else error}") from None
-        except sqlite3.DatabaseError as error:
+        except _DAMAGES as error:
             self._database.close()
-            raise JournalError(f"{path}: not a journal of tinyfaces ({error})") from None
-        if known is not None and known[0] != wanted:
-            other = _differences(json.loads(known[0]), json.loads(wanted))
+            raise JournalError(f"{path}: not a journal of tinyfaces, or damaged ({error})") from None
+        if other:
             self._database.close()
             raise JournalError(f"{path}: belongs to a run with other settings ({other}); use those or leave out --resume")
 
     def done(self, file: InputFile) -> bool:
-        """Whether the file was done without a problem, and neither it nor what was made of it has changed since."""
-        row = self._database.execute(
-            "SELECT size, changed, outputs FROM files WHERE path = ? AND problem IS NULL", (_key(file),)
-        ).fetchone()
-        return row is not None and stamp_of(file.path) == (row[0], row[1]) and all(map(_as_written, json.loads(row[2])))
+        """Whether the file was done without a problem, and neither it nor what was made of it has changed since. Raises
+        JournalError."""
+        try:
+            row = self._database.execute(
+                "SELECT size, changed, outputs FROM files WHERE path = ? AND problem IS NULL", (_key(file),)
+            ).fetchone()
+            return row is not None and stamp_of(file.path) == (row[0], row[1]) and all(map(_as_written, json.loads(row[2])))
+        except _DAMAGES as error:
+            raise self._damaged(error) from None
 
     def write(self, file: InputFile, outcome: Outcome, stamp: Stamp) -> None:
         """Record what came of a file. The files made of it are already in place.
@@ -122,11 +129,18 @@ class Journal:
             raise JournalError(f"{self.path}: cannot be written ({error})") from None
 
     def read(self, files: Sequence[InputFile]) -> Iterator[tuple[InputFile, dict[str, Any]]]:
-        """The records of those of the files that have one, in the files' order."""
+        """The records of those of the files that have one, in the files' order. Raises JournalError."""
         for file in files:
-            row = self._database.execute("SELECT record FROM files WHERE path = ?", (_key(file),)).fetchone()
-            if row is not None and row[0] is not None:
-                yield file, json.loads(row[0])
+            try:
+                row = self._database.execute("SELECT record FROM files WHERE path = ?", (_key(file),)).fetchone()
+                record = None if row is None or row[0] is None else dict(json.loads(row[0]))
+            except _DAMAGES as error:
+                raise self._damaged(error) from None
+            if record is not None:
+                yield file, record
+
+    def _damaged(self, error: Exception) -> JournalError:
+        return JournalError(f"{self.path}: damaged ({error}); leave out --resume to start over")
 
     def close(self, keep: bool) -> None:
         """Close the journal, and remove it unless it is to be kept."""

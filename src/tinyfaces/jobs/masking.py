@@ -6,11 +6,13 @@ from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 
 METHODS = ("blur", "pixelate", "solid")
 SHAPES = ("ellipse", "box")
 
-_CELLS = 5  # across the mask of a large face, whatever its size
+STRENGTHS = range(1, 6)
+_CELLS = 5  # at the lowest strength, across the mask of a large face, whatever its size
 _MIN_CELL = 4  # pixels
 _MARGIN = 2.0  # pixels beyond the enlarged box, as boxes of tiny faces may be off by that
 _BLUR = 0.65  # standard deviation of the blur, in cells: enough for them to melt into each other
@@ -26,6 +28,7 @@ class MaskStyle:
         shape: "ellipse" or "box".
         enlarge: Size of the mask in each direction, relative to the face's box, 1-4. From 1.42 on, the ellipse holds the whole
             box.
+        strength: Of "blur" and "pixelate", 1-5. Each step takes away a row and a column of averages: 1 leaves 5x5, 5 only one.
 
     Raises:
         ValueError: A value is not one of these.
@@ -34,6 +37,7 @@ class MaskStyle:
     method: str = "blur"
     shape: str = "ellipse"
     enlarge: float = 1.45
+    strength: int = 1
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
@@ -42,6 +46,8 @@ class MaskStyle:
             raise ValueError(f"unknown shape '{self.shape}': choose from {', '.join(SHAPES)}")
         if not 1 <= self.enlarge <= 4:
             raise ValueError(f"enlarge must be within 1-4. Received: {self.enlarge}")
+        if self.strength not in STRENGTHS:
+            raise ValueError(f"strength must be a whole number within 1-5. Received: {self.strength}")
 
 
 @dataclass(frozen=True)
@@ -53,12 +59,15 @@ class Plane:
         step_x: Pixels of the image per value, across; 2 for halved colour.
         step_y: The same, down.
         blank: The value that "solid" puts there.
+        cover: (h, w, 2) float32, a picture that is put over each mask: its values in this plane, and its opacity, 0-1. Where it
+            is not opaque, the mask shows through.
     """
 
     values: npt.NDArray[np.generic]
     step_x: float
     step_y: float
     blank: float
+    cover: npt.NDArray[np.float32] | None = None
 
 
 def mask_faces(planes: Sequence[Plane], boxes: npt.NDArray[np.float32], style: MaskStyle) -> None:
@@ -66,14 +75,16 @@ def mask_faces(planes: Sequence[Plane], boxes: npt.NDArray[np.float32], style: M
 
     Args:
         planes: The channels of the image.
-        boxes: (N, 4), x1 y1 x2 y2 in pixels of the image; they may reach beyond it.
+        boxes: (N, 4), x1 y1 x2 y2 in pixels of the image; they may reach beyond it. What counts is 0.001 pixels, as results are
+            written, so that boxes written and read again mask the same pixels.
         style: How.
     """
-    for x1, y1, x2, y2 in boxes.astype(np.float64).tolist():
+    for box in boxes.tolist():
+        x1, y1, x2, y2 = (round(side, 3) for side in box)
         half_x = (x2 - x1) / 2 * style.enlarge + _MARGIN
         half_y = (y2 - y1) / 2 * style.enlarge + _MARGIN
         centre = ((x1 + x2) / 2, (y1 + y2) / 2)
-        cells = tuple(int(np.clip(2 * half // _MIN_CELL, 1, _CELLS)) for half in (half_x, half_y))
+        cells = tuple(int(np.clip(2 * half // _MIN_CELL, 1, _CELLS + 1 - style.strength)) for half in (half_x, half_y))
         for plane in planes:
             _mask_one(plane, centre, (half_x, half_y), cells, style)
 
@@ -94,6 +105,13 @@ def _mask_one(
         filled = np.full(area.shape, plane.blank, np.float64)
     else:
         filled = _averaged(area, cells, smooth=style.method == "blur")
+    if plane.cover is not None:
+        place = (
+            (left - x + half_x) / half_x / 2,
+            (top - y + half_y) / half_y / 2,
+            *((right - x + half_x) / half_x / 2, (bottom - y + half_y) / half_y / 2),
+        )
+        filled = _covered(filled, plane.cover, place)
     if np.issubdtype(area.dtype, np.integer):
         filled = np.rint(filled)
     if style.shape == "box":
@@ -103,6 +121,22 @@ def _mask_one(
     down = (np.arange(top, bottom) + 0.5 - y) / half_y
     inside = across**2 + down[:, None] ** 2 <= 1
     area[inside] = filled[inside].astype(area.dtype)
+
+
+def _covered(
+    filled: npt.NDArray[np.float64], cover: npt.NDArray[np.float32], place: tuple[float, float, float, float]
+) -> npt.NDArray[np.float64]:
+    """The area HxW with a picture over it. place: the part of the picture that covers it, left top right bottom, relative to its
+    sides."""
+    height, width = cover.shape[:2]
+    box = tuple(float(np.clip(share, 0, 1)) * side for share, side in zip(place, (width, height) * 2, strict=True))
+    values, opacity = cover[..., 0], cover[..., 1]
+    size = filled.shape[1], filled.shape[0]
+    drawn, opaque = (
+        np.asarray(Image.fromarray(np.ascontiguousarray(channel)).resize(size, Image.Resampling.BILINEAR, box), np.float64)
+        for channel in (values * opacity, opacity)
+    )
+    return filled * (1 - opaque) + drawn
 
 
 def _averaged(area: npt.NDArray[np.generic], cells: tuple[int, ...], smooth: bool) -> npt.NDArray[np.float64]:

@@ -9,13 +9,19 @@ from tinyfaces.detection.faces import Faces
 from tinyfaces.detection.images import SUFFIXES, Pixels
 from tinyfaces.files import named_after, write_atomically
 from tinyfaces.jobs import formats
+from tinyfaces.jobs.face_regions import is_other_sidecar
 from tinyfaces.jobs.finding import AnyImage, preview
 from tinyfaces.jobs.formats import ImageResult
 from tinyfaces.jobs.inputs import VIDEO_SUFFIXES, InputFile
+from tinyfaces.jobs.jpeg_copies import jpeg_with_regions
 from tinyfaces.jobs.own_results import STATE_ENDING, STATE_NAMES, as_marked_picture
 
-_FORMAT_OF_SUFFIX = {".json": "json", ".jsonl": "jsonl", ".csv": "csv"}
-_SUFFIX_OF_FORMAT = {"json": ".json", "jsonl": ".jsonl", "csv": ".csv", "coco": ".json"}
+_LONGEST_JPEG = 65_500  # pixels, of what the encoder takes
+_FORMAT_OF_SUFFIX = {".json": "json", ".jsonl": "jsonl", ".csv": "csv", ".xml": "cvat"}
+_SUFFIX_OF_FORMAT = {
+    "json": ".json", "jsonl": ".jsonl", "csv": ".csv", "coco": ".json",
+    "cvat": ".xml", "labelstudio": ".json", "fiftyone": ".json",
+}  # fmt: skip
 _FILE_SUFFIXES = (
     SUFFIXES
     | VIDEO_SUFFIXES
@@ -67,6 +73,7 @@ class Output:
         document: The one file of all images' results, if any.
         scores: Whether YOLO files have scores.
         pictures: Whether to draw a picture of each image.
+        copies: Whether XMP goes into copies of the photos, and not into sidecars.
     """
 
     format: str | None
@@ -74,17 +81,20 @@ class Output:
     document: Path | None
     scores: bool = True
     pictures: bool = False
+    copies: bool = False
 
     @classmethod
-    def of(cls, out: str | None, format: str | None, *, scores: bool, pictures: bool) -> "Output":
+    def of(cls, out: str | None, format: str | None, *, scores: bool, pictures: bool, copies: bool = False) -> "Output":
         """What a user means by a file or folder `out` and a format, either of which may be left out. Raises OutputError."""
+        if copies and format != "xmp":
+            raise OutputError("--copies goes with --format xmp")
         if out is None:
-            return cls(format, Path("faces"), None, scores, pictures)
+            return cls(format, Path("faces"), None, scores, pictures, copies)
         given = Path(out)
         if format in formats.PER_IMAGE:
             if is_file_name(given):
                 raise OutputError(f"{given}: --format {format} writes a file for each image, to a folder")
-            return cls(format, given, None, scores, pictures)
+            return cls(format, given, None, scores, pictures, copies)
         document, chosen = document_of(given, format, formats.DOCUMENTS, "faces")
         return cls(chosen, document.parent, document, scores, pictures)
 
@@ -106,7 +116,7 @@ class Output:
     @property
     def takes_videos(self) -> bool:
         """Whether the results of videos can be written too."""
-        return not self.per_image and self.format != "coco" and (not self.to_stdout or self.format == "jsonl")
+        return (self.format is None or self.format in formats.VIDEO_DOCUMENTS) and (not self.to_stdout or self.format == "jsonl")
 
     def beside(self, suffix: str) -> Path | None:
         """A file of the run's own beside its results, such as its journal."""
@@ -124,17 +134,30 @@ class Output:
         if file.is_video:
             return [named_after(file.name, f"{file.name.suffix}.{self.format}")] if self.document else []
         names = [formats.PER_IMAGE[self.format or ""][0](file)] if self.per_image else []
+        if self.copies:
+            names = [file.name]
         return [*names, _picture_name(file)] if self.pictures else names
 
-    def write(self, result: ImageResult, image: AnyImage) -> list[Path]:
-        """Write the files of one image alone, and give their paths. Raises OSError, and ImageError for a damaged image."""
+    def write(self, result: ImageResult, image: AnyImage | None = None) -> list[Path]:
+        """Write the files of one image alone, and give their paths.
+
+        Raises:
+            OSError: A file cannot be written.
+            ImageError: The image is damaged, or cannot hold face regions.
+            OutputError: A file of another program would be written over.
+        """
         written = []
-        if self.per_image:
+        if self.copies:
+            written.append(self.folder / result.name)
+            write_atomically(written[-1], jpeg_with_regions(result.path.read_bytes(), result))
+        elif self.per_image:
             name, text = formats.PER_IMAGE[self.format or ""]
             content = text(result) if self.scores else formats.as_yolo_labels(result)
             written.append(self.folder / name(result))
+            if self.format == "xmp" and is_other_sidecar(written[-1]):
+                raise OutputError(f"{written[-1]}: is another program's sidecar, which is not written over")
             write_atomically(written[-1], content.encode())
-        if self.pictures:
+        if self.pictures and image is not None:
             written.append(self.folder / _picture_name(result))
             write_atomically(written[-1], _drawn(result, preview(image)))
         return written
@@ -187,5 +210,7 @@ def _picture_name(file: formats.Named) -> Path:
 
 def _drawn(result: ImageResult, pixels: Pixels) -> bytes:
     """A picture of the image, or of a reduced copy, with frames around its faces."""
+    step = -(-max(pixels.shape[:2]) // _LONGEST_JPEG)
+    pixels = pixels[::step, ::step]
     faces = Faces(result.faces.boxes * (pixels.shape[1] / result.width), result.faces.scores)
     return as_marked_picture(faces.draw(pixels), "PNG" if result.path.suffix.lower() == ".png" else "JPEG")

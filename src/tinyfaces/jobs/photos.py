@@ -3,7 +3,7 @@
 import io
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,8 @@ from tinyfaces.detection.detector import Detector
 from tinyfaces.detection.faces import Faces
 from tinyfaces.detection.images import ImageError, Pixels, open_image, read_image, stretched, upright, without_alpha
 from tinyfaces.detection.merging import joined
+from tinyfaces.jobs.cover_picture import CoverPicture
+from tinyfaces.jobs.cover_threshold import CoverThreshold
 from tinyfaces.jobs.depth import bits_per_value
 from tinyfaces.jobs.masking import MaskStyle, Plane, mask_faces
 from tinyfaces.jobs.metadata import exif_of, kept_exif, kinds_of
@@ -30,6 +32,8 @@ _OUTLINE = 0.01  # of all values that lie between the extremes: the edges of wha
 _FLAT = 16  # range of transparency in which nothing can be seen
 _HIGH_QUALITY = 95  # of JPEG, where the source's own tables cannot be used again
 _LOSSLESS_TIFF = "tiff_adobe_deflate"
+_FAX = ("group3", "group4", "tiff_ccitt")
+_OTHER_TIFF = ("tiff_lzw", "packbits", "tiff_adobe_deflate", "tiff_deflate", "lzma", "zstd")
 
 
 @dataclass(frozen=True)
@@ -91,15 +95,27 @@ def open_photo(path: Path) -> Photo:
     return Photo(path, image, pixels, looks, _alpha_picture(image), kind, save, exif, found, bilevel)
 
 
-def find_photo_faces(photo: Photo, detector: Detector) -> tuple[Faces, Faces]:
-    """The faces of a photo, in all ways in which a viewer may show it, and those of them that its transparency alone shows."""
+def find_photo_faces(photo: Photo, detector: Detector, cover: CoverThreshold) -> tuple[Faces, Faces]:
+    """The faces of a photo to cover, in all ways in which a viewer may show it, and those of them that its transparency alone
+    shows."""
+
+    def find(look: Pixels) -> Faces:
+        return cover.apply(detector.detect(look, threshold=cover.lowest))
+
     in_alpha = [] if photo.alpha is None else [photo.alpha, 255 - photo.alpha]
-    seen = [detector.detect(look) for look in (photo.pixels, *photo.looks)]
-    shown = [detector.detect(look) for look in in_alpha]
+    seen = [find(look) for look in (photo.pixels, *photo.looks)]
+    shown = [find(look) for look in in_alpha]
     return _each_once([*seen, *shown]), _each_once(shown)
 
 
-def anonymised(photo: Photo, faces: Faces, style: MaskStyle, keep_metadata: bool = False, in_alpha: Faces | None = None) -> bytes:
+def anonymised(
+    photo: Photo,
+    faces: Faces,
+    style: MaskStyle,
+    keep_metadata: bool = False,
+    in_alpha: Faces | None = None,
+    picture: CoverPicture | None = None,
+) -> bytes:
     """Mask the faces of a photo. Colour profile and resolution are kept.
 
     Args:
@@ -109,6 +125,7 @@ def anonymised(photo: Photo, faces: Faces, style: MaskStyle, keep_metadata: bool
         keep_metadata: Keep the EXIF block (date, camera, place), but never its thumbnail, maker's notes, XMP or IPTC, which can
             hold the picture without masks.
         in_alpha: Faces that are to be masked in the transparency too.
+        picture: Put over each mask.
 
     Returns:
         The content of a file in the photo's own format.
@@ -121,6 +138,9 @@ def anonymised(photo: Photo, faces: Faces, style: MaskStyle, keep_metadata: bool
     alpha = photo.image.mode in ("LA", "RGBA")
     blank = _blank(photo.image.mode)
     planes = [Plane(channels[..., n], 1, 1, blank[n]) for n in range(channels.shape[2] - alpha)]
+    if picture is not None:
+        covers = picture.in_mode(photo.image.mode, float(values.max(initial=0)))
+        planes = [replace(plane, cover=cover) for plane, cover in zip(planes, covers, strict=True)]
     mask_faces(planes, faces.boxes, style)
     if alpha and in_alpha is not None:
         mask_faces([Plane(channels[..., -1], 1, 1, 255)], in_alpha.boxes, style)
@@ -192,7 +212,8 @@ def _encoded(image: Image.Image, photo: Photo, options: dict[str, Any]) -> bytes
     if photo.kind == "JPEG" and options.get("qtables"):
         ways.append({**options, "qtables": None, "quality": _HIGH_QUALITY})
     if photo.kind == "TIFF" and options.get("compression"):
-        ways.append({**options, "compression": _LOSSLESS_TIFF})
+        lossless = {**options, "compression": _LOSSLESS_TIFF}
+        ways = [options, lossless] if _suits(options["compression"], image.mode) else [lossless]
     for number, way in enumerate(ways, start=1):
         content = io.BytesIO()
         try:
@@ -203,6 +224,15 @@ def _encoded(image: Image.Image, photo: Photo, options: dict[str, Any]) -> bytes
                 what = f"{type(error).__name__}: {error}"
                 raise ImageError(f"{photo.path}: cannot be written as {photo.kind} ({what})") from None
     raise AssertionError("there is always a way to try")
+
+
+def _suits(compression: str, mode: str) -> bool:
+    """Whether a TIFF can be written so. Where it can't, some versions of Pillow end the process instead of raising an error."""
+    if compression in _FAX:
+        return mode == "1"
+    if compression == "jpeg":
+        return mode in ("L", "RGB", "CMYK")
+    return compression in _OTHER_TIFF
 
 
 def _blank(mode: str) -> tuple[float, ...]:

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tinyfaces.detection.faces import Faces
+from tinyfaces.jobs.cover_threshold import CoverThreshold
 from tinyfaces.jobs.journal import Stamp, stamp_of
 
 FaceState: TypeAlias = Literal["covered", "clear", "deleted"]
@@ -53,6 +54,7 @@ class ReviewedFace:
         box: x1 y1 x2 y2 in pixels of the upright photo.
         score: The detector's, from 0 to 1; None where a person drew the face.
         state: What is to become of it.
+        found: Whether the detector is sure enough of it to cover it by itself.
         moved: Whether its box is no longer the one that was found.
     """
 
@@ -60,6 +62,7 @@ class ReviewedFace:
     box: tuple[float, float, float, float]
     score: float | None
     state: FaceState
+    found: bool = False
     moved: bool = False
 
 
@@ -103,7 +106,7 @@ class ReviewStore:
     Args:
         path: Where it lies.
         settings: What the faces found depend on beside the photos.
-        threshold: The score from which a face is covered unless a person says otherwise.
+        cover: The score from which a face is covered unless a person says otherwise.
         start_over: Forget what the file holds.
 
     Raises:
@@ -111,11 +114,11 @@ class ReviewStore:
             cannot be written.
     """
 
-    def __init__(self, path: Path, settings: Mapping[str, Any], threshold: float, *, start_over: bool = False) -> None:
+    def __init__(self, path: Path, settings: Mapping[str, Any], cover: CoverThreshold, *, start_over: bool = False) -> None:
         self.path = path
-        self.threshold = threshold
+        self.cover = cover
         self._lock = threading.RLock()
-        wanted = json.dumps({**settings, "threshold": threshold}, sort_keys=True)
+        wanted = json.dumps({**settings, "threshold": cover.settings()}, sort_keys=True)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._database = sqlite3.connect(path, timeout=0.5, isolation_level=None, check_same_thread=False)
@@ -184,7 +187,7 @@ class ReviewStore:
         Args:
             number: Of the photo.
             edition: Of the photo that was changed.
-            faces: As they are to be; scores and `moved` are not looked at.
+            faces: As they are to be; only numbers, boxes and states count.
 
         Returns:
             The new edition.
@@ -235,8 +238,10 @@ class ReviewStore:
 
     def _faces(self, found: Mapping[str, Any], changes: Sequence[tuple[Any, ...]]) -> list[ReviewedFace]:
         faces = {}
-        for number, (box, score) in enumerate(zip(found.get("boxes", ()), found.get("scores", ()), strict=True)):
-            faces[number] = ReviewedFace(number, tuple(box), score, "covered" if score >= self.threshold else "clear")
+        boxes, scores = found.get("boxes", []), found.get("scores", [])
+        reached = self.cover.reached(Faces(np.array(boxes, np.float32), np.array(scores, np.float32))).tolist()
+        for number, (box, score, sure) in enumerate(zip(boxes, scores, reached, strict=True)):
+            faces[number] = ReviewedFace(number, tuple(box), score, "covered" if sure else "clear", sure)
         for number, *sides, state in changes:
             box = (sides[0], sides[1], sides[2], sides[3])
             known = faces.get(number)

@@ -11,9 +11,9 @@ from tinyfaces.detection.detector import Detector
 from tinyfaces.detection.faces import Faces
 from tinyfaces.detection.images import Pixels
 from tinyfaces.files import write_atomically
-from tinyfaces.jobs.doubts import doubt
+from tinyfaces.jobs.doubts import doubt, offered
 from tinyfaces.jobs.journal import stamp_of
-from tinyfaces.jobs.masking import MaskStyle
+from tinyfaces.jobs.masked_photos import Masking
 from tinyfaces.jobs.photos import anonymised, find_photo_faces, open_photo, removed
 from tinyfaces.jobs.review_store import ReviewedFace, ReviewedPhoto, ReviewStore
 
@@ -41,14 +41,13 @@ class Decisions:
     covered: list[ReviewedFace]
 
     @classmethod
-    def of(cls, photo: ReviewedPhoto, threshold: float) -> "Decisions":
-        """Those about a photo of a review with this threshold."""
+    def of(cls, photo: ReviewedPhoto) -> "Decisions":
+        """Those about a photo of a review."""
         covered = [face for face in photo.faces if face.state == "covered"]
-        found = [face for face in photo.faces if face.score is not None and face.score >= threshold]
-        known = {face.number for face in found}
+        found = [face for face in photo.faces if face.found]
         return cls(
             found,
-            [face for face in covered if face.number not in known],
+            [face for face in covered if not face.found],
             [face for face in found if face.state != "covered"],
             [face for face in found if face.state == "covered" and face.moved],
             covered,
@@ -73,13 +72,13 @@ def search(store: ReviewStore, number: int, detector: Detector) -> Pixels:
     path = store.photo(number).path
     stamp = stamp_of(path)
     photo = open_photo(path)
-    faces, _ = find_photo_faces(photo, detector)
+    faces, _ = find_photo_faces(photo, detector, offered(store.cover))
     height, width = photo.pixels.shape[:2]
-    store.found(number, stamp, (width, height), faces, doubt(faces, store.threshold, width, height))
+    store.found(number, stamp, (width, height), faces, doubt(faces, store.cover, width, height))
     return photo.pixels
 
 
-def write_reviewed(photo: ReviewedPhoto, target: Path, style: MaskStyle, keep_metadata: bool) -> Mapping[str, Any]:
+def write_reviewed(photo: ReviewedPhoto, target: Path, masking: Masking) -> Mapping[str, Any]:
     """Write a photo with exactly those faces covered that are to be.
 
     Returns:
@@ -97,5 +96,5 @@ def write_reviewed(photo: ReviewedPhoto, target: Path, style: MaskStyle, keep_me
     faces = Faces(boxes, np.ones(len(boxes), np.float32))
     # A person has seen one look of the photo only: where its transparency shows something, it is covered there too.
     in_alpha = None if opened.alpha is None else faces
-    write_atomically(target, anonymised(opened, faces, style, keep_metadata, in_alpha))
-    return {"removed": removed(opened, keep_metadata)}
+    write_atomically(target, anonymised(opened, faces, masking.style, masking.keep_metadata, in_alpha, masking.picture))
+    return {"removed": removed(opened, masking.keep_metadata)}

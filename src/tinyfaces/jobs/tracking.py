@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tinyfaces.detection.faces import Faces
+from tinyfaces.jobs.cover_threshold import CoverThreshold
 
 LONGEST_GAP = 10
 """Gaps of up to this many frames, in which a face is missed, are bridged."""
@@ -38,6 +39,8 @@ class TrackedFaces:
         masks: (M, 4) float32, x1 y1 x2 y2 in pixels of what to mask: the faces' boxes, smoothed over time but never smaller,
             and those of faces about to come or just gone.
         size: Width and height of the frame, upright, in pixels, where known.
+        mask_tracks: (M, 2) int64, the track that each mask belongs to, or the two of which it may be either's. None where the
+            masks are those of the faces, in order. The first masks are always those of the faces.
     """
 
     time: float
@@ -46,6 +49,7 @@ class TrackedFaces:
     found: npt.NDArray[np.bool_]
     masks: npt.NDArray[np.float32]
     size: tuple[int, int] | None = None
+    mask_tracks: npt.NDArray[np.int64] | None = None
 
 
 @dataclass(frozen=True)
@@ -59,7 +63,8 @@ class _Seen:
 class _Frame:
     time: float
     seen: dict[int, _Seen] = field(default_factory=dict)
-    held: list[Box] = field(default_factory=list)
+    held: list[tuple[Box, int, int]] = field(default_factory=list)  # a box, and the one or two tracks it may belong to
+    unsure: list[tuple[Box, float]] = field(default_factory=list)
 
 
 @dataclass
@@ -74,11 +79,12 @@ class _Track:
 class Tracker:
     """Takes the faces of one frame after another, and gives them back some frames later, with the number of their track.
 
-    ByteTrack follows them; what it loses is linked by distance.
+    ByteTrack follows them; what it loses is linked by distance. Faces below the threshold begin no track, but continue one, and
+    belong to it if they come just before its first face: so a face whose score wavers around the threshold does not flicker.
 
     Args:
         rate: About how many frames per second there are.
-        threshold: The detector's.
+        threshold: The score from which a face begins a track. Faces to `push` score at least `threshold.lowest`.
 
     Raises:
         ImportError: The extra `video` is missing.
@@ -87,11 +93,12 @@ class Tracker:
     delay = LONGEST_GAP + 1 + _SMOOTHING
     """Frames between the one given and the one that comes back."""
 
-    def __init__(self, rate: float, threshold: float) -> None:
+    def __init__(self, rate: float, threshold: CoverThreshold) -> None:
         from supervision import Detections
         from trackers import ByteTrackTracker
 
-        sure = threshold + (1 - threshold) / 4
+        sure = threshold.lowest + (1 - threshold.lowest) / 4
+        self._threshold = threshold
         self._detections = Detections
         self._byte_track = ByteTrackTracker(
             frame_rate=rate, track_activation_threshold=sure, high_conf_det_threshold=sure, minimum_consecutive_frames=1
@@ -123,7 +130,9 @@ class Tracker:
                 starts.append(row)
             else:
                 self._go_on(self._tracks[number], now, boxes[row], float(faces.scores[row]))
-        self._begin(starts, identities, boxes, faces.scores, now)
+        reached = self._threshold.reached(faces)
+        self._begin([row for row in starts if reached[row]], identities, boxes, faces.scores, now)
+        self._continue([row for row in starts if not reached[row]], boxes, faces.scores, now)
         self._hold_and_forget(now)
         return self._settled() if now - self._given >= self.delay else None
 
@@ -135,7 +144,7 @@ class Tracker:
     def _identify(self, faces: Faces, time: float) -> list[int]:
         """ByteTrack's id of each face, -1 for none."""
         detections = self._detections(
-            xyxy=faces.boxes, confidence=faces.scores, class_id=np.zeros(len(faces), np.int64),
+            xyxy=faces.boxes, confidence=self._threshold.evened(faces), class_id=np.zeros(len(faces), np.int64),
             data={"row": np.arange(len(faces))},
         )  # fmt: skip
         tracked: Any = self._byte_track.update(detections, timestamp=time)
@@ -153,14 +162,15 @@ class Tracker:
         else:
             track.speed = np.zeros(2)
         # It may have jumped: in the gap it is where it was, where it will be, or between.
-        self._hold_before(now, box, track.last)
+        self._hold_before(now, box, track.number, track.last)
         track.last, track.box, track.score = now, box, score
         self._at(now).seen[track.number] = _Seen(box, score, True)
 
     def _begin(self, starts: list[int], identities: list[int], boxes: Box, scores: npt.NDArray[np.float32], now: int) -> None:
         """Give the faces at `starts` a track: that of a face lost nearby a moment ago, or a new one."""
-        ends = [track for track in self._tracks.values() if 0 < now - track.last <= LONGEST_GAP + 1]
+        ends = self._ends(now)
         linked = _nearest(boxes[starts], ends, now, loose=False)
+        begun: dict[int, int] = {}
         for place, row in enumerate(starts):
             box, score = boxes[row], float(scores[row])
             track = linked.get(place)
@@ -170,8 +180,10 @@ class Tracker:
                 track = _Track(self._tracks_so_far, now, box, score, np.zeros(2))
                 self._tracks_so_far += 1
                 self._tracks[track.number] = track
+                begun[row] = track.number
                 self._at(now).seen[track.number] = _Seen(box, score, True)
-                self._hold_before(now, box)
+                first, place_then = self._begun_before(track.number, now, box, score)
+                self._hold_before(first, place_then, track.number)
             if identities[row] >= 0:
                 self._numbers[identities[row]] = track.number
         # A new face may be one just lost, too far away to be sure; to be safe, what lies between is masked.
@@ -179,16 +191,44 @@ class Tracker:
         ends = [track for track in ends if track.last < now]
         for place, end in _nearest(boxes[alone], ends, now, loose=True).items():
             for number, between in self._between(end.last, end.box, now, boxes[alone[place]]):
-                self._at(number).held.append(between)
+                self._at(number).held.append((between, end.number, begun[alone[place]]))
+
+    def _ends(self, now: int) -> list[_Track]:
+        """The tracks that have no face in this frame, but had one a moment ago."""
+        return [track for track in self._tracks.values() if 0 < now - track.last <= LONGEST_GAP + 1]
+
+    def _continue(self, unsure: list[int], boxes: Box, scores: npt.NDArray[np.float32], now: int) -> None:
+        """Give the faces below the threshold to tracks that would have a gap, and keep the others for tracks that begin soon."""
+        linked = _nearest(boxes[unsure], self._ends(now), now, loose=False)
+        for place, row in enumerate(unsure):
+            if place in linked:
+                self._go_on(linked[place], now, boxes[row], float(scores[row]))
+            else:
+                self._at(now).unsure.append((boxes[row], float(scores[row])))
+
+    def _begun_before(self, track: int, now: int, box: Box, score: float) -> tuple[int, Box]:
+        """Add faces below the threshold in the frames before to a track that begins. Gives its first frame and its place then."""
+        first = now
+        for number in range(now - 1, self._given - 1, -1):
+            unsure = self._at(number).unsure
+            nearest = _nearest_of(box, [place for place, _ in unsure])
+            if nearest is None:
+                continue
+            before, score_then = unsure.pop(nearest)
+            for missed, between in self._between(number, before, first, box):
+                self._at(missed).seen[track] = _Seen(between, min(score_then, score), False)
+            self._at(number).seen[track] = _Seen(before, score_then, True)
+            first, box, score = number, before, score_then
+        return first, box
 
     def _between(self, first: int, box: Box, last: int, other: Box) -> Iterator[tuple[int, Box]]:
         for number in range(first + 1, last):
             share = (number - first) / (last - first)
             yield number, box + (other - box) * share
 
-    def _hold_before(self, now: int, box: Box, last: int = -1) -> None:
+    def _hold_before(self, now: int, box: Box, track: int, last: int = -1) -> None:
         for number in range(max(self._given, now - HELD, last + 1), now):
-            self._at(number).held.append(box)
+            self._at(number).held.append((box, track, track))
 
     def _hold_and_forget(self, now: int) -> None:
         frame = self._at(now)
@@ -196,7 +236,7 @@ class Tracker:
             missed = now - track.last
             if 0 < missed <= HELD:
                 moved = track.box + np.tile(track.speed * missed, 2)
-                frame.held.append(_union(track.box, moved))
+                frame.held.append((_union(track.box, moved), track.number, track.number))
             elif missed > _FORGOTTEN_AFTER:
                 del self._tracks[track.number]
         if len(self._numbers) > 2 * len(self._tracks) + 100:
@@ -206,7 +246,7 @@ class Tracker:
         number = self._given
         frame = self._at(number)
         self._given += 1
-        masks = [self._smoothed(number, track) for track in frame.seen] + frame.held
+        masks = [(self._smoothed(number, track), track, track) for track in frame.seen] + frame.held
         while self._first < self._given - _SMOOTHING:
             self._frames.popleft()
             self._first += 1
@@ -216,7 +256,8 @@ class Tracker:
             Faces(np.array([face.box for face in seen]), np.array([face.score for face in seen])),
             np.array(list(frame.seen), np.int64),
             np.array([face.found for face in seen], np.bool_),
-            np.array(masks, np.float32).reshape(-1, 4),
+            np.array([box for box, _, _ in masks], np.float32).reshape(-1, 4),
+            mask_tracks=np.array([either for _, *either in masks], np.int64).reshape(-1, 2),
         )
 
     def _smoothed(self, number: int, track: int) -> Box:
@@ -261,6 +302,22 @@ def _nearest(boxes: Box, ends: list[_Track], now: int, *, loose: bool) -> dict[i
             pairs[row] = ends[column]
             taken.add(column)
     return pairs
+
+
+def _nearest_of(box: Box, others: list[Box]) -> int | None:
+    """Which of the other boxes may be the same face a moment before."""
+    side = _side(box)
+    allowed = [
+        (float(np.linalg.norm(_centre(box) - _centre(other))) / ((side + _side(other)) / 2), number)
+        for number, other in enumerate(others)
+        if 1 / _SIZE_RATIO < side / _side(other) < _SIZE_RATIO
+    ]
+    distance, nearest = min(allowed, default=(np.inf, 0))
+    return nearest if distance <= _SAME_FACE else None
+
+
+def _side(box: Box) -> float:
+    return float(np.sqrt(max((box[2:] - box[:2]).prod(), 1e-6)))
 
 
 def _centre(box: Box) -> npt.NDArray[np.float64]:

@@ -1,6 +1,7 @@
 """Where boxes lie in the frames of a video that is stored turned, or whose frames change their size."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +33,11 @@ class Turn:
         """Turn a stored frame HxWx3 upright."""
         turned = pixels.transpose(1, 0, 2) if self.swap else pixels
         return np.ascontiguousarray(turned[:: -1 if self.mirror_y else 1, :: -1 if self.mirror_x else 1])
+
+    def unapply(self, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Turn upright pixels HxWx3, or one value for each (H, W), as they are stored: what `apply` turns back."""
+        mirrored = values[:: -1 if self.mirror_y else 1, :: -1 if self.mirror_x else 1]
+        return np.ascontiguousarray(mirrored.swapaxes(0, 1) if self.swap else mirrored)
 
     def redo(self, boxes: Boxes, width: int, height: int) -> Boxes:
         """Boxes (N, 4) in pixels of the upright frame of width x height, given in pixels of the stored one."""

@@ -13,7 +13,7 @@ from av.error import FFmpegError
 
 from tinyfaces.detection.images import Pixels
 from tinyfaces.jobs import fields
-from tinyfaces.jobs.bulk import FULL
+from tinyfaces.jobs.bulk import FULL, counted
 from tinyfaces.jobs.clocks import Clock, Packet
 from tinyfaces.jobs.other_streams import kind_of, open_video
 from tinyfaces.jobs.turns import Shape, Turn
@@ -171,7 +171,7 @@ class VideoReader:
         if self.problem is None and duration is not None and duration - end > max(_SHORT_BY, 2 / self.rate):
             self.problem = f"{self.path}: cut short; the first {end:.1f} s of {duration:.1f} s are done"
         if self.problem is None and self._damaged:
-            self.problem = f"{self.path}: damaged in {self._damaged} places; the rest is done"
+            self.problem = f"{self.path}: damaged in {counted(self._damaged, 'place')}; the rest is done"
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, cast
@@ -14,6 +15,7 @@ from av.error import FFmpegError
 
 from tinyfaces.jobs import other_streams, pixel_formats
 from tinyfaces.jobs.clocks import Packet
+from tinyfaces.jobs.cover_picture import Cover, CoverPicture
 from tinyfaces.jobs.inputs import CONTAINERS
 from tinyfaces.jobs.masking import MaskStyle, mask_faces
 from tinyfaces.jobs.other_streams import kind_of
@@ -39,6 +41,7 @@ class VideoWriter:
         suffix: One of `inputs.CONTAINERS`.
         source: The other video, open for reading.
         quality: See `DEFAULT_QUALITY`.
+        picture: Put over each mask.
         keep_metadata: Keep what is text: tags such as place, date and camera, names of chapters, telemetry. Cover pictures,
             attachments and further video streams are always left out, as nothing masks them.
 
@@ -49,13 +52,21 @@ class VideoWriter:
     """
 
     def __init__(
-        self, path: Path, suffix: str, source: VideoReader, *, quality: int = DEFAULT_QUALITY, keep_metadata: bool = False
+        self,
+        path: Path,
+        suffix: str,
+        source: VideoReader,
+        *,
+        quality: int = DEFAULT_QUALITY,
+        keep_metadata: bool = False,
+        picture: CoverPicture | None = None,
     ) -> None:
         self._source = source
         self._keep_metadata = keep_metadata
         self._kind = CONTAINERS[suffix]
         with naming(source.path, "cannot be encoded"):
             self._encoding = pixel_formats.choose(source.stream, self._kind, *source.shape.stored)
+            self._covers = [] if picture is None else self._in_planes(picture)
             try:
                 self._open(path, source, quality, data=keep_metadata)
             except FFmpegError:
@@ -100,9 +111,21 @@ class VideoWriter:
             frame = self._encoding.convert(frame, *shape.stored)
             if len(boxes):
                 frame.make_writable()
-                mask_faces(pixel_formats.planes(frame), shape.turn.undo(boxes, *shape.size), style)
+                planes = pixel_formats.planes(frame)
+                if self._covers:
+                    planes = [replace(plane, cover=cover) for plane, cover in zip(planes, self._covers, strict=True)]
+                mask_faces(planes, shape.turn.undo(boxes, *shape.size), style)
             frame.pict_type = 0  # the encoder chooses, whatever the source had
             self._mux(self._stream.encode(frame))
+
+    def _in_planes(self, picture: CoverPicture) -> list[Cover]:
+        """A picture in the planes of a frame to write, as it is stored."""
+        turn = self._source.shape.turn
+        turned = CoverPicture(turn.unapply(picture.pixels), turn.unapply(picture.opacity))
+        frame = av.VideoFrame.from_ndarray(turned.pixels, format="rgb24")
+        frame.pts, frame.time_base = 0, Fraction(1, 1)
+        planes = pixel_formats.planes(self._encoding.convert(frame, frame.width, frame.height))
+        return turned.in_planes([plane.values.copy() for plane in planes])
 
     def _gives_away(self, packet: Packet) -> bool:
         """Whether a packet holds what was not seen when the file was looked through, as that is damaged there."""

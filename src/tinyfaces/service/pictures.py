@@ -8,24 +8,25 @@ from PIL import Image
 
 from tinyfaces.detection.faces import Faces
 from tinyfaces.detection.images import Pixels
+from tinyfaces.jobs.cover_picture import CoverPicture
 from tinyfaces.jobs.masking import MaskStyle, Plane, mask_faces
 
 PictureKind = Literal["annotated", "anonymised"]
 
 Method = Literal["blur", "pixelate", "solid"]
 
-ANONYMISE_THRESHOLD = 0.2
-"""Lower than the models' own, as in `tinyfaces anonymise`: missing a face is worse than masking a hand."""
-
 _JPEG_QUALITY = 92
 
 
-def make_picture(kind: PictureKind, pixels: Pixels, faces: Faces, style: MaskStyle, format: str) -> bytes:
-    """A picture HxWx3 with its faces framed or masked, as a file of the format PNG or JPEG, without metadata."""
+def make_picture(
+    kind: PictureKind, pixels: Pixels, faces: Faces, style: MaskStyle, format: str, cover: CoverPicture | None = None
+) -> bytes:
+    """A picture HxWx3 with its faces framed or masked, with `cover` over each mask, as a PNG or JPEG file without metadata."""
     if kind == "annotated":
         return as_file(faces.draw(pixels), format)
     masked = pixels.copy()
-    mask_faces([Plane(masked[..., channel], 1, 1, 0) for channel in range(3)], faces.boxes, style)
+    covers = [None] * 3 if cover is None else cover.in_mode("RGB", 255)
+    mask_faces([Plane(masked[..., channel], 1, 1, 0, covers[channel]) for channel in range(3)], faces.boxes, style)
     return as_file(Image.fromarray(masked), format)
 
 

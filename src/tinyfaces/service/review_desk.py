@@ -5,7 +5,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from tinyfaces.detection.images import Pixels, read_image
 from tinyfaces.files import write_parts
 from tinyfaces.jobs.bulk import as_text, described
 from tinyfaces.jobs.inputs import InputFile
-from tinyfaces.jobs.masking import MaskStyle
+from tinyfaces.jobs.masked_photos import Masking
 from tinyfaces.jobs.review_store import ReviewedFace, ReviewedPhoto, ReviewStore
 from tinyfaces.jobs.reviewed_photos import ChangedSince, Decisions, search, write_reviewed
 from tinyfaces.service.review_views import Region, View, ViewCache, thumbnail
@@ -29,14 +29,12 @@ class Assignment:
     Args:
         targets: Each photo, and the file it is written to.
         report: The JSON file that says what was found, added and taken away.
-        style: How faces are covered.
-        keep_metadata: See `tinyfaces.jobs.photos.anonymised`.
+        masking: How faces are covered, and what else of a photo stays.
     """
 
     targets: Mapping[InputFile, Path]
     report: Path
-    style: MaskStyle
-    keep_metadata: bool
+    masking: Masking
 
 
 class ReviewDesk:
@@ -44,7 +42,7 @@ class ReviewDesk:
 
     Args:
         store: Its progress.
-        detector: Finds faces down to scores below the store's threshold.
+        detector: Finds faces.
         assignment: What is to be done.
     """
 
@@ -62,7 +60,7 @@ class ReviewDesk:
         self._wanted: list[int] = []
         self._ending = False
         self._thumbnails: OrderedDict[int, bytes] = OrderedDict()
-        self._views = ViewCache(lambda number: View(read_image(self._files[number].path), assignment.style))
+        self._views = ViewCache(lambda number: View(read_image(self._files[number].path), assignment.masking))
         self._writing: dict[str, Any] = {"state": "idle"}
         self._searching = threading.Thread(target=self._search_ahead, name="review", daemon=True)
         for number in self._numbers:
@@ -150,9 +148,9 @@ class ReviewDesk:
         for number in accepted:
             photo, target = self.store.photo(number), self.assignment.targets[self._files[number]]
             try:
-                facts = write_reviewed(photo, target, self.assignment.style, self.assignment.keep_metadata)
+                facts = write_reviewed(photo, target, self.assignment.masking)
                 self.store.written(number, photo.edition)
-                decisions = Decisions.of(photo, self.store.threshold).to_dict()
+                decisions = Decisions.of(photo).to_dict()
                 records.append({"file": as_text(photo.path), "output": as_text(target), **decisions, **facts})
             except Exception as error:  # whatever it is, the others are written all the same
                 problems.append({"file": as_text(photo.path), "problem": as_text(described(error, photo.path))})
@@ -180,11 +178,7 @@ class ReviewDesk:
             self._revision += 1
 
     def _report(self, records: Sequence[Any], problems: Sequence[Any]) -> Iterator[str]:
-        settings = {
-            **asdict(self.assignment.style),
-            "threshold": self.store.threshold,
-            "keep_metadata": self.assignment.keep_metadata,
-        }
+        settings = self.assignment.masking.settings()
         yield f'{{"settings": {json.dumps(settings)},\n"files": [\n'
         yield ",\n".join(map(json.dumps, records))
         yield '\n],\n"problems": [\n'
@@ -234,7 +228,7 @@ class ReviewDesk:
                 "number": number, "name": as_text(self._files[number].name), "state": state, "problem": photo.problem,
                 "doubt": round(photo.doubt, 4), "accepted": photo.accepted, "edition": photo.edition,
                 "written": photo.written is not None and photo.written == photo.edition and photo.accepted,
-                **Decisions.of(photo, self.store.threshold).counts(),
+                **Decisions.of(photo).counts(),
             }  # fmt: skip
             self._revisions[number] = self._revision
             return self._entries[number]

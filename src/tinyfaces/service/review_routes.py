@@ -88,14 +88,12 @@ def queue(desk: _Desk, since: int = -1) -> JSONResponse:
 
 @reviewing.get("/v1/review/photos/{number}")
 def photo(desk: _Desk, number: int) -> JSONResponse:
-    """A photo's faces: [number, x1, y1, x2, y2, score or null, state] each."""
+    """A photo's faces: [number, x1, y1, x2, y2, score or null, state, found] each."""
     known = _known(lambda: desk.photo(number))
     entry = desk.entry(number)
-    faces = [[face.number, *face.box, face.score, face.state] for face in known.faces]
+    faces = [[face.number, *face.box, face.score, face.state, face.found] for face in known.faces]
     width, height = known.size or (None, None)
-    return _json(
-        {**entry, "edition": known.edition, "width": width, "height": height, "threshold": desk.store.threshold, "faces": faces}
-    )
+    return _json({**entry, "edition": known.edition, "width": width, "height": height, "faces": faces})
 
 
 @reviewing.get("/v1/review/photos/{number}/thumbnail")

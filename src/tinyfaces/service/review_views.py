@@ -12,7 +12,8 @@ import numpy.typing as npt
 from PIL import Image
 
 from tinyfaces.detection.images import Pixels
-from tinyfaces.jobs.masking import MaskStyle, Plane, mask_faces
+from tinyfaces.jobs.masked_photos import Masking
+from tinyfaces.jobs.masking import Plane, mask_faces
 
 THUMBNAIL_SIDE = 176
 LARGEST_SHOWN = 12_000_000
@@ -33,13 +34,14 @@ class View:
 
     Args:
         pixels: HxWx3 uint8 RGB.
-        style: How faces are covered.
+        masking: How faces are covered.
     """
 
-    def __init__(self, pixels: Pixels, style: MaskStyle) -> None:
+    def __init__(self, pixels: Pixels, masking: Masking) -> None:
         self.lock = threading.Lock()
         self._pixels = pixels
-        self._style = style
+        self._style = masking.style
+        self._covers = [None] * 3 if masking.picture is None else masking.picture.in_mode("RGB", 255)
         self._masked = pixels
         self._boxes: npt.NDArray[np.float32] = np.zeros((0, 4), np.float32)
 
@@ -88,7 +90,8 @@ class View:
         return content.getvalue(), "image/jpeg"
 
     def _mask(self, boxes: npt.NDArray[np.float32]) -> None:
-        mask_faces([Plane(self._masked[..., channel], 1, 1, 0) for channel in range(3)], boxes, self._style)
+        planes = [Plane(self._masked[..., channel], 1, 1, 0, cover) for channel, cover in enumerate(self._covers)]
+        mask_faces(planes, boxes, self._style)
 
     def _reach(self, boxes: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
         """What masks of boxes (N, 4) may change, a little more than less: (N, 4)."""

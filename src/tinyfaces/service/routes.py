@@ -1,5 +1,7 @@
 """The addresses of the service, and what happens at each."""
 
+import json
+import math
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -11,10 +13,14 @@ from pydantic import Field
 from tinyfaces import __version__
 from tinyfaces.detection.detector import MAX_SCALE
 from tinyfaces.detection.faces import Faces
-from tinyfaces.service.pictures import ANONYMISE_THRESHOLD, Method, PictureKind, stacked
+from tinyfaces.detection.merging import joined
+from tinyfaces.jobs.cover_threshold import BY_HEIGHT, CoverThreshold
+from tinyfaces.jobs.masking import MaskStyle
+from tinyfaces.jobs.selection import Selection, read_corners
+from tinyfaces.service.pictures import Method, PictureKind, stacked
 from tinyfaces.service.schemas import PICTURE, REFUSALS, Detection, Model, Models, body
 from tinyfaces.service.state import ServiceState
-from tinyfaces.service.uploads import Upload, boxes_within, read_boxes
+from tinyfaces.service.uploads import COVER, Upload, boxes_within, read_boxes
 from tinyfaces.weights import models as shipped
 
 PAGE = Path(__file__).parent / "page"
@@ -28,9 +34,12 @@ async def _only_known_options(request: Request) -> None:
         if name not in known:
             choice = f"choose from {', '.join(known)}" if known else "there are none"
             raise HTTPException(422, f"{name}: no such option; {choice}")
-        if given.count(name) > 1:
+        if given.count(name) > 1 and name not in _REPEATED:
             raise HTTPException(422, f"{name}: given twice")
 
+
+_REPEATED = ("only_region", "except_region")
+"""Options that may be given several times."""
 
 pictures = APIRouter(prefix="/v1", tags=["pictures"], dependencies=[Depends(_only_known_options)])
 """Requests with a picture."""
@@ -60,11 +69,16 @@ _State = Annotated[ServiceState, Depends(_state_of)]
 _MethodOption = Annotated[Method, Query(description="How faces are made unrecognisable; solid leaves nothing of them.")]
 
 
+_StrengthOption = Annotated[
+    int, Query(ge=1, le=5, description="Of blur and pixelate: 1 leaves up to 5x5 averages of each face, 5 a single one.")
+]
+
+
 @pictures.post(
     "/detect",
     summary="Find the faces in a picture",
     responses={200: {"model": Detection, "content": PICTURE, "description": "As `output` asks."}, **REFUSALS},
-    openapi_extra=body(),
+    openapi_extra=body(optional=["also_boxes"], cover=True),
 )
 async def detect(
     request: Request,
@@ -76,7 +90,10 @@ async def detect(
     threshold: Annotated[
         float | None,
         Query(
-            ge=0, le=1, description="Score from which a detection counts; by default what the model recommends, 0.2 to anonymise."
+            ge=0,
+            le=1,
+            description="Score from which a detection counts; by default what the model recommends. To anonymise, by default "
+            "`cover_threshold` of /v1/models, which depends on the height.",
         ),
     ] = None,
     scale: Annotated[
@@ -88,31 +105,65 @@ async def detect(
     ] = None,
     min_height: Annotated[float, Query(ge=0, description="Leave out faces below this height, in pixels.")] = 0,
     max_height: Annotated[float | None, Query(ge=0, description="Leave out faces above this height, in pixels.")] = None,
+    only_region: Annotated[
+        list[str] | None,
+        Query(
+            description="Corners of a polygon such as `0,0 100,0 100,80`, in pixels or relative to the picture (0-1): only faces "
+            "whose centre is in it, or in another one given, are taken."
+        ),
+    ] = None,
+    except_region: Annotated[
+        list[str] | None, Query(description="Such a polygon: faces whose centre is in it are left out.")
+    ] = None,
     model: Annotated[str | None, Query(description="One of /v1/models.")] = None,
     method: _MethodOption = "blur",
+    strength: _StrengthOption = 1,
 ) -> Response:
-    """Send a form with a `file`, or the bytes of a picture. The answer is JSON, or a picture (PNG for a PNG, JPEG otherwise)."""
+    """Send a form with a `file`, or the bytes of a picture. The answer is JSON, or a picture (PNG for a PNG, JPEG otherwise).
+
+    A form may have `also_boxes`, such as those of number plates. They are added to what is found, with the score 1.
+    """
     name = state.default if model is None else model
     if name not in state.engines:
         raise HTTPException(422, f"model: choose from {', '.join(state.engines)}")
     engine = state.engines[name]
-    own = min(engine.threshold, ANONYMISE_THRESHOLD) if output == "anonymised" else engine.threshold
-    lowest = own if threshold is None else threshold
+    own = None if output == "anonymised" else engine.threshold
+    counts = CoverThreshold.of(own if threshold is None else threshold)
+
+    selection = _selection(min_height, max_height, only_region or [], except_region or [])
 
     async def work(upload: Upload) -> Response:
+        given = read_boxes("also_boxes", upload.fields.get("also_boxes", "[]"), state.limits)
+        cover = await state.cover_of(upload)
         # What a model enlarges by itself is small: the limit is for what was asked.
         async with state.decoded(upload, 1.0 if scale is None else scale) as picture:
-            faces = await state.queue.detect(engine, picture.pixels, lowest, scale)
-            faces = faces[(faces.heights >= min_height) & (faces.heights <= (np.inf if max_height is None else max_height))]
+            added = boxes_within(given, picture.pixels)
+            faces = counts.apply(await state.queue.detect(engine, picture.pixels, counts.lowest, scale))
             height, width = picture.pixels.shape[:2]
+            faces, left_clear = selection.pick(faces, width, height)
+            if len(added):
+                faces = joined([faces, Faces(added, np.ones(len(added), np.float32))])[0]
             state.metrics.faces.inc(len(faces))
             state.metrics.pixels.inc(width * height)
             if output != "json":
-                return await state.drawn(output, picture, faces, method)
-        facts = {"file": upload.name, "width": width, "height": height, "model": name, "threshold": lowest}
-        return await state.in_thread(lambda: JSONResponse({**facts, **faces.to_dict()}))
+                drawn = await state.drawn(output, picture, faces, MaskStyle(method, strength=strength), cover)
+                drawn.headers["X-Threshold"] = json.dumps(counts.settings())
+                drawn.headers["X-Left-Clear"] = json.dumps(left_clear)
+                return drawn
+        facts = {"file": upload.name, "width": width, "height": height, "model": name, "threshold": counts.lowest}
+        return await state.in_thread(lambda: JSONResponse({**facts, **faces.to_dict(), "left_clear": left_clear}))
 
-    return await state.answer(request, work)
+    return await state.answer(request, work, ["also_boxes", COVER])
+
+
+def _selection(low: float, high: float | None, only: list[str], excepted: list[str]) -> Selection:
+    """Which faces a request asks for. Raises HTTPException 422."""
+    try:
+        only_regions = [read_corners(text, "only_region") for text in only]
+        except_regions = [read_corners(text, "except_region") for text in excepted]
+        return Selection(low, math.inf if high is None else high, only_regions, except_regions)
+    except ValueError as error:
+        raise HTTPException(422, str(error)) from None
 
 
 @pictures.post(
@@ -120,23 +171,29 @@ async def detect(
     summary="Frame known faces, or make them unrecognisable",
     response_class=Response,
     responses={200: {"content": PICTURE, "description": "The picture."}, **REFUSALS},
-    openapi_extra=body("boxes"),
+    openapi_extra=body("boxes", cover=True),
 )
 async def known_faces(
     request: Request,
     state: _State,
     output: Annotated[PictureKind, Query(description="Framed or unrecognisable.")] = "annotated",
     method: _MethodOption = "blur",
+    strength: _StrengthOption = 1,
 ) -> Response:
-    """Send a form with a `file` and the `boxes` of its faces; nothing is detected. The answer is the picture."""
+    """Send a form with a `file` and the `boxes` of its faces; nothing is detected. The answer is the picture.
+
+    `boxes` may be an answer of /v1/detect, after a person has checked it.
+    """
 
     async def work(upload: Upload) -> Response:
-        boxes = read_boxes(upload.fields.get("boxes"), state.limits)
+        given = read_boxes("boxes", upload.fields.get("boxes"), state.limits)
+        cover = await state.cover_of(upload)
         async with state.decoded(upload) as picture:
-            boxes = boxes_within(boxes, picture.pixels)
-            return await state.drawn(output, picture, Faces(boxes, np.ones(len(boxes), np.float32)), method)
+            boxes = boxes_within(given, picture.pixels)
+            faces = Faces(boxes, np.ones(len(boxes), np.float32))
+            return await state.drawn(output, picture, faces, MaskStyle(method, strength=strength), cover)
 
-    return await state.answer(request, work, ["boxes"])
+    return await state.answer(request, work, ["boxes", COVER])
 
 
 @restoring.post(
@@ -154,10 +211,10 @@ async def restored(request: Request, state: _State) -> Response:
     """
 
     async def work(upload: Upload) -> Response:
-        boxes = read_boxes(upload.fields.get("boxes"), state.limits)
+        given = read_boxes("boxes", upload.fields.get("boxes"), state.limits)
         assert state.restore is not None
         async with state.decoded(upload) as picture:
-            crops = await state.in_thread(state.restore, picture.pixels, boxes_within(boxes, picture.pixels))
+            crops = await state.in_thread(state.restore, picture.pixels, boxes_within(given, picture.pixels))
         return Response(await state.in_thread(stacked, crops), media_type="image/png")
 
     return await state.answer(request, work, ["boxes"])
@@ -174,7 +231,8 @@ async def models(state: _State) -> Models:
             facts = {key: getattr(records[name], key) for key in ("description", "parameters", "gmac", "training_data", "ap")}
         known.append(Model(name=name, threshold=engine.threshold, **facts))
     sizes = {"megabytes": state.limits.megabytes, "megapixels": state.limits.megapixels}
-    return Models(version=__version__, default=state.default, models=known, limits=sizes, restores=state.restore is not None)
+    own: dict[str, Any] = {"version": __version__, "default": state.default, "models": known}
+    return Models(**own, limits=sizes, restores=state.restore is not None, cover_threshold=BY_HEIGHT)
 
 
 @service.get("/healthz", summary="Whether the service is up")

@@ -1,12 +1,14 @@
 """What the service answers, as its description at /docs shows it."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from pydantic import BaseModel
 
 
 class Detection(BaseModel):
-    """The faces of a picture, highest score first; boxes are x1 y1 x2 y2 in pixels of the upright picture."""
+    """The faces of a picture, highest score first; boxes are x1 y1 x2 y2 in pixels of the upright picture. left_clear: how many
+    were left out for each reason."""
 
     file: str
     width: int
@@ -15,6 +17,7 @@ class Detection(BaseModel):
     threshold: float
     boxes: list[tuple[float, float, float, float]]
     scores: list[float]
+    left_clear: dict[str, int]
 
 
 class Model(BaseModel):
@@ -30,13 +33,15 @@ class Model(BaseModel):
 
 
 class Models(BaseModel):
-    """What the service offers. limits: megabytes and megapixels of a picture."""
+    """What the service offers. limits: megabytes and megapixels of a picture. cover_threshold: heights of a face in pixels, each
+    with the score from which it is covered by default; between them it changes with the logarithm of the height."""
 
     version: str
     default: str
     models: list[Model]
     limits: dict[str, float]
     restores: bool
+    cover_threshold: tuple[tuple[float, float], ...]
 
 
 class Problem(BaseModel):
@@ -63,12 +68,17 @@ PICTURE: dict[str, Any] = {"image/jpeg": {}, "image/png": {}}
 """Kinds of pictures in answers."""
 
 
-def body(*fields: str) -> dict[str, Any]:
-    """The description of a request with a picture and further form fields, each a list of boxes."""
+def body(*fields: str, optional: Sequence[str] = (), cover: bool = False) -> dict[str, Any]:
+    """The description of a request with a picture and further form fields, each a list of boxes; some may be left out. cover:
+    Whether a second picture may be sent to cover faces with."""
     properties: dict[str, Any] = {"file": {"type": "string", "format": "binary", "description": "The picture."}}
-    for name in fields:
-        properties[name] = {"type": "string", "description": "JSON: [[x1, y1, x2, y2], ...] in pixels."}
-    content = {"multipart/form-data": {"schema": {"type": "object", "required": [*properties], "properties": properties}}}
+    boxes = "JSON: [[x1, y1, x2, y2], ...] in pixels, or an answer of /v1/detect."
+    for name in (*fields, *optional):
+        properties[name] = {"type": "string", "description": boxes}
+    needed = ["file", *fields]
+    if cover:
+        properties["cover"] = {"type": "string", "format": "binary", "description": "A picture to put over each mask."}
+    content = {"multipart/form-data": {"schema": {"type": "object", "required": needed, "properties": properties}}}
     if not fields:
         content["image/*"] = {"schema": {"type": "string", "format": "binary"}}
     return {"requestBody": {"required": True, "content": content}}

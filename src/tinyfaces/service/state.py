@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 from urllib.parse import quote
@@ -17,13 +17,14 @@ from tinyfaces.detection.faces import Faces
 from tinyfaces.detection.images import Pixels
 from tinyfaces.detection.runtime import usable_cpus
 from tinyfaces.detection.views import Scale
+from tinyfaces.jobs.cover_picture import CoverPicture
 from tinyfaces.jobs.masking import MaskStyle
 from tinyfaces.service.limits import Limits
 from tinyfaces.service.memory import Budget, HeldBytes, uses
 from tinyfaces.service.metrics import Metrics
-from tinyfaces.service.pictures import Method, PictureKind, make_picture
+from tinyfaces.service.pictures import PictureKind, make_picture
 from tinyfaces.service.queue import DetectionQueue, Engine, QueueFull
-from tinyfaces.service.uploads import Upload, busy, decode, open_picture, receive
+from tinyfaces.service.uploads import Upload, busy, decode, decode_cover, open_picture, receive
 
 Restore: TypeAlias = Callable[[Pixels, npt.NDArray[np.float32]], Pixels]
 
@@ -114,10 +115,20 @@ class ServiceState:
         async with self._held_pixels.held(image.width * image.height):
             yield Picture(upload.name, format, await self.in_thread(decode, image))
 
-    async def drawn(self, kind: PictureKind, picture: Picture, faces: Faces, method: Method) -> Response:
-        """A picture with its faces framed or masked; PNG for a PNG, JPEG otherwise."""
+    async def cover_of(self, upload: Upload) -> CoverPicture | None:
+        """The picture to cover faces with that came with an upload."""
+        if upload.cover is None:
+            return None
+        image = await self.in_thread(open_picture, replace(upload, content=upload.cover), self.limits)
+        async with self._held_pixels.held(image.width * image.height):
+            return await self.in_thread(decode_cover, image)
+
+    async def drawn(
+        self, kind: PictureKind, picture: Picture, faces: Faces, style: MaskStyle, cover: CoverPicture | None
+    ) -> Response:
+        """A picture with its faces framed or masked, with `cover` over each mask; PNG for a PNG, JPEG otherwise."""
         format, suffix = ("PNG", "png") if picture.format == "PNG" else ("JPEG", "jpg")
-        content = await self.in_thread(make_picture, kind, picture.pixels, faces, MaskStyle(method), format)
+        content = await self.in_thread(make_picture, kind, picture.pixels, faces, style, format, cover)
         name = quote(f"{Path(picture.name).stem or 'picture'}_{kind}.{suffix}", safe="")
         headers = {"Content-Disposition": f"inline; filename*=UTF-8''{name}", "X-Faces": str(len(faces))}
         return Response(content, media_type=f"image/{format.lower()}", headers=headers)

@@ -3,6 +3,7 @@
 import asyncio
 import io
 import json
+import logging
 import warnings
 from collections.abc import AsyncGenerator, Collection
 from dataclasses import dataclass
@@ -20,11 +21,16 @@ from starlette.requests import ClientDisconnect
 from tinyfaces.detection.boxes import areas, clip
 from tinyfaces.detection.images import ImageError, Pixels, read_image
 from tinyfaces.detection.views import Scale, scale_factor
+from tinyfaces.jobs.cover_picture import CoverPicture, cover_picture
 from tinyfaces.service.limits import Limits
 from tinyfaces.service.memory import MemoryFull, Share
 
+logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # its warnings are about what clients send, who are told
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "BMP", "GIF", "TIFF")
 """Formats that are decoded. Pillow's rarer decoders are not exposed to the network."""
+
+COVER = "cover"
+"""The name of the file in a form that is a picture to cover faces with."""
 
 _FORM_BYTES = 2_000_000  # of the other fields of a form: enough for 20,000 boxes
 _NAME_LENGTH = 255
@@ -39,11 +45,13 @@ class Upload:
         name: Name of the file, as the client gave it; a plain name or empty.
         content: Content of the file.
         fields: The other fields of the form.
+        cover: Content of a second file, a picture to cover faces with.
     """
 
     name: str
     content: bytes
     fields: dict[str, str]
+    cover: bytes | None = None
 
 
 def busy(reason: str) -> HTTPException:
@@ -52,7 +60,8 @@ def busy(reason: str) -> HTTPException:
 
 
 async def receive(request: Request, limits: Limits, share: Share, fields: Collection[str] = ()) -> Upload:
-    """Read a request's body: a form with a `file`, or just the bytes of a picture. fields: those that a form may have beside it.
+    """Read a request's body: a form with a `file`, or just the bytes of a picture. fields: those that a form may have beside it;
+    `COVER` is a second file.
 
     Raises:
         HTTPException: 400 for no file, a broken form or a name that is a path; 408 if it is too slow; 413 if it is too large; 415
@@ -69,18 +78,24 @@ async def receive(request: Request, limits: Limits, share: Share, fields: Collec
     try:
         async with asyncio.timeout(limits.receive_seconds):
             body = _counted(request, limit, limits, share)
-            upload = await _from_form(request, body) if form else Upload("", b"".join([part async for part in body]), {})
+            upload = (
+                await _from_form(request, body, COVER in fields)
+                if form
+                else Upload("", b"".join([part async for part in body]), {})
+            )
     except TimeoutError:
         message = f"the upload took more than {limits.receive_seconds:g} s to arrive"
         raise HTTPException(408, message, {"Connection": "close"}) from None
     except ClientDisconnect:
         raise HTTPException(400, "the upload was interrupted") from None
+    if COVER in upload.fields:
+        raise HTTPException(422, f"{COVER}: must be a file")
     for name in upload.fields:
         if name not in fields:
             raise HTTPException(422, f"{name}: no such form field; choose from {', '.join(['file', *fields])}")
     if not upload.content:
         raise HTTPException(400, "the file is empty")
-    if len(upload.content) > limits.bytes:
+    if len(upload.content) > limits.bytes or len(upload.cover or b"") > limits.bytes:
         raise _too_large(limits)
     return upload
 
@@ -100,16 +115,20 @@ class _InMemoryParser(MultiPartParser):
     spool_max_size = 0  # Starlette's own would write uploads of more than a megabyte to disk
 
 
-async def _from_form(request: Request, body: AsyncGenerator[bytes, None]) -> Upload:
-    parser = _InMemoryParser(request.headers, body, max_files=1, max_fields=8, max_part_size=_FORM_BYTES)
+async def _from_form(request: Request, body: AsyncGenerator[bytes, None], cover: bool) -> Upload:
+    """What a form holds. cover: Whether it may have a file `COVER` too."""
+    parser = _InMemoryParser(request.headers, body, max_files=1 + cover, max_fields=8, max_part_size=_FORM_BYTES)
     try:
         form = await parser.parse()
     except (MultiPartException, MultipartParseError) as error:  # older versions of Starlette pass the second one on
         said = str(getattr(error, "message", error))
-        raise HTTPException(400, "send one file only" if "files" in said else f"the form cannot be read: {said}") from None
+        raise HTTPException(400, _one_file(cover) if "files" in said else f"the form cannot be read: {said}") from None
     file = form.get("file")
     if not isinstance(file, UploadFile):
         raise HTTPException(400, "the form has no file named 'file'")
+    names = [key for key, value in form.multi_items() if isinstance(value, UploadFile)]
+    if len(set(names) - {COVER}) > 1 or len(names) > len(set(names)):
+        raise HTTPException(400, _one_file(cover))
     name = file.filename or ""
     if not _is_plain(name):
         raise HTTPException(400, "the file's name must be a plain name, not a path")
@@ -120,7 +139,12 @@ async def _from_form(request: Request, body: AsyncGenerator[bytes, None]) -> Upl
         raise HTTPException(422, f"{next(name for name in names if names.count(name) > 1)}: given twice")
     content = await file.read()
     await file.close()
-    return Upload(name, content, fields)
+    second = form.get(COVER)
+    return Upload(name, content, fields, await second.read() if isinstance(second, UploadFile) else None)
+
+
+def _one_file(cover: bool) -> str:
+    return f"send one file only, and a '{COVER}'" if cover else "send one file only"
 
 
 def _is_plain(name: str) -> bool:
@@ -168,28 +192,57 @@ def decode(image: Image.Image) -> Pixels:
         raise HTTPException(422, str(error).removeprefix("PIL image: ")) from None
 
 
-def read_boxes(text: str | None, limits: Limits) -> npt.NDArray[np.float32]:
-    """Boxes (N, 4) from a form's field, a JSON list of [x1, y1, x2, y2]. Raises HTTPException 422."""
-    wrong = HTTPException(422, "the field 'boxes' must be a JSON list of [x1, y1, x2, y2]")
+def decode_cover(image: Image.Image) -> CoverPicture:
+    """A picture to cover faces with. Raises HTTPException 422 where it is damaged or cut short."""
+    try:
+        return cover_picture(image, COVER)
+    except ImageError as error:
+        raise HTTPException(422, str(error)) from None
+
+
+@dataclass(frozen=True)
+class GivenBoxes:
+    """Boxes that a request gives.
+
+    Args:
+        boxes: (N, 4) float32, x1 y1 x2 y2 in pixels.
+        size: Width and height of the picture that they are for, where the request says so.
+    """
+
+    boxes: npt.NDArray[np.float32]
+    size: tuple[float, float] | None = None
+
+
+def read_boxes(name: str, text: str | None, limits: Limits) -> GivenBoxes:
+    """Boxes from a form's field `name`: a JSON list of [x1, y1, x2, y2], or an answer of /v1/detect. Raises HTTPException 422."""
+    wrong = HTTPException(422, f"the field '{name}' must be a JSON list of [x1, y1, x2, y2], or an answer of /v1/detect")
+    size = None
     try:
         values = json.loads(text or "")
+        if isinstance(values, dict):
+            if values.get("width") is not None and values.get("height") is not None:
+                size = float(values["width"]), float(values["height"])
+            values = values["boxes"]
         boxes = np.array(values, np.float32).reshape(len(values), 4)
-    except (ValueError, TypeError, OverflowError, RecursionError):
+    except (KeyError, ValueError, TypeError, OverflowError, RecursionError):
         raise wrong from None
     if len(boxes) > limits.boxes:
         raise HTTPException(422, f"{len(boxes)} boxes are too many: at most {limits.boxes} are allowed")
     if not np.isfinite(boxes).all() or (boxes[:, 2:] <= boxes[:, :2]).any():
         raise HTTPException(422, "boxes must be finite, with x1 < x2 and y1 < y2")
-    return boxes
+    return GivenBoxes(boxes, size)
 
 
-def boxes_within(boxes: npt.NDArray[np.float32], pixels: Pixels) -> npt.NDArray[np.float32]:
+def boxes_within(given: GivenBoxes, pixels: Pixels) -> npt.NDArray[np.float32]:
     """Boxes (N, 4) clipped to the picture HxWx3, without those outside it.
 
-    Raises HTTPException 422 if they cover the picture many times over, which faces never do, and which takes long.
+    Raises HTTPException 422 if they are for a picture of another size, or cover the picture many times over, which faces never
+    do, and which takes long.
     """
     height, width = pixels.shape[:2]
-    cut = clip(boxes, width, height)
+    if given.size not in (None, (width, height)):
+        raise HTTPException(422, f"the boxes are for a picture of {given.size[0]:g}x{given.size[1]:g}; it is {width}x{height}")
+    cut = clip(given.boxes, width, height)
     cut = cut[(cut[:, 2] > cut[:, 0]) & (cut[:, 3] > cut[:, 1])]
     if areas(cut).sum() > _MAX_COVERAGE * width * height:
         raise HTTPException(422, f"the boxes cover the picture more than {_MAX_COVERAGE} times over")

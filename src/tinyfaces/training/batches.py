@@ -1,6 +1,5 @@
 """What each step of a training learns from: batches of crops, some of large ones, each used in several steps."""
 
-import os
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -12,13 +11,13 @@ from tinyfaces.data.annotations import AnnotatedImage
 from tinyfaces.training.cache import ImageCache
 from tinyfaces.training.photo_crops import Crop, CropBatch, CropDataset
 from tinyfaces.training.settings import Config
+from tinyfaces.training.worker_pool import START_METHOD, crop_worker
 
 _USUAL, _LARGE, _NATURAL = range(3)
 """Kinds of crops, by their place in the data set of all."""
 
 _SEED_OF_LARGE, _SEED_OF_NATURAL = 1 << 20, 1 << 21
 _ECHO_AFTER = 16  # new batches
-_STANDING_BACK = 10  # levels of niceness
 
 
 @dataclass
@@ -67,8 +66,8 @@ def batches_from(
         num_workers=config.workers,
         collate_fn=CropBatch.of,
         prefetch_factor=4 if config.workers else None,
-        worker_init_fn=_stand_back,
-        multiprocessing_context="fork" if config.workers else None,
+        worker_init_fn=crop_worker,
+        multiprocessing_context=START_METHOD if config.workers else None,
         pin_memory=device.type == "cuda",
     )
     loaded, known = iter(loader), deque[StepBatch](maxlen=_ECHO_AFTER * (config.echo - 1) + 1)
@@ -105,12 +104,3 @@ def as_input(batch: CropBatch, config: Config) -> torch.Tensor:
     """The crops as the network takes them."""
     pixels = batch.pixels.permute(0, 3, 1, 2)
     return pixels.float() if config.channels_last else pixels.float().contiguous()
-
-
-def _stand_back(worker: int) -> None:
-    """Take one thread, and yield to those of the network, which all wait when one of them is interrupted."""
-    import cv2
-
-    os.nice(_STANDING_BACK)
-    cv2.setNumThreads(1)
-    torch.set_num_threads(1)

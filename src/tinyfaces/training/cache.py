@@ -3,10 +3,12 @@
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import repeat
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -30,7 +32,7 @@ class ImageCache:
         heights: (N,) in pixels. widths: likewise.
     """
 
-    pixels: npt.NDArray[np.uint8]
+    pixels: "np.memmap[Any, np.dtype[np.uint8]]"
     offsets: npt.NDArray[np.int64]
     heights: npt.NDArray[np.int64]
     widths: npt.NDArray[np.int64]
@@ -42,9 +44,19 @@ class ImageCache:
         height, width, start = int(self.heights[index]), int(self.widths[index]), int(self.offsets[index])
         return self.pixels[start : start + height * width * 3].reshape(height, width, 3)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Another process opens the file itself: a memory map would be copied to it byte by byte."""
+        return _reopened, (self.pixels.filename, self.offsets, self.heights, self.widths)
+
     def of(self, places: npt.NDArray[np.int64]) -> "ImageCache":
         """Some of the photos."""
         return ImageCache(self.pixels, self.offsets[places], self.heights[places], self.widths[places])
+
+
+def _reopened(
+    file: Path, offsets: npt.NDArray[np.int64], heights: npt.NDArray[np.int64], widths: npt.NDArray[np.int64]
+) -> ImageCache:
+    return ImageCache(np.memmap(file, np.uint8, "r"), offsets, heights, widths)
 
 
 def open_cache(
@@ -66,7 +78,7 @@ def open_cache(
         The photos' pixels, in the order of `images`.
 
     Raises:
-        AnnotationError: a photo's size isn't the one that its annotation states.
+        AnnotationError: a photo's size isn't the one that its annotation states, or the disk has no room for the cache.
         ImageError: a photo cannot be decoded.
     """
     listed = {(image.path, image.width, image.height): image for image in images}
@@ -81,6 +93,11 @@ def open_cache(
     failed_file = target.with_suffix(".failed.json")
     if not target.exists():
         folder.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(folder).free
+        if free < offsets[-1]:
+            raise AnnotationError(
+                f"{folder}: {len(distinct):,} decoded photos take {offsets[-1] / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free"
+            )
         partial = target.with_suffix(f".partial{os.getpid()}")
         try:
             with partial.open("wb") as file:
@@ -112,9 +129,16 @@ def _decode_into(file: Path, start: int, image: AnnotatedImage, forgiving: bool)
     except Exception as error:  # whatever is wrong with one photo, the others are used
         if not forgiving:
             raise
-        known = isinstance(error, ImageError | AnnotationError)
-        return str(error) if known else f"{image.path}: cannot be read ({type(error).__name__}: {error})"
+        return problem_with(image.path, error)
     return None
+
+
+def problem_with(photo: Path, error: Exception) -> str:
+    """A line about a photo from which something could not be made."""
+    if isinstance(error, ImageError | AnnotationError):
+        return str(error)
+    reason = (error.strerror if isinstance(error, OSError) else None) or f"{type(error).__name__}: {error}"
+    return f"{photo}: cannot be read ({' '.join(reason.split())})"
 
 
 def _decode(file: Path, start: int, image: AnnotatedImage) -> None:

@@ -14,12 +14,12 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from tinyfaces.data.annotations import AnnotatedImage
+from tinyfaces.data.annotations import AnnotatedImage, Tell
 from tinyfaces.detection.boxes import iou_matrix, share_within
 from tinyfaces.detection.crops import CONTEXT, HIGH_SIDE, LOW_SIDE, crop_squares, cut_crops
 from tinyfaces.detection.detector import Detector
 from tinyfaces.files import write_atomically
-from tinyfaces.training.cache import ImageCache
+from tinyfaces.training.cache import ImageCache, problem_with
 from tinyfaces.training.degradation import shrink
 
 MANIFEST = "manifest.json"
@@ -171,6 +171,7 @@ def gather_candidates(
     chosen: Sequence[int] | None = None,
     seed: int = 0,
     shard: int = 4096,
+    tell: Tell = None,
 ) -> Iterator[int]:
     """Search photos and write the candidates to a folder.
 
@@ -184,6 +185,7 @@ def gather_candidates(
         chosen: numbers of the photos to search; all if left out.
         seed: of the degradation and of the choice among too many faces.
         shard: candidates from which a shard is written.
+        tell: called with a line about each photo that cannot be searched, and is left out; if None, the first one raises.
 
     Yields:
         The number of each photo when it is done.
@@ -206,7 +208,12 @@ def gather_candidates(
     numbers = range(len(images)) if chosen is None else chosen
     for number in numbers:
         rng = np.random.default_rng((seed, number))
-        waiting += search_photo(cache[number], images[number], number, detector, settings, rng)
+        try:
+            waiting += search_photo(cache[number], images[number], number, detector, settings, rng)
+        except Exception as error:  # whatever is wrong with one photo, the others are searched
+            if tell is None:
+                raise
+            tell(f"{problem_with(images[number].path, error)}; left out")
         if sum(map(len, waiting)) >= shard:
             write()
         yield number

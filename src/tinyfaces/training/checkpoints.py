@@ -1,5 +1,7 @@
 """Checkpoints and weights: written so that they are never half-written, and read back as networks."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,29 @@ def save_atomically(state: dict[str, Any], path: Path) -> None:
     partial = path.with_suffix(".partial")
     torch.save(state, partial)
     partial.replace(path)
+
+
+def read_state(path: Path, device: torch.device) -> dict[str, Any] | None:
+    """What a checkpoint holds, or nothing where there is none. Raises ValueError with one line where it cannot be read."""
+    if not path.exists():
+        return None
+    try:
+        state = torch.load(path, map_location=device, weights_only=True)
+    except Exception as error:  # a damaged file makes torch raise nearly anything
+        raise ValueError(f"{path}: cannot be read as a checkpoint ({type(error).__name__})") from None
+    if not isinstance(state, dict):
+        raise ValueError(f"{path}: not a checkpoint of a training")
+    return state
+
+
+@contextmanager
+def fitting(path: Path) -> Iterator[None]:
+    """Whatever fails while the state of the checkpoint `path` is taken over is a ValueError with one line."""
+    try:
+        yield
+    except (KeyError, RuntimeError, ValueError, TypeError, AttributeError) as error:
+        reason = f"{error} is missing" if isinstance(error, KeyError) else " ".join(str(error).split())[:200]
+        raise ValueError(f"{path}: does not fit this run ({reason})") from None
 
 
 def load_network(path: Path) -> tuple[ProposalNetwork, str]:

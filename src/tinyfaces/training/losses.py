@@ -249,19 +249,25 @@ def pixel_loss(enlarged: Tensor, refined: Tensor, target: Tensor, has_target: Te
 
 def adversarial_loss_of_generator(real_logits: Tensor) -> Tensor:
     """-log D(G(lr)), the non-saturating form of the paper's equation 4, of logits (N,) for generated crops: a scalar."""
-    return F.binary_cross_entropy_with_logits(real_logits, torch.ones_like(real_logits))
+    return _mean_cross_entropy(real_logits, torch.ones_like(real_logits))
 
 
 def adversarial_loss_of_discriminator(logits_of_real: Tensor, logits_of_generated: Tensor, smoothing: float = 0.1) -> Tensor:
     """-log D(hr) - log(1 - D(G(lr))), each a mean, real ones aiming at 1 - smoothing: a scalar."""
-    real = F.binary_cross_entropy_with_logits(logits_of_real, torch.full_like(logits_of_real, 1 - smoothing))
-    generated = F.binary_cross_entropy_with_logits(logits_of_generated, torch.zeros_like(logits_of_generated))
+    real = _mean_cross_entropy(logits_of_real, torch.full_like(logits_of_real, 1 - smoothing))
+    generated = _mean_cross_entropy(logits_of_generated, torch.zeros_like(logits_of_generated))
     return real + generated
 
 
 def face_loss(face_logits: Tensor, labels: Tensor) -> Tensor:
     """-y log F(x) - (1 - y) log(1 - F(x)) with labels y (N,) in 0-1, faces and non-faces (paper, equation 5): a scalar."""
-    return F.binary_cross_entropy_with_logits(face_logits, labels)
+    return _mean_cross_entropy(face_logits, labels)
+
+
+def _mean_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    """The mean over the logits (N,) of all processes, which may have different numbers of them: a scalar."""
+    total = F.binary_cross_entropy_with_logits(logits, targets, reduction="sum")
+    return total / share_of_total(total.new_tensor(float(len(logits))))
 
 
 def refinement_loss(predicted: Tensor, wanted: Tensor, is_face: Tensor) -> Tensor:

@@ -10,14 +10,15 @@ that become ready while it is in use.
 """
 
 import collections
-import dataclasses
 import gzip
+import hashlib
 import io
 import json
 import os
 import shutil
 import time
 import zipfile
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,12 +28,14 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from tinyfaces.data.annotations import AnnotatedImage, AnnotationError, read_coco
-from tinyfaces.detection.images import read_image
-from tinyfaces.training.cache import ImageCache, open_cache
+from tinyfaces.data.annotations import AnnotatedImage, AnnotationError, Tell, dismiss_doubtful, read_coco
+from tinyfaces.detection.images import ImageError, read_image
+from tinyfaces.training.cache import ImageCache, open_cache, problem_with
+from tinyfaces.training.settings import drawn_first
 from tinyfaces.training.worker_pool import map_in_processes
 
 ANNOTATIONS = "annotations.json.gz"
+PACK = "pack "  # before its name, in what a checkpoint remembers
 _SEED = 7
 _SPEED = 9  # of the AVIF encoder: twice as fast as 8 for 5% more bytes
 _SLACK = 1.1  # a photo is left as it is where its longer side exceeds the wanted one by no more than this
@@ -90,7 +93,9 @@ class PackedPhoto:
         return len(self.content) + _ENTRY_BYTES + _BOX_BYTES * len(self.boxes)
 
 
-def write_packs(config: PackConfig, out: Path, megabytes: float, workers: int) -> Iterator[tuple[Path, list[PackedPhoto]]]:
+def write_packs(
+    config: PackConfig, out: Path, megabytes: float, workers: int, tell: Tell = None
+) -> Iterator[tuple[Path, list[PackedPhoto]]]:
     """Write all photos of a configuration into OUT/00.zip, 01.zip, ...
 
     Args:
@@ -98,18 +103,24 @@ def write_packs(config: PackConfig, out: Path, megabytes: float, workers: int) -
         out: the folder of the packs.
         megabytes: about the most that a pack may take, in 2^20 bytes.
         workers: processes that encode photos.
+        tell: called with a line about each photo that cannot be read, and is left out; if None, the first one raises.
 
     Yields:
         Each pack's path and what is in it, once it is written.
 
     Raises:
-        ValueError: an annotation file or a photo cannot be read.
+        ValueError: an annotation file cannot be read, or (with `tell`: none) of the photos can.
     """
     out.mkdir(parents=True, exist_ok=True)
     photos = list(spread([chosen_photos(source) for source in config.source]))
     waiting: list[PackedPhoto] = []
     size, number = 0, 0
-    for photo in map_in_processes(pack_photo, photos, workers=workers, chunksize=16):
+    for photo in map_in_processes(_pack_or_problem, photos, workers=workers, chunksize=16):
+        if isinstance(photo, str):
+            if tell is None:
+                raise ImageError(photo)
+            tell(f"{photo}; left out")
+            continue
         if waiting and size + photo.size > megabytes * 2**20:
             yield _written(waiting, out / f"{number:02}.zip")
             number, size, waiting = number + 1, 0, []
@@ -117,6 +128,16 @@ def write_packs(config: PackConfig, out: Path, megabytes: float, workers: int) -
         waiting.append(photo)
     if waiting:
         yield _written(waiting, out / f"{number:02}.zip")
+    elif photos:
+        raise ImageError(f"{config.source[0].images}: none of the {len(photos):,} photos can be read")
+
+
+def _pack_or_problem(photo: LabelledPhoto) -> PackedPhoto | str:
+    """The packed photo, or a line about what is wrong with it."""
+    try:
+        return pack_photo(photo)
+    except Exception as error:  # whatever is wrong with one photo, the others are packed
+        return problem_with(Path(photo.source.images) / str(photo.image.get("file_name")), error)
 
 
 def chosen_photos(source: PackSource) -> list[LabelledPhoto]:
@@ -124,16 +145,15 @@ def chosen_photos(source: PackSource) -> list[LabelledPhoto]:
     try:
         with gzip.open(source.annotations, "rt") as file:
             coco = json.load(file)
-    except (OSError, EOFError, ValueError) as error:
+        boxes: dict[int, list[dict[str, Any]]] = {image["id"]: [] for image in coco["images"]}
+        for box in coco["annotations"]:
+            boxes[box["image_id"]].append(box)
+    except (OSError, EOFError, ValueError, RecursionError, zlib.error) as error:
         raise AnnotationError(f"{source.annotations}: cannot be read ({' '.join(str(error).split())})") from None
-    boxes: dict[int, list[dict[str, Any]]] = {image["id"]: [] for image in coco["images"]}
-    for box in coco["annotations"]:
-        boxes[box["image_id"]].append(box)
+    except (KeyError, TypeError) as error:
+        raise AnnotationError(f"{source.annotations}: not a COCO detection file ({type(error).__name__}: {error})") from None
     images = coco["images"]
-    if source.limit is not None and source.limit < len(images):
-        lot = np.random.default_rng(_SEED).random(len(images))
-        order = sorted(range(len(images)), key=lambda n: lot[n] - bool(images[n].get("hard_negatives")))
-        images = [images[n] for n in sorted(order[: source.limit])]
+    images = [images[n] for n in drawn_first([bool(image.get("hard_negatives")) for image in images], source.limit)]
     return [LabelledPhoto(image, boxes[image["id"]], source) for image in images]
 
 
@@ -201,8 +221,10 @@ def _written(photos: list[PackedPhoto], path: Path) -> tuple[Path, list[PackedPh
     return path, photos
 
 
-def prepare_pack(pack: Path, cache: Path) -> Path:
+def prepare_pack(pack: Path, cache: Path, tell: Tell = None) -> Path:
     """Unpack a pack beside itself and decode its photos into the folder `cache`, unless that was done; gives its folder.
+
+    tell: called with a line about each photo that cannot be read, and is left out; if None, the first one raises.
 
     Raises:
         ValueError: it is no pack, or a photo in it cannot be read.
@@ -219,9 +241,17 @@ def prepare_pack(pack: Path, cache: Path) -> Path:
             partial.replace(folder)
         except OSError:  # another process was quicker
             shutil.rmtree(partial)
-    open_cache(read_coco(folder / ANNOTATIONS, folder), cache)
+    problems: dict[Path, str] = {}
+    open_cache(read_coco(folder / ANNOTATIONS, folder, tell), cache, problems=None if tell is None else problems)
+    for problem in problems.values():
+        assert tell is not None
+        tell(f"{problem}; left out")
     (folder / _READY).touch()
     return folder
+
+
+def _told_before(line: str) -> None:
+    """Whoever prepared the pack was told."""
 
 
 class PackLibrary:
@@ -269,10 +299,12 @@ class PackLibrary:
         self._look_again = time.monotonic() + _LOOK_EVERY
         new = sorted(set(self.packs.glob(f"*/{_READY}")) - self.known)
         for ready in new:
-            listed = read_coco(ready.parent / ANNOTATIONS, ready.parent)
-            cache = open_cache(listed, self.cache)
-            self.images += [self._without_doubtful(image) for image in listed]
-            self._places += [(cache, place) for place in range(len(cache))]
+            listed = read_coco(ready.parent / ANNOTATIONS, ready.parent, _told_before)
+            problems: dict[Path, str] = {}
+            cache = open_cache(listed, self.cache, problems=problems)
+            kept = [place for place, image in enumerate(listed) if image.path not in problems]
+            self.images += [self._without_doubtful(listed[place]) for place in kept]
+            self._places += [(cache, place) for place in kept]
             self.known.add(ready)
         if new:
             sets = [image.path.parent.name for image in self.images]
@@ -282,9 +314,14 @@ class PackLibrary:
             self.weights = np.array([self.shares[name] / counts[name] for name in sets])
         return bool(new)
 
+    def identity(self) -> dict[str, str]:
+        """Of each pack that is ready, by "pack NAME", a digest of its annotations."""
+        self.take_in_new(at_once=True)
+        return {
+            f"{PACK}{ready.parent.name}": hashlib.sha256((ready.parent / ANNOTATIONS).read_bytes()).hexdigest()[:8]
+            for ready in sorted(self.known)
+        }
+
     def _without_doubtful(self, image: AnnotatedImage) -> AnnotatedImage:
         """The image without the ignored boxes that become background; hard negatives stay."""
-        below = self.doubt.get(image.path.parent.name, 0.0)
-        heights = image.boxes[:, 3] - image.boxes[:, 1]
-        kept = ~(image.ignore & (image.scores < below) & (heights >= self.doubt_from))
-        return dataclasses.replace(image, boxes=image.boxes[kept], ignore=image.ignore[kept], scores=image.scores[kept])
+        return dismiss_doubtful(image, self.doubt.get(image.path.parent.name, 0.0), self.doubt_from)

@@ -50,7 +50,8 @@ def join_processes(threads: int) -> Iterator[Process]:
     if threads:
         torch.set_num_threads(threads)
     if world > 1:
-        torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        nccl = device.type == "cuda" and torch.distributed.is_nccl_available()  # which is not on Windows
+        torch.distributed.init_process_group("nccl" if nccl else "gloo")
     try:
         yield Process(rank, world, device)
     finally:
@@ -66,7 +67,7 @@ def share_of_total(value: Tensor, min_total: float = 1.0) -> Tensor:
         value: what this process adds to the total, without gradient.
         min_total: the total is taken as at least this.
     """
-    if not _several():
+    if not several_processes():
         return value.clamp(min=min_total)
     total = value.clone()
     torch.distributed.all_reduce(total)
@@ -75,7 +76,7 @@ def share_of_total(value: Tensor, min_total: float = 1.0) -> Tensor:
 
 def average_gradients(networks: Sequence[nn.Module]) -> None:
     """Make every process's gradients the mean over all processes."""
-    if not _several():
+    if not several_processes():
         return
     gradients = [p.grad for network in networks for p in network.parameters() if p.grad is not None]
     flat = torch.cat([gradient.flatten() for gradient in gradients])
@@ -85,5 +86,6 @@ def average_gradients(networks: Sequence[nn.Module]) -> None:
         gradient.copy_(mean.view_as(gradient))
 
 
-def _several() -> bool:
+def several_processes() -> bool:
+    """Whether this process has joined others."""
     return torch.distributed.is_available() and torch.distributed.is_initialized()

@@ -24,7 +24,7 @@ from tinyfaces.detection.decoding import find_faces
 from tinyfaces.evaluation import LOWEST_SCORE, coco
 from tinyfaces.training.batches import StepBatch, as_input, batches_from, large_batch
 from tinyfaces.training.cache import ImageCache
-from tinyfaces.training.checkpoints import load_network, save_atomically
+from tinyfaces.training.checkpoints import fitting, load_network, read_state, save_atomically
 from tinyfaces.training.losses import (
     Points,
     ProposalLoss,
@@ -43,26 +43,46 @@ from tinyfaces.training.optimisers import (
     warmup_and_cosine,
 )
 from tinyfaces.training.processes import Process, join_processes
+from tinyfaces.training.resuming import (
+    keep_weights,
+    photos_of,
+    remembers_its_run,
+    require_same_run,
+    require_steps_left,
+    settings_of,
+    weights_of,
+)
 from tinyfaces.training.run_log import REPORT_EVERY, RunLog
 from tinyfaces.training.settings import Config
+from tinyfaces.training.shared_norm import share_norms
 from tinyfaces.training.sources import open_sources
 
 Forward = Callable[[Tensor], list[Tensor]]
 
 _TRIAL_STEPS = 3
+_MAY_CHANGE = (
+    "steps", "out", "cache", "bfloat16", "channels_last", "compile", "threads", "workers", "save_every", "evaluate_every",
+)  # fmt: skip
+"""Settings that may be others when a run is resumed: its length, places, and what depends on the machine."""
+_COMPARED_BY_CONTENT = ("train", "dev", "relabelled", "start", "teacher")
 
 
-def train(config: Config, resume: bool = True) -> None:
+def train(config: Config, resume: bool = True, tell: Callable[[str], None] | None = None) -> None:
     """Run a training to its last step; go on from `out/last.pt` if it is there and `resume` is set.
 
     Writes last.pt and best.pt (by dev AP), log.jsonl, config.json and TensorBoard's files under `config.out`.
 
+    best.pt holds the averaged weights that had the highest AP on the same `evaluate_images` photos of the dev split, over the
+    whole run.
+
     Args:
         config: the run.
         resume: False begins anew.
+        tell: takes, in the first process, a line about each photo that cannot be read and is left out; None: standard error.
 
     Raises:
-        ValueError: a batch can't be shared by the processes, or photos, annotations or weights cannot be used.
+        ValueError: a batch can't be shared by the processes, photos, annotations or weights cannot be used, or last.pt is of a
+            run with other settings or photos.
     """
     with join_processes(config.threads) as process:
         process.require_divisible("batch", config.batch)
@@ -70,10 +90,19 @@ def train(config: Config, resume: bool = True) -> None:
             process.require_divisible("the number of large crops of a step", large_batch(config))
         torch.manual_seed(config.seed)
         torch.backends.cudnn.benchmark = True  # all crops have one of two sizes
-        photos = open_photos(config, process)
         run = ProposalRun(config, process)
-        if resume:
-            run.resume()
+        saved = read_state(run.last, process.device) if resume else None
+        require_same_run(saved, settings_that_stay(config), run.last)  # before photos are decoded for nothing
+        require_steps_left(saved, config.steps, run.last)
+        photos = open_photos(config, process, tell or _tell)
+        run.identity = settings_that_stay(config) | photos.identity
+        require_same_run(saved, run.identity, run.last)
+        if process.leader and not remembers_its_run(saved):
+            _tell(f"{run.last}: of an earlier version, so that its settings and photos cannot be compared")
+        if saved is None:
+            run.clear()
+        else:
+            run.resume(saved)
         forward = as_run(run.network, config, process.world > 1)
         teacher = open_teacher(config, process)
         batches = batches_from(
@@ -82,7 +111,9 @@ def train(config: Config, resume: bool = True) -> None:
         with RunLog(config, run.out, run.step, run.seconds, process.leader) as log:
             if run.step < config.steps:  # a finished run has nothing to compile
                 log.say(estimate(run, forward, len(photos.dev_images)))
-            window: list[ProposalLoss] = []
+            else:
+                log.say(f"{run.last}: finished, all {config.steps:,} steps are taken")
+            began_at, window = run.step, list[ProposalLoss]()
             while run.step < config.steps:
                 set_learning_rate(run.optimisers, learning_rate(run.step, config))
                 fetched = time.monotonic()
@@ -98,15 +129,24 @@ def train(config: Config, resume: bool = True) -> None:
                 if run.step % REPORT_EVERY == 0 or finished:
                     report(run, window, log)
                     window = []
-                if process.leader and (run.step % config.evaluate_every == 0 or finished):
-                    measure(run, photos, log, finished)
-                if process.leader and (run.step % config.save_every == 0 or finished):
+                measured = run.step % config.evaluate_every == 0 or finished
+                if process.leader and measured:
+                    measure(run, photos, log)
+                if process.leader and (run.step % config.save_every == 0 or measured):
                     run.save(log.seconds)
+            if process.leader and began_at < config.steps:
+                measure_best(run, photos, log)
 
 
 def learning_rate(step: int, config: Config) -> float:
     """Factor of the peak rate: linear warm-up, then a cosine down to `final_lr`."""
     return warmup_and_cosine(step, config.steps, config.warmup, config.final_lr)
+
+
+def settings_that_stay(config: Config) -> dict[str, Any]:
+    """What must be the same when a run is resumed, its photos aside."""
+    weights = {"start": weights_of(config.start), "teacher": weights_of(config.teacher)}
+    return settings_of(config, _MAY_CHANGE + _COMPARED_BY_CONTENT) | weights
 
 
 @dataclass(frozen=True)
@@ -119,15 +159,21 @@ class Photos:
     dev_images: list[AnnotatedImage]
     dev_cache: ImageCache
 
+    @property
+    def identity(self) -> dict[str, str]:
+        """What must be the same when a run is resumed."""
+        none = np.zeros(0)
+        return {"training photos": photos_of(self.images, self.weights), "dev photos": photos_of(self.dev_images, none)}
 
-def open_photos(config: Config, process: Process) -> Photos:
+
+def open_photos(config: Config, process: Process, tell: Callable[[str], None]) -> Photos:
     """Read the annotations and open the caches of decoded photos; the leader makes them where there are none yet.
 
     Photos that cannot be read are told and left out.
     """
     if not process.leader:
         process.wait_for_all()  # the leader decodes first
-    tell = _tell if process.leader else _silent
+    tell = tell if process.leader else _silent
     images, weights, cache = open_sources(config.train, Path(config.cache), tell, config.relabelled)
     dev_images, _, dev_cache = open_sources(config.dev, Path(config.cache), tell)
     if process.leader:
@@ -148,17 +194,22 @@ class ProposalRun:
 
     Attributes:
         step: steps taken.
-        best: the highest dev AP so far.
+        best: the highest AP so far on those dev photos that are measured on the way.
+        identity: what the checkpoint remembers of the run (see `require_same_run`).
         seconds: what the run had taken when it was last saved.
     """
 
     def __init__(self, config: Config, process: Process) -> None:
         self.config, self.process = config, process
         self.out = Path(config.out)
+        self.last, self.best_weights = self.out / "last.pt", self.out / "best.pt"
+        keep_weights([config.start, config.teacher], [self.last, self.best_weights])
         self.out.mkdir(parents=True, exist_ok=True)
         network = network_to_train(config).to(process.device)
         if config.channels_last:
             network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if process.world > 1:
+            share_norms(network)
         self.network = network
         self.average = MovingAverage(network, config.ema)
         self.optimisers = make_optimisers(network, config.muon_lr, config.adamw_lr, config.weight_decay, config.optimiser)
@@ -168,6 +219,7 @@ class ProposalRun:
         if config.bfloat16:
             self.autocast = torch.autocast(process.device.type, torch.bfloat16)
         self.step, self.best, self.seconds = 0, -1.0, 0.0
+        self.identity: dict[str, Any] = {}
 
     @property
     def fixed_norm(self) -> bool:
@@ -203,26 +255,31 @@ class ProposalRun:
         state = {
             "network": self.network.state_dict(), "average": self.average.network.state_dict(), "variant": self.config.variant,
             "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
-            "step": self.step, "best": self.best, "seconds": seconds,
+            "step": self.step, "best": self.best, "seconds": seconds, "run": self.identity,
         }  # fmt: skip
-        save_atomically(state, self.out / "last.pt")
+        save_atomically(state, self.last)
 
     def save_best(self) -> None:
         """Write best.pt: the averaged weights alone."""
         state = {"average": self.average.network.state_dict(), "variant": self.config.variant, "step": self.step}
-        save_atomically(state, self.out / "best.pt")
+        save_atomically(state, self.best_weights)
 
-    def resume(self) -> None:
-        """Go on from last.pt, if it is there."""
-        last = self.out / "last.pt"
-        if not last.exists():
-            return
-        state = torch.load(last, map_location=self.process.device, weights_only=True)
-        self.network.load_state_dict(state["network"])
-        self.average.network.load_state_dict(state["average"])
-        for optimiser, saved in zip(self.optimisers, state["optimisers"], strict=True):
-            optimiser.load_state_dict(saved)
-        self.step, self.best, self.seconds = state["step"], state["best"], state["seconds"]
+    def resume(self, state: dict[str, Any]) -> None:
+        """Go on from what last.pt holds. Raises ValueError where that does not fit."""
+        with fitting(self.last):
+            self.network.load_state_dict(state["network"])
+            self.average.network.load_state_dict(state["average"])
+            for optimiser, saved in zip(self.optimisers, state["optimisers"], strict=True):
+                optimiser.load_state_dict(saved)
+            self.step, self.best, self.seconds = state["step"], state["best"], state["seconds"]
+        if not self.best_weights.exists():
+            self.best = -1.0
+
+    def clear(self) -> None:
+        """Begin anew: an earlier run's checkpoints in the folder are not this one's."""
+        if self.process.leader:
+            for file in (self.last, self.best_weights):
+                file.unlink(missing_ok=True)
 
 
 def network_to_train(config: Config) -> ProposalNetwork:
@@ -263,17 +320,26 @@ def report(run: ProposalRun, window: Sequence[ProposalLoss], log: RunLog) -> Non
     log.write(run.step, numbers, f"{numbers['crops_per_second']:.1f} crops/s, loss {classification:.3f} + {box:.3f}")
 
 
-def measure(run: ProposalRun, photos: Photos, log: RunLog, finished: bool) -> None:
-    """Log AP on the dev split, on all of it where the run is finished, and keep the weights where they are the best so far."""
+def measure(run: ProposalRun, photos: Photos, log: RunLog) -> None:
+    """Log AP on `evaluate_images` photos of the dev split, the same ones each time, and keep the weights if they are the best."""
     began = time.monotonic()
     count = len(photos.dev_images)
-    chosen = np.unique(np.linspace(0, count - 1, count if finished else run.config.evaluate_images).astype(int)).tolist()
+    chosen = np.unique(np.linspace(0, count - 1, min(count, run.config.evaluate_images)).astype(int)).tolist()
     result = evaluate(run.average.network, photos.dev_images, photos.dev_cache, chosen, run.process.device)
     log.write(run.step, {f"ap {name}": band.ap for name, band in result.items()})
-    if result["all"].ap > run.best or finished:
-        run.best = max(run.best, result["all"].ap)
+    if not result["all"].ap <= run.best:  # photos without faces give NaN: then the last weights are kept
+        run.best = result["all"].ap
         run.save_best()
     log.pause(time.monotonic() - began)
+
+
+def measure_best(run: ProposalRun, photos: Photos, log: RunLog) -> None:
+    """Log AP of best.pt on the whole dev split."""
+    network = load_network(run.best_weights)[0].to(run.process.device)
+    count = len(photos.dev_images)
+    result = evaluate(network, photos.dev_images, photos.dev_cache, range(count), run.process.device)
+    log.write(run.step, {f"best ap {name}": band.ap for name, band in result.items()})
+    log.say(f"{run.best_weights}: AP {result['all'].ap:.3f} on {count:,} dev photos")
 
 
 @torch.no_grad()

@@ -10,8 +10,9 @@ import onnx
 from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
-from tinyfaces.detection.images import ImageError, read_image
+from tinyfaces.detection.images import read_image
 from tinyfaces.detection.runtime import Batch, ModelSignature, int8_file, quiet_onnxruntime
+from tinyfaces.training.cache import problem_with
 
 quiet_onnxruntime()
 _SIDE = 480
@@ -56,15 +57,15 @@ def quantise(model: Path, signature: ModelSignature, batches: Iterable[Batch]) -
 def photo_batches(photos: Iterable[Path], tell: Callable[[str], None] | None = None) -> Iterator[Batch]:
     """The upper left of each photo as the proposal network takes it: 1x3x480x480, RGB 0-255, black where the photo ends.
 
-    tell: called with a line about each photo that cannot be read; if None, the first one raises its ImageError.
+    tell: called with a line about each photo that cannot be read; if None, the first one raises.
     """
     for path in photos:
         try:
             pixels = read_image(path)[:_SIDE, :_SIDE]
-        except ImageError as error:
+        except Exception as error:  # whatever is wrong with one photo, the others calibrate
             if tell is None:
                 raise
-            tell(str(error))
+            tell(problem_with(path, error))
             continue
         batch = np.zeros((1, 3, _SIDE, _SIDE), np.float32)
         batch[0, :, : pixels.shape[0], : pixels.shape[1]] = pixels.transpose(2, 0, 1)

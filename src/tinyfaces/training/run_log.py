@@ -4,6 +4,7 @@ import dataclasses
 import json
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
+
+from tinyfaces.files import write_atomically
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,6 +32,18 @@ def progress_bar(console: Console | None = None, disable: bool = False) -> Progr
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Note(), TimeRemainingColumn(compact=True),
     )  # fmt: skip
     return Progress(*columns, console=console, disable=disable)
+
+
+def drop_later_lines(log: Path, step: int) -> None:
+    """Leave out of a run's log.jsonl what was written after `step`, from which the run goes on: it is written again."""
+    if not log.exists():
+        return
+    kept = []
+    for line in log.read_text().splitlines():
+        with suppress(ValueError, KeyError, TypeError):  # a killed process may leave half a line
+            if json.loads(line)["step"] <= step:
+                kept.append(line + "\n")
+    write_atomically(log, "".join(kept if step else []).encode())
 
 
 class RunLog:
@@ -54,8 +69,10 @@ class RunLog:
         if leader:
             from torch.utils.tensorboard import SummaryWriter
 
-            (out / "config.json").write_text(json.dumps(dataclasses.asdict(config), indent=1))
-            self._writer = SummaryWriter(str(out))
+            if step < config.steps:  # nothing that is asked of a finished run makes it another
+                write_atomically(out / "config.json", json.dumps(dataclasses.asdict(config), indent=1).encode())
+            drop_later_lines(out / "log.jsonl", step)
+            self._writer = SummaryWriter(str(out), purge_step=step)
 
     def __enter__(self) -> "RunLog":
         self._progress.start()

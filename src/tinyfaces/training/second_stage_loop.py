@@ -19,16 +19,29 @@ from torch import Tensor, nn
 from tinyfaces.training import losses
 from tinyfaces.training.candidate_batches import CandidateBatch, draw, make_batch, make_pools
 from tinyfaces.training.candidates import Candidates, read_candidates
-from tinyfaces.training.checkpoints import load_second_stage, save_atomically
+from tinyfaces.training.checkpoints import fitting, load_second_stage, read_state, save_atomically
 from tinyfaces.training.networks.second_stage_networks import Judgement, make_networks
 from tinyfaces.training.optimisers import MovingAverage, set_learning_rate, step_all, warmup_and_cosine
 from tinyfaces.training.processes import Process, average_gradients, join_processes
+from tinyfaces.training.resuming import (
+    arrays_of,
+    keep_weights,
+    remembers_its_run,
+    require_same_run,
+    require_steps_left,
+    settings_of,
+    weights_of,
+)
 from tinyfaces.training.run_log import REPORT_EVERY, RunLog
 from tinyfaces.training.second_stage_measures import collapse, comparison_sheet, evaluate_second_stage, means
 from tinyfaces.training.settings import SecondStageConfig
+from tinyfaces.training.shared_norm import share_norms
 
 _SHOWN = 8  # crops
 _FINAL_RATE = 0.01  # of the peak
+_MAY_CHANGE = ("steps", "out", "bfloat16", "channels_last", "threads", "save_every", "evaluate_every", "start", "candidates")
+"""Settings that may be others when a run is resumed: its length, places, and what depends on the machine; the last two are
+compared by their content."""
 
 
 def train_second_stage(config: SecondStageConfig, resume: bool = True) -> None:
@@ -41,18 +54,30 @@ def train_second_stage(config: SecondStageConfig, resume: bool = True) -> None:
         resume: False begins anew.
 
     Raises:
-        ValueError: candidates or weights cannot be used.
+        ValueError: candidates or weights cannot be used, or last.pt is of a run with other settings or candidates.
     """
     with join_processes(config.threads) as process:
+        process.require_divisible(f"a quarter of batch ({config.batch})", config.batch // 4)
         torch.manual_seed(config.seed)
         data = read_candidates(Path(config.candidates))
         pools, held = make_pools(data, config)
         shown = make_batch(data, pools.sharp[np.linspace(0, len(pools.sharp) - 1, _SHOWN).astype(int)], None)
         run = SecondStageRun(config, process)
-        if resume:
-            run.resume()
-        mine = slice(process.rank, None, process.world)
+        run.identity = identity_of(config, data)
+        saved = read_state(run.last, process.device) if resume else None
+        require_same_run(saved, run.identity, run.last)
+        require_steps_left(saved, config.steps, run.last)
+        process.wait_for_all()  # nobody looks for last.pt any more
+        if saved is not None:
+            run.resume(saved)
+        elif process.leader:
+            run.last.unlink(missing_ok=True)
+        mine = share_of_batch(config.batch, process)
         with RunLog(config, run.out, run.step, run.seconds, process.leader) as log:
+            if process.leader and not remembers_its_run(saved):
+                log.say(f"{run.last}: of an earlier version, so that its settings and candidates cannot be compared")
+            if run.step == config.steps:
+                log.say(f"{run.last}: finished, all {config.steps:,} steps are taken")
             window: list[dict[str, float]] = []
             while run.step < config.steps:
                 set_learning_rate(run.optimisers, learning_rate(run.step, config))
@@ -71,6 +96,18 @@ def train_second_stage(config: SecondStageConfig, resume: bool = True) -> None:
                     run.save(log.seconds)
 
 
+def identity_of(config: SecondStageConfig, data: Candidates) -> dict[str, Any]:
+    """What must be the same when a run is resumed."""
+    candidates = arrays_of([data.low, data.high, data.target, data.face, data.box, data.photo])
+    return settings_of(config, _MAY_CHANGE) | {"start": weights_of(config.start), "candidates": candidates}
+
+
+def share_of_batch(batch: int, process: Process) -> slice:
+    """This process's candidates of a batch: whole groups of four, each with all kinds (see `draw`)."""
+    share = batch // process.world
+    return slice(process.rank * share, (process.rank + 1) * share)
+
+
 def learning_rate(step: int, config: SecondStageConfig) -> float:
     """Factor of the peak rate."""
     return warmup_and_cosine(step, config.steps, config.warmup, _FINAL_RATE)
@@ -81,6 +118,7 @@ class SecondStageRun:
 
     Attributes:
         step: steps taken.
+        identity: what the checkpoint remembers of the run (see `require_same_run`).
         seconds: what the run had taken when it was last saved.
         restores: whether the generator has anything to learn.
     """
@@ -88,12 +126,17 @@ class SecondStageRun:
     def __init__(self, config: SecondStageConfig, process: Process) -> None:
         self.config, self.process = config, process
         self.out = Path(config.out)
+        self.last = self.out / "last.pt"
+        keep_weights([config.start], [self.last])
         self.out.mkdir(parents=True, exist_ok=True)
         generator, discriminator = make_networks(config.variant, config.generator)
         if config.start:
             started_from = load_second_stage(Path(config.start))
             generator.load_state_dict(started_from[0].state_dict())
             discriminator.load_state_dict(started_from[1].state_dict())
+        if process.world > 1:
+            share_norms(generator)
+            share_norms(discriminator)
         layout = torch.channels_last if config.channels_last else torch.contiguous_format
         self.generator = generator.to(process.device, memory_format=layout)  # type: ignore[call-overload]
         self.discriminator = discriminator.to(process.device, memory_format=layout)  # type: ignore[call-overload]
@@ -106,17 +149,23 @@ class SecondStageRun:
         if config.bfloat16:
             self.autocast = torch.autocast(process.device.type, torch.bfloat16)
         self.step, self.seconds = 0, 0.0
+        self.identity: dict[str, Any] = {}
 
     @property
     def optimisers(self) -> list[torch.optim.Optimizer]:
         """The generator's, where it learns, and the discriminator's."""
         return [*([self.generator_optimiser] if self.generator_optimiser else []), self.discriminator_optimiser]
 
+    @property
+    def joint_from(self) -> int:
+        """The step from which both networks learn: at once where the generator has nothing to learn."""
+        return self.config.pretrain_steps if self.restores else 0
+
     def learn(self, batch: CandidateBatch) -> dict[str, float]:
         """Take one step: of the generator alone, or of the discriminator and then, now and then, the generator. Gives losses
         and how often the discriminator is right."""
         config = self.config
-        joint = self.step >= config.pretrain_steps or not self.restores
+        joint = self.step >= self.joint_from
         restoring = self.restores and (not joint or self.step % config.generator_every == 0)
         self.generator.train()
         self.discriminator.train()
@@ -132,7 +181,7 @@ class SecondStageRun:
             numbers |= self._teach_generator(batch, pixel, refined, joint)
         self.average_generator.update(self.step)
         if joint:
-            self.average_discriminator.update(self.step - config.pretrain_steps)
+            self.average_discriminator.update(self.step - self.joint_from)
         self.step += 1
         with torch.no_grad():
             spread = refined.std(0).mean() / batch.low.std(0).mean().clamp(min=1e-6)
@@ -190,23 +239,20 @@ class SecondStageRun:
             "average": nn.ModuleDict(averages).state_dict(),
             "variant": self.config.variant, "parts": self.config.generator,
             "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
-            "step": self.step, "seconds": seconds,
+            "step": self.step, "seconds": seconds, "run": self.identity,
         }  # fmt: skip
-        save_atomically(state, self.out / "last.pt")
+        save_atomically(state, self.last)
 
-    def resume(self) -> None:
-        """Go on from last.pt, if it is there."""
-        last = self.out / "last.pt"
-        if not last.exists():
-            return
-        state = torch.load(last, map_location=self.process.device, weights_only=True)
-        self.generator.load_state_dict(state["generator"])
-        self.discriminator.load_state_dict(state["discriminator"])
+    def resume(self, state: dict[str, Any]) -> None:
+        """Go on from what last.pt holds. Raises ValueError where that does not fit."""
         averages = {"generator": self.average_generator.network, "discriminator": self.average_discriminator.network}
-        nn.ModuleDict(averages).load_state_dict(state["average"])
-        for optimiser, saved in zip(self.optimisers, state["optimisers"], strict=True):
-            optimiser.load_state_dict(saved)
-        self.step, self.seconds = state["step"], state["seconds"]
+        with fitting(self.last):
+            self.generator.load_state_dict(state["generator"])
+            self.discriminator.load_state_dict(state["discriminator"])
+            nn.ModuleDict(averages).load_state_dict(state["average"])
+            for optimiser, saved in zip(self.optimisers, state["optimisers"], strict=True):
+                optimiser.load_state_dict(saved)
+            self.step, self.seconds = state["step"], state["seconds"]
 
 
 def _adam(network: nn.Module, rate: float) -> torch.optim.Optimizer:

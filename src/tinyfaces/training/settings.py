@@ -24,6 +24,7 @@ NATURAL_CROPS = CropSettings(
 )
 _PARTS = ("all", "held out", "rest")
 _HELD_OUT = 20  # one photo in so many
+_LOT = 7  # seed of the choice among a source's photos
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +39,8 @@ class Source:
             the folder, or those that a COCO json in `annotations` lists, whatever boxes it has).
         split: of WIDER FACE: "train" or "val".
         doubt: ignored boxes that score less than this are background (see `dismiss_doubtful`).
+        doubt_from: height of such a box, in pixels; lower ones stay ignored.
+        limit: at most so many photos, those with hard negatives first and the others by lot; all if left out.
         part: "all" photos, or "held out", every 20th, or the "rest".
     """
 
@@ -47,6 +50,8 @@ class Source:
     format: str = "coco"
     split: str = "train"
     doubt: float = 0.0
+    doubt_from: float = 0.0
+    limit: int | None = None
     part: str = "all"
 
     @property
@@ -169,7 +174,7 @@ def read_sources(
     Args:
         sources: sets of photos.
         relabelled: a folder of annotation files that take the place of those of the same name.
-        tell: called with a line about each photo of a folder that cannot be read; if left out, the first one raises.
+        tell: called with a line about each photo that is missing or cannot be read; if left out, the first one raises.
 
     Returns:
         All photos, and how often each is drawn: (N,) float64, each source's share spread over its photos.
@@ -183,9 +188,10 @@ def read_sources(
     weights: list[np.ndarray] = []
     for source in sources:
         if source.format == "wider":
-            read = read_wider(Path(source.annotations), Path(source.images), source.split)
+            read = read_wider(Path(source.annotations), Path(source.images), source.split, tell)
         elif not source.labelled and source.annotations:
-            listed = read_coco(source.annotations, source.images)
+            listed = read_coco(source.annotations, source.images, tell)
+            listed = [listed[n] for n in drawn_first([len(image.hard_negatives) > 0 for image in listed], source.limit)]
             read = [without_labels(image.path, image.width, image.height) for image in listed]
         elif not source.labelled:
             read = read_unlabelled(source.images, tell)
@@ -194,12 +200,22 @@ def read_sources(
         else:
             annotations = Path(source.annotations)
             other = Path(relabelled) / annotations.name
-            read = read_coco(other if relabelled and other.exists() else annotations, Path(source.images))
+            read = read_coco(other if relabelled and other.exists() else annotations, Path(source.images), tell)
         if source.part != "all":
             read = [image for n, image in enumerate(read) if (n % _HELD_OUT == 0) == (source.part == "held out")]
-        images += [dismiss_doubtful(image, source.doubt) for image in read]
+        read = [read[n] for n in drawn_first([len(image.hard_negatives) > 0 for image in read], source.limit)]
+        images += [dismiss_doubtful(image, source.doubt, source.doubt_from) for image in read]
         weights.append(np.full(len(read), source.share / max(len(read), 1)))
     return images, np.concatenate(weights)
+
+
+def drawn_first(has_negatives: Sequence[bool], limit: int | None) -> list[int]:
+    """Places of at most `limit` photos, in their order: those with hard negatives come first, the others by lot."""
+    count = len(has_negatives)
+    if limit is None or limit >= count:
+        return list(range(count))
+    lot = np.random.default_rng(_LOT).random(count)
+    return sorted(sorted(range(count), key=lambda n: lot[n] - bool(has_negatives[n]))[:limit])
 
 
 def sources_of(annotations: Sequence[Path], images: Path) -> dict[str, list[dict[str, object]]]:

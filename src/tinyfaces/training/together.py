@@ -20,24 +20,30 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from tinyfaces.training.checkpoints import load_network, save_atomically
+from tinyfaces.training.checkpoints import fitting, load_network, read_state, save_atomically
 from tinyfaces.training.growth import grown
 from tinyfaces.training.losses import Points, distillation_loss, make_points, proposal_loss
 from tinyfaces.training.networks.proposal_network import VARIANTS, ProposalNetwork
 from tinyfaces.training.optimisers import MovingAverage, cosine, make_optimisers, set_learning_rate, set_mode, step_all
-from tinyfaces.training.packs import PackLibrary, prepare_pack
+from tinyfaces.training.packs import PACK, PackLibrary, prepare_pack
 from tinyfaces.training.photo_crops import Crop, CropBatch, CropDataset, CropSettings
+from tinyfaces.training.resuming import keep_weights, remembers_its_run, require_same_run, settings_of, weights_of
+from tinyfaces.training.run_log import drop_later_lines
 from tinyfaces.training.typed_toml import load_settings
+from tinyfaces.training.worker_pool import START_METHOD, crop_worker
 
 _ENDLESS = 1 << 40
 _SAVE_EVERY = 60.0  # seconds
 _REPORT_EVERY = 50  # steps
+_MAY_CHANGE = ("packs", "out", "cache", "seconds", "bfloat16")
+"""Settings that may be others when a run is resumed: its length, places, and what depends on the machine."""
 
 
 @dataclass(frozen=True)
@@ -228,17 +234,10 @@ def endless_batches(library: PackLibrary, config: TogetherConfig, clock: Clock, 
     return iter(
         torch.utils.data.DataLoader(
             dataset, batch_sampler=Endless(), num_workers=workers, collate_fn=CropBatch.of,
-            prefetch_factor=3 if workers else None, worker_init_fn=_take_one_thread,
-            multiprocessing_context="fork" if workers else None, pin_memory=torch.cuda.is_available(),
+            prefetch_factor=3 if workers else None, worker_init_fn=partial(crop_worker, stand_back=False),
+            multiprocessing_context=START_METHOD if workers else None, pin_memory=torch.cuda.is_available(),
         )
     )  # fmt: skip
-
-
-def _take_one_thread(worker: int) -> None:
-    import cv2
-
-    cv2.setNumThreads(1)
-    torch.set_num_threads(1)
 
 
 def first_network(variant: str, learner: Learner) -> ProposalNetwork:
@@ -282,52 +281,84 @@ class TogetherLog:
         self._losses, self._began, self._crops, self._waited = {}, time.monotonic(), 0, 0.0
 
 
-def save_run(pupils: Mapping[str, Pupil], clock: Clock, out: Path) -> None:
-    """Write last.pt, to go on from, and VARIANT.pt of each network, in half precision, to take away."""
+def save_run(pupils: Mapping[str, Pupil], clock: Clock, out: Path, identity: Mapping[str, Any]) -> None:
+    """Write last.pt, to go on from, and VARIANT.pt of each network, its averaged weights in half precision, to take away."""
     states = {variant: pupil.state() for variant, pupil in pupils.items()}
-    save_atomically({**states, "step": clock.step, "seconds": clock.elapsed()}, out / "last.pt")
+    save_atomically({**states, "step": clock.step, "seconds": clock.elapsed(), "run": dict(identity)}, out / "last.pt")
     for variant, state in states.items():
         half = {name: value.half() if value.is_floating_point() else value for name, value in state["average"].items()}
         save_atomically({"average": half, "variant": variant, "step": clock.step}, out / f"{variant}.pt")
 
 
-def resume_run(pupils: Mapping[str, Pupil], clock: Clock, out: Path, device: torch.device) -> bool:
-    """Go on from last.pt, and say whether there is one."""
-    last = out / "last.pt"
-    if not last.exists():
-        return False
-    state = torch.load(last, map_location=device, weights_only=True)
-    for variant, pupil in pupils.items():
-        pupil.load_state(state[variant])
-    clock.go_on(state["step"], state["seconds"])
-    return True
+def settings_that_stay(config: TogetherConfig) -> dict[str, Any]:
+    """What must be the same when a run is resumed, its photos aside."""
+    starts = {f"networks.{variant}.start": weights_of(learner.start) for variant, learner in config.networks.items()}
+    return settings_of(config, _MAY_CHANGE) | starts
 
 
-def train_together(config: TogetherConfig, workers: int, steps: int | None = None, say: Callable[[str], None] = print) -> None:
-    """Run a training to the end of its time; goes on from OUT/last.pt if that is there.
+def require_known_packs(state: Mapping[str, Any] | None, library: PackLibrary, last: Path) -> None:
+    """Check that the packs that a checkpoint has learnt from are all there, as they were; others may have come.
+
+    Raises:
+        ValueError: a pack is gone, or is another.
+    """
+    known = {} if state is None else state.get("run", {})
+    there = library.identity()
+    require_same_run(state, {name: there.get(name, "gone") for name in known if name.startswith(PACK)}, last)
+
+
+def resume_run(pupils: Mapping[str, Pupil], clock: Clock, state: Mapping[str, Any], last: Path) -> None:
+    """Go on from what last.pt holds. Raises ValueError where that does not fit."""
+    with fitting(last):
+        for variant, pupil in pupils.items():
+            pupil.load_state(state[variant])
+        clock.go_on(state["step"], state["seconds"])
+
+
+def train_together(
+    config: TogetherConfig,
+    workers: int,
+    steps: int | None = None,
+    say: Callable[[str], None] = print,
+    resume: bool = True,
+    tell: Callable[[str], None] = print,
+) -> None:
+    """Run a training to the end of its time; goes on from OUT/last.pt if that is there and `resume` is set.
 
     Args:
         config: the run.
         workers: processes that make crops; 0 makes them in this one.
         steps: end after so many steps, in place of the time.
         say: takes each line of the report.
+        resume: False begins anew.
+        tell: takes a line about each pack or photo that cannot be read, and is left out.
 
     Raises:
-        ValueError: there are no packs, or a pack or weights cannot be used.
+        ValueError: no pack can be read, weights cannot be used, or last.pt is of a run with other settings or packs.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    faulthandler.register(signal.SIGUSR1, sys.__stderr__ or sys.stderr)  # where a run that hangs is
+    if hasattr(faulthandler, "register"):  # not on Windows
+        faulthandler.register(signal.SIGUSR1, sys.__stderr__ or sys.stderr)  # where a run that hangs is
     torch.manual_seed(config.seed)
     torch.backends.cudnn.benchmark, torch.backends.cudnn.benchmark_limit = True, 4  # each plan tried takes a while
     out = Path(config.out)
     out.mkdir(parents=True, exist_ok=True)
-    library = open_library(config, say)
+    last = out / "last.pt"
+    keep_weights((one.start for one in config.networks.values()), [last, *(out / f"{name}.pt" for name in config.networks)])
+    saved, identity = read_state(last, device) if resume else None, settings_that_stay(config)
+    require_same_run(saved, identity, last)  # before packs are decoded for nothing
+    library = open_library(config, say, tell)
+    require_known_packs(saved, library, last)
 
     pupils = {variant: Pupil(variant, config, device) for variant in config.networks}
     teachers = {learner.teacher for learner in config.networks.values() if learner.teacher}
     clock = Clock(config.seconds, steps)
-    if resume_run(pupils, clock, out, device):
+    if saved is not None:
+        if not remembers_its_run(saved):
+            say(f"{last}: of an earlier version, so that its settings and packs cannot be compared")
+        resume_run(pupils, clock, saved, last)
         say(f"going on from step {clock.step}, {clock.elapsed():.0f} s")
+    drop_later_lines(out / "log.jsonl", clock.step)
     points = {crops.size: make_points(crops.size, crops.size, device) for crops in (config.crops, config.large_crops)}
     autocast = torch.autocast(device.type, torch.bfloat16) if config.bfloat16 else nullcontext()
     batches = endless_batches(library, config, clock, workers)
@@ -353,18 +384,21 @@ def train_together(config: TogetherConfig, workers: int, steps: int | None = Non
         if clock.step % _REPORT_EVERY == 0 or clock.step == steps:
             log.report(clock, rate)
         if clock.elapsed() - saved_at > _SAVE_EVERY:
-            save_run(pupils, clock, out)
+            save_run(pupils, clock, out, identity | library.identity())
             saved_at = clock.elapsed()
-    save_run(pupils, clock, out)
+    save_run(pupils, clock, out, identity | library.identity())
     say(f"done: {clock.step} steps in {clock.elapsed():.0f} s")
 
 
-def open_library(config: TogetherConfig, say: Callable[[str], None]) -> PackLibrary:
-    """Prepare the packs that are there, and open them. Raises ValueError where there are none."""
+def open_library(config: TogetherConfig, say: Callable[[str], None], tell: Callable[[str], None]) -> PackLibrary:
+    """Prepare the packs that are there, and open them. Raises ValueError where none can be read."""
     began = time.monotonic()
     packs, cache = Path(config.packs), Path(config.cache)
     for pack in sorted(packs.glob("*.zip")):
-        prepare_pack(pack, cache)
+        try:
+            prepare_pack(pack, cache, tell)
+        except ValueError as error:
+            tell(f"{error}; left out")
     library = PackLibrary(packs, cache, config.shares, config.doubt, config.doubt_from)
     library.take_in_new(at_once=True)
     if not len(library):

@@ -5,7 +5,6 @@ import { Stage } from "./stage.js";
 
 const LOWEST_SCORE = 0.15; // below it, crowds have more false detections than faces
 const LOWEST_HEIGHT = 4;
-const ANONYMISE_SCORE = 0.2; // lower than the models' own: missing a face is worse than masking a hand
 const CONTEXT = 1.6; // side of a crop in longer sides of its box
 const RESTORED_SIDE = 32; // pixels; larger faces show more as they are
 const REST = 80; // ms for which the pointer stays on a face before it is restored
@@ -19,6 +18,7 @@ let current = null; // the open picture: { file, name, url, found, shown, anonym
 let chosen = -1; // place of the chosen face in found
 let held = false; // it was tapped: pointing at others does not change it
 let timer = 0;
+let byHeight = false; // the score needed depends on the height, as the service has it; else it is that of the slider
 
 // --- opening ---
 
@@ -56,14 +56,15 @@ async function open(file, name, credit = false) {
 }
 
 async function ask(opened) {
-  const { models } = await service;
+  const { models, cover_threshold: coverThreshold } = await service;
   const model = at("model").value || models[0].name;
   const waiting = () => say("The service is busy; trying again …");
   const found = await detect(opened.file, { model, threshold: LOWEST_SCORE, waiting, signal: opened.asking.signal });
+  byHeight = false;
   at("threshold").value = models.find(({ name }) => name === model).threshold;
   at("smallest").value = 0;
   at("largest").value = 100;
-  return found;
+  return { ...found, coverThreshold };
 }
 
 // Show the picture before the answer comes; false where the browser cannot decode it.
@@ -103,9 +104,17 @@ function height(slider) {
   return Math.round(LOWEST_HEIGHT * (current.tallest / LOWEST_HEIGHT) ** place);
 }
 
+// The score from which a face of this height is covered; points are [height, score], heights rising.
+function coverScore(tall, points) {
+  const next = points.findIndex(([height]) => tall <= height);
+  if (next <= 0) return points.at(next)[1];
+  const [[low, from], [high, to]] = [points[next - 1], points[next]];
+  return from + ((to - from) * Math.log(tall / low)) / Math.log(high / low);
+}
+
 function filter() {
   if (!current?.found) return;
-  const { boxes, scores } = current.found;
+  const { boxes, scores, coverThreshold } = current.found;
   const threshold = Number(at("threshold").value);
   const minHeight = at("smallest").value === "0" ? 0 : height(at("smallest"));
   const maxHeight = at("largest").value === "100" ? Infinity : height(at("largest"));
@@ -113,13 +122,14 @@ function filter() {
   const heights = [];
   for (let number = 0; number < boxes.length; number++) {
     const tall = boxes[number][3] - boxes[number][1];
-    if (scores[number] >= threshold && tall >= minHeight && tall <= maxHeight) {
+    const needed = byHeight ? coverScore(tall, coverThreshold) : threshold;
+    if (scores[number] >= needed && tall >= minHeight && tall <= maxHeight) {
       shown.push(number);
       heights.push(tall);
     }
   }
   current.shown = shown;
-  at("threshold-value").textContent = threshold.toFixed(2);
+  at("threshold-value").textContent = byHeight ? "by height" : threshold.toFixed(2);
   at("smallest-value").textContent = minHeight ? `${minHeight} px` : "any";
   at("largest-value").textContent = Number.isFinite(maxHeight) ? `${maxHeight} px` : "any";
   at("count").textContent = shown.length === 1 ? "1 face" : `${shown.length} faces`;
@@ -144,9 +154,19 @@ function view() {
   return document.querySelector("input[name=shown]:checked").value;
 }
 
+// A missed face is worse than a covered hand: what covers faces needs a lower score than the models' own, until the slider is used.
 function lowerScore() {
   const slider = at("threshold");
-  if (Number(slider.value) > ANONYMISE_SCORE) slider.value = ANONYMISE_SCORE;
+  const lowest = Math.min(...current.found.coverThreshold.map(([, score]) => score));
+  byHeight = Number(slider.value) > lowest;
+  if (!byHeight) return;
+  current.score = slider.value;
+  slider.value = lowest; // so that the first step from here uncovers next to nothing
+}
+
+function raiseScore() {
+  if (byHeight) at("threshold").value = current.score;
+  byHeight = false;
 }
 
 function later(task, pause = PAUSE) {
@@ -160,6 +180,7 @@ function changeView() {
   const anonymised = view() === "anonymised";
   at("method-choice").hidden = !anonymised;
   if (anonymised) lowerScore();
+  else raiseScore();
   filter();
   if (anonymised) later(anonymise, 0);
   else if (at("photo").src !== current.url) at("photo").src = current.url;
@@ -169,16 +190,17 @@ function changeView() {
 async function anonymise() {
   const opened = current;
   const boxes = shownBoxes();
-  const method = at("method").value;
-  const asked = method + JSON.stringify(boxes);
+  const query = { output: "anonymised", method: at("method").value, strength: at("strength").value };
+  const wanted = () => JSON.stringify([at("method").value, at("strength").value, shownBoxes()]);
+  const asked = wanted();
   try {
     if (opened.anonymised?.key !== asked) {
       say("Anonymising …");
-      const blob = await picture(opened.file, boxes, { output: "anonymised", method }, { signal: opened.asking.signal });
-      if (current !== opened || at("method").value + JSON.stringify(shownBoxes()) !== asked) return;
+      const blob = await picture(opened.file, boxes, query, { signal: opened.asking.signal });
+      if (current !== opened || wanted() !== asked) return;
       if (opened.anonymised) URL.revokeObjectURL(opened.anonymised.url);
       opened.anonymised = { key: asked, blob, url: URL.createObjectURL(blob) };
-      say(`${boxes.length === 1 ? "1 face" : `${boxes.length} faces`} masked. Lower the score if one is missed.`);
+      say(`${boxes.length === 1 ? "1 face" : `${boxes.length} faces`} masked.${byHeight ? " If one is missed, move the score." : " If one is missed, lower the score."}`);
     }
     if (view() === "anonymised") at("photo").src = opened.anonymised.url;
   } catch (error) {
@@ -359,9 +381,17 @@ addEventListener("drop", (event) => {
   take(event.dataTransfer.files);
 });
 
-for (const id of ["threshold", "smallest", "largest"]) at(id).oninput = filter;
+for (const id of ["smallest", "largest"]) at(id).oninput = filter;
+at("threshold").oninput = () => {
+  byHeight = false;
+  filter();
+};
 for (const choice of document.querySelectorAll("input[name=shown]")) choice.onchange = changeView;
 at("method").onchange = () => later(anonymise, 0);
+at("strength").oninput = () => {
+  at("strength-value").textContent = at("strength").value;
+  later(anonymise);
+};
 at("model").onchange = () => current && open(current.file, current.name, !at("credit").hidden);
 at("previous").onclick = () => step(-1);
 at("next").onclick = () => step(1);

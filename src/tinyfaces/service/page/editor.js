@@ -367,7 +367,7 @@ export class Editor {
 }
 
 // How a face's frame looks. Those that are not covered are dashed, so that colour is not all that tells them.
-function look({ state, score, maybe }) {
+function look({ state, score, found }) {
   if (state === "covered") return { colour: score === null ? INK.drawn : INK.covered, dash: 0 };
-  return maybe ? { colour: INK.maybe, dash: 2 } : { colour: INK.clear, dash: 5 };
+  return found || score === null ? { colour: INK.clear, dash: 5 } : { colour: INK.maybe, dash: 2 };
 }

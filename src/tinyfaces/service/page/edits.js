@@ -1,9 +1,9 @@
 // The faces of one photo and what was done to them, which can be undone.
 
 export class Edits {
-  // rows: [number, x1, y1, x2, y2, score or null, state] each
+  // rows: [number, x1, y1, x2, y2, score or null, state, found] each
   constructor(rows) {
-    this.faces = new Map(rows.map(([number, x1, y1, x2, y2, score, state]) => [number, { number, box: [x1, y1, x2, y2], score, state }]));
+    this.faces = new Map(rows.map(([number, x1, y1, x2, y2, score, state, found]) => [number, { number, box: [x1, y1, x2, y2], score, state, found }]));
     this.past = [];
     this.future = [];
   }
@@ -24,7 +24,7 @@ export class Edits {
   }
 
   add(box) {
-    const after = { number: this.next, box, score: null, state: "covered" };
+    const after = { number: this.next, box, score: null, state: "covered", found: false };
     return this.act([{ before: { ...after, state: "deleted" }, after }]);
   }
 

@@ -14,7 +14,7 @@ const rows = new Map(); // its button
 const ready = new Map(); // promises of photos that are loaded
 const skipped = new Set(); // photos that were left without a decision
 let revision = -1, total = 0;
-let current = null; // { number, width, height, edition, edits, clear, covered, detail, threshold }
+let current = null; // { number, width, height, edition, edits, clear, covered, detail }
 let wanted = 0; // the photo that is to be shown
 let chosen = -1;
 let saving = Promise.resolve();
@@ -195,8 +195,7 @@ function describe() {
 }
 
 function redraw() {
-  const { threshold } = current;
-  editor.show(current.edits.shown.map((face) => ({ ...face, maybe: face.score !== null && face.score < threshold })), chosen);
+  editor.show(current.edits.shown, chosen);
   describe();
 }
 
