@@ -19,6 +19,7 @@ from PIL import Image
 
 from conftest import paint
 from reviewing import all_found, ask, running_review
+from serving import running_service
 from tinyfaces.detection.faces import Faces
 from tinyfaces.detection.images import ImageError
 from tinyfaces.jobs.cover_threshold import CoverThreshold
@@ -352,3 +353,24 @@ def test_what_cannot_be_reviewed_is_one_line(run, tmp_path):
     assert "is one of the input files" in run("review", "a.png", "--out", ".", code=2).output
     (tmp_path / "clip.mp4").write_bytes(b"")
     assert "only photos can be reviewed" in run("review", "clip.mp4", code=2).output
+
+
+@pytest.mark.slow
+def test_the_service_can_hold_a_review(tmp_path, toy_model):
+    Image.fromarray(paint(64, 64, [(8, 8), (40, 40)])).save(tmp_path / "a.png")
+    with running_service(
+        "--model", str(toy_model), "--review", str(tmp_path), "--review-out", str(tmp_path / "public")
+    ) as service:
+        (photo,) = all_found(service)
+        assert photo["covered"] == 2
+        with (
+            urllib.request.urlopen(f"{service.url}/review") as answer,
+            urllib.request.urlopen(f"{service.url}/v1/models") as other,
+        ):
+            assert b"<title>Review" in answer.read() and json.load(other)["default"] == "toy"
+        with pytest.raises(urllib.error.HTTPError, match="403"):
+            ask(service, "", Origin="https://evil.example")
+
+
+def test_a_service_for_others_holds_no_review(run, tmp_path):
+    assert "127.0.0.1 only" in run("serve", "--host", "0.0.0.0", "--review", str(tmp_path), code=2).output

@@ -1,6 +1,7 @@
 """`tinyfaces review`."""
 
 import errno
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -106,7 +107,8 @@ def review(
         fail(str(error))
     style = MaskStyle(method.value, shape.value, enlarge, strength)
     masking = Masking(CoverThreshold.of(threshold), style, keep_metadata, picture=picture)
-    desk = open_desk(inputs, detector, masking, out, report, [] if cover is None else [cover], start_over)
+    given = [] if cover is None else [cover]
+    desk = open_desk(inputs, detector, masking, out, report, given, start_over)
     try:
         listening = listen("127.0.0.1", port)
     except OSError as error:
@@ -130,9 +132,9 @@ def open_desk(
     detector: DetectorOptions,
     masking: Masking,
     out: str,
-    report: Path | None,
-    given: list[Path],
-    start_over: bool,
+    report: Path | None = None,
+    given: Sequence[Path] = (),
+    start_over: bool = False,
 ) -> "ReviewDesk":
     """Everything that a review needs, from the files to its progress. Ends the command where something is wrong."""
     from tinyfaces.service.review_desk import Assignment, ReviewDesk

@@ -62,6 +62,7 @@ class ReviewDesk:
         self._thumbnails: OrderedDict[int, bytes] = OrderedDict()
         self._views = ViewCache(lambda number: View(read_image(self._files[number].path), assignment.masking))
         self._writing: dict[str, Any] = {"state": "idle"}
+        self._writer: threading.Thread | None = None
         self._searching = threading.Thread(target=self._search_ahead, name="review", daemon=True)
         for number in self._numbers:
             self._note(number)
@@ -75,6 +76,8 @@ class ReviewDesk:
             self._ending = True
             self._changes.notify_all()
         self._searching.join()
+        if self._writer is not None:
+            self._writer.join()
         self.store.close()
 
     def queue(self, since: int) -> dict[str, Any]:
@@ -141,7 +144,8 @@ class ReviewDesk:
             accepted = [number for number in self._numbers if self._entries[number]["accepted"]]
             self._writing = {"state": "running", "done": 0, "total": len(accepted), "problems": []}
             self._revision += 1
-        threading.Thread(target=self._write, args=(accepted,), name="review writing").start()
+            self._writer = threading.Thread(target=self._write, args=(accepted,), name="review writing")
+            self._writer.start()
 
     def _write(self, accepted: Sequence[int]) -> None:
         records, problems = [], []
