@@ -35,7 +35,8 @@ MANY = 3000  # faces on one photo
 _WATCH = """() => { window.shown = []; window.begun = 0; window.inputs = 0;
 for (const kind of ["keydown", "pointerdown"])
     addEventListener(kind, (event) => { window.begun = performance.now(); window.inputs++; }, true);
-new MutationObserver(() => requestAnimationFrame(() => requestAnimationFrame(() => window.shown.push(performance.now() - window.begun))))
+const note = () => window.shown.push(performance.now() - window.begun);
+new MutationObserver(() => requestAnimationFrame(() => requestAnimationFrame(note)))
     .observe(document.body, { attributes: true, attributeFilter: ["data-photo"] }); }"""
 _FRAMES = """async (moves) => {
     const stage = document.getElementById("stage"), place = stage.getBoundingClientRect(), times = [];
@@ -47,7 +48,8 @@ _FRAMES = """async (moves) => {
     for (const move of moves) {
         await painted();
         const begun = performance.now();
-        if (move.zoom) stage.dispatchEvent(new WheelEvent("wheel", { deltaY: move.zoom, clientX: place.left + move.x, clientY: place.top + move.y, cancelable: true }));
+        const point = { clientX: place.left + move.x, clientY: place.top + move.y };
+        if (move.zoom) stage.dispatchEvent(new WheelEvent("wheel", { deltaY: move.zoom, cancelable: true, ...point }));
         else document.activeElement.dispatchEvent(new KeyboardEvent("keydown", { key: move.key, bubbles: true }));
         await painted();
         times.push(performance.now() - begun);
@@ -79,6 +81,12 @@ def wait_for_all(address: str) -> None:
         time.sleep(0.2)
 
 
+def told(times: list[float]) -> dict:
+    """Milliseconds in short."""
+    late = float(np.percentile(times, 95))
+    return {"median": round(statistics.median(times), 1), "95%": round(late, 1), "longest": round(max(times), 1)}
+
+
 def session(page: Page, address: str) -> dict:
     """Accept all photos; on every fourth, click a face, or draw one, before."""
     page.goto(address)
@@ -92,15 +100,13 @@ def session(page: Page, address: str) -> dict:
         before = page.evaluate("document.body.dataset.photo")
         page.keyboard.press("Enter")
         if number < PHOTOS - 1:
-            page.wait_for_function("(before) => document.body.dataset.photo !== before", arg=before)
-    page.wait_for_function(f"document.getElementById('progress').textContent.startsWith('{PHOTOS} of {PHOTOS} accepted')")
+            page.wait_for_selector(f"body:not([data-photo='{before}'])")
+    page.wait_for_selector(f"#progress:has-text('{PHOTOS} of {PHOTOS} accepted')")
     seconds = time.perf_counter() - begun
     page.wait_for_timeout(200)
     times = page.evaluate("window.shown")
-    return {
-        "photos": PHOTOS, "seconds": round(seconds, 1), "inputs_per_photo": page.evaluate("window.inputs") / PHOTOS,
-        "next_ms": {"median": round(statistics.median(times)), "95%": round(np.percentile(times, 95)), "longest": round(max(times))},
-    }  # fmt: skip
+    inputs = page.evaluate("window.inputs") / PHOTOS
+    return {"photos": PHOTOS, "seconds": round(seconds, 1), "inputs_per_photo": inputs, "next_ms": told(times)}
 
 
 def fluidity(page: Page, address: str) -> dict:
@@ -112,13 +118,6 @@ def fluidity(page: Page, address: str) -> dict:
     page.wait_for_timeout(1500)
     keys = page.evaluate(_FRAMES, [{"key": "ArrowRight"}] * 60)
     zooms = page.evaluate(_FRAMES, [{"zoom": -40 if step < 30 else 40, "x": 400, "y": 300} for step in range(60)])
-
-    def told(times: list[float]) -> dict:
-        return {
-            "median": round(statistics.median(times), 1),
-            "95%": round(float(np.percentile(times, 95)), 1),
-            "longest": round(max(times), 1),
-        }
 
     return {"faces": faces, "choosing_ms": told(keys), "zooming_ms": told(zooms)}
 
@@ -134,19 +133,20 @@ def photos_for(folder: Path) -> None:
 def as_table(results: dict) -> str:
     session, many = results["session"], results["many"]
 
-    def told(times: dict) -> str:
+    def shown(times: dict) -> str:
         return f"median {times['median']} ms, 95% within {times['95%']} ms, longest {times['longest']} ms"
 
     return "\n".join(
         [
             "# The review page in Chromium", "", f"    {results['command']}", "", f"Machine: {results['machine']}", "",
-            "A script reviews photos of 2 megapixels, parts of the example photo, with real keys and clicks. It needs no time to look.", "",
+            "A script reviews photos of 2 megapixels, parts of the example photo, with real keys and clicks.",
+            "It needs no time to look.", "",
             "| | |", "|---|---|",
             f"| {session['photos']} photos, from the first to the last accepted | {session['seconds']} s |",
             f"| Keys and clicks per accepted photo, every fourth with a correction | {session['inputs_per_photo']:.2f} |",
-            f"| From the key that accepts to the next photo on the screen | {told(session['next_ms'])} |",
-            f"| Frame while choosing faces, {many['faces']} on one photo | {told(many['choosing_ms'])} |",
-            f"| Frame while zooming, the same photo | {told(many['zooming_ms'])} |", "",
+            f"| From the key that accepts to the next photo on the screen | {shown(session['next_ms'])} |",
+            f"| Frame while choosing faces, {many['faces']} on one photo | {shown(many['choosing_ms'])} |",
+            f"| Frame while zooming, the same photo | {shown(many['zooming_ms'])} |", "",
         ]
     )  # fmt: skip
 

@@ -358,9 +358,8 @@ def test_what_cannot_be_reviewed_is_one_line(run, tmp_path):
 @pytest.mark.slow
 def test_the_service_can_hold_a_review(tmp_path, toy_model):
     Image.fromarray(paint(64, 64, [(8, 8), (40, 40)])).save(tmp_path / "a.png")
-    with running_service(
-        "--model", str(toy_model), "--review", str(tmp_path), "--review-out", str(tmp_path / "public")
-    ) as service:
+    options = ("--model", str(toy_model), "--review", str(tmp_path), "--review-out", str(tmp_path / "public"))
+    with running_service(*options) as service:
         (photo,) = all_found(service)
         assert photo["covered"] == 2
         with (

@@ -230,6 +230,8 @@ def test_fingers_on_a_tablet_in_the_dark(open_page, review):
     number = go_to(page, review, "1.png")
     page.touchscreen.tap(*on_screen(page, 44, 44))
     wait_until(lambda: states(review, number) == ["clear"])
+    page.touchscreen.tap(*on_screen(page, 44, 44))
+    wait_until(lambda: states(review, number) == ["covered"])
     assert page.evaluate("document.documentElement.scrollWidth") <= 820
     hands = page.context.new_cdp_session(page)
 

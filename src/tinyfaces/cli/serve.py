@@ -67,8 +67,8 @@ def serve(
         list[str] | None,
         typer.Option(
             rich_help_panel=INPUT,
-            help="Photos, or folders of them, to review at /review, as with `tinyfaces review`; may be given several times. Only on "
-            "this machine's own address.",
+            help="Photos, or folders of them, to review at /review, as with `tinyfaces review`; may be given several times. "
+            "Only on this machine's own address.",
         ),
     ] = None,
     review_out: Annotated[

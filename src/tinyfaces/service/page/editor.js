@@ -177,7 +177,7 @@ export class Editor {
     }
     this.gesture = null;
     if (gesture.kind === "press") {
-      if (!gesture.corner) this.acts.chose(gesture.face, true);
+      this.acts.chose(this.drawing ? -1 : this.faceAt(gesture.start), true);
     } else if (gesture.kind === "draw") {
       const [x1, y1, x2, y2] = gesture.box;
       if (x2 - x1 >= SMALLEST && y2 - y1 >= SMALLEST) this.acts.drew(gesture.box);
@@ -233,7 +233,10 @@ export class Editor {
   handleAt({ x, y }, reach) {
     const face = this.faces.find(({ number }) => number === this.chosen);
     if (!face) return null;
-    let best = null, nearest = reach;
+    // Within a small face there must be room to take hold of the face itself.
+    const [x1, y1, x2, y2] = face.box, [column, row] = this.inPhoto({ x, y });
+    const inside = column > x1 && column < x2 && row > y1 && row < y2;
+    let best = null, nearest = inside ? Math.min(reach, (Math.min(x2 - x1, y2 - y1) * this.scale) / 4) : reach;
     for (const [corner, left, top] of this.handles(face.box)) {
       const distance = Math.hypot(x - left, y - top);
       if (distance <= nearest) [best, nearest] = [corner, distance];
