@@ -170,6 +170,7 @@ async function show(number) {
     const photo = await load(number);
     if (wanted !== number) return;
     current = photo;
+    if (at("status").textContent.startsWith("Looking")) say("");
     editor.open(photo);
     choose(-1);
     rows.get(number).button.scrollIntoView({ block: "nearest", inline: "nearest" });
@@ -327,7 +328,10 @@ function decide() {
   if (!accepted) return;
   const next = best(photo.number);
   if (next) show(next);
-  else saving.then(() => say("No photo is left to decide about. Write them now, or look again."));
+  else if ([...entries.values()].some(({ state }) => state === "waiting")) {
+    wanted = 0; // the next one is shown as soon as it is searched
+    say("Looking for faces in the next photo …");
+  } else saving.then(() => say("No photo is left to decide about. Write them now, or look again."));
 }
 
 // --- writing ---
