@@ -190,10 +190,12 @@ class StateFiles:
     Args:
         journal: See `tinyfaces.jobs.journal`.
         problems: The list of problems, a CSV file.
+        review: See `tinyfaces.jobs.review_store`.
     """
 
     journal: Path
     problems: Path
+    review: Path
 
     @classmethod
     def of(cls, out: Path, report: Path | None) -> "StateFiles":
@@ -203,7 +205,7 @@ class StateFiles:
             ValueError: There is nothing beside that folder.
         """
         if report is not None and not lies_in(report, out):
-            return cls(report.with_name(f"{report.stem}.journal"), report.with_name(f"{report.stem}_problems.csv"))
+            return cls(*(report.with_name(f"{report.stem}{end}") for end in (".journal", "_problems.csv", ".review")))
         folder = out.resolve() if ".." in out.parts else out.absolute()
         if folder.parent == folder:
             raise ValueError(f"{out}: has nothing beside it where the journal could lie; choose another folder, or give --report")

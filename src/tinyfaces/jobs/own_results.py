@@ -17,7 +17,7 @@ NOTE = b"Results of tinyfaces. This folder is passed over when a folder above it
 """What that file says."""
 STATE_ENDING = ".state"
 """Of the name of the folder beside published results."""
-STATE_NAMES = ("journal", "problems.csv")
+STATE_NAMES = ("journal", "problems.csv", "review")
 """The files in that folder."""
 MARK = "tinyfaces"
 """What a picture says in its `Software` tag or comment, and a video in its comment."""
