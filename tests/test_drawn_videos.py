@@ -146,3 +146,30 @@ def test_other_formats_sizes_and_photos_beside(run, tmp_path):  # noqa: F811
     faint = write(tmp_path / "t.mkv", [paint(64, 64, [(24, 24)])] * 2, sound=False, codec="ffv1", pixels="yuva420p")
     assert f"faces/{faint.stem}_faces.mkv: written without transparency" in run("detect", "t.mkv", "--save-video").stderr
     assert "--save-video is for videos, and none was given" in run("detect", "p.png", "--save-video", code=2).stderr
+
+
+def test_crops_are_the_best_view_of_each_track(run, tmp_path):  # noqa: F811
+    """A square whose red is weaker scores less; the crop is from the one frame in which it is strongest."""
+    images = [np.full((128, 192, 3), 40, np.uint8) for _ in range(12)]
+    for number, image in enumerate(images):
+        image[24:32, 24:32] = (255 if number == 5 else 215, 0, 0)
+        image[80:88, 120:128] = (255 if number == 9 else 215, 0, 0)
+        image[22:24, 24:32] = image[78:80, 120:128] = (0, 0, 20 * number)  # which tells the frames apart
+    write(tmp_path / "a.mkv", images, sound=False, rotation=90)
+    result = run("detect", "a.mkv", "--crops", "crops", "--margin", "0.25", "--save-video", "--out", "out")
+    assert "2 crops in crops" in result.stdout
+    rows = [json.loads(line) for line in run("detect", "a.mkv", "--format", "jsonl").stdout.splitlines() if line[0] == "{"]
+    tracks = rows[5]["tracks"]
+    assert sorted(path.name for path in (tmp_path / "crops").iterdir()) == [f"a_face_{n:03d}.png" for n in sorted(tracks)]
+    with VideoReader(tmp_path / "a.mkv") as video:
+        pictures = [video.pictures(frame)[0] for frame in video.frames()]
+    best = {track: max(range(12), key=lambda n: rows[n]["scores"][rows[n]["tracks"].index(track)]) for track in tracks}
+    assert set(best.values()) == {5, 9}
+    for track, number in best.items():
+        x, y, _, _ = (round(side) for side in rows[number]["boxes"][rows[number]["tracks"].index(track)])
+        crop = np.asarray(Image.open(tmp_path / f"crops/a_face_{track:03d}.png"))
+        assert (crop == pictures[number][y - 2 : y + 10, x - 2 : x + 10]).all()
+    found = find_inputs(["."], True)
+    assert [str(file.name) for file in found.files] == ["a.mkv"]
+    Image.new("RGB", (8, 8)).save(tmp_path / "crops/a_face_000.png")
+    assert "a_face_000.png: is no crop of a face" in run("detect", "a.mkv", "--crops", "crops", code=2).stderr

@@ -38,6 +38,7 @@ from tinyfaces.jobs.selection import ALL, Selection
 
 if TYPE_CHECKING:  # an extra
     from tinyfaces.jobs.clips import Clip
+    from tinyfaces.jobs.track_crops import TrackCrops
     from tinyfaces.jobs.tracking import TrackedFaces
 
 _CLASSES = "face\n"
@@ -98,7 +99,8 @@ class PictureOptions:
         typer.Option(
             metavar="FOLDER",
             rich_help_panel=OUTPUT,
-            help="Also write each face of an image to this folder: IMAGE_face_000.png and so on, highest score first.",
+            help="Also write each face to this folder: IMAGE_face_000.png and so on, highest score first. "
+            "Of videos, the best view of each track: VIDEO_face_007.png for track 7.",
         ),
     ] = None
     margin: Annotated[
@@ -187,8 +189,6 @@ def detect(
         run.drop_videos("its faces are written as json, jsonl or csv to --out, or as jsonl to the standard output")
     if pictures.save_video and not run.videos:
         fail("--save-video is for videos, and none was given")
-    if pictures.crops is not None and run.videos:
-        run.note("--crops cuts faces out of images; videos give none")
     check_class_list(output)
     output = pictures.added_to(output, run)
     also = [output.document, output.class_list, output.beside("_problems.csv")]
@@ -210,11 +210,12 @@ def detect(
         results = (ImageResult.from_record(*item) for item in run.records(run.images))
         print_detections(results, list(run.records(run.videos)), console)
         documents = [output.document] if output.document is not None and run.images else []
-        crops = set() if output.crops is None else {output.crops.first(file) for file in run.images}
+        crops = set() if output.crops is None else {output.crops.first(file) for file in run.files}
         written = [target for target in run.all_targets if target not in crops and runs.is_there(target)]
         runs.print_written([*documents, *written], console)
         if output.crops is not None:
             faces_cut = sum(len(record["scores"]) for _, record in run.records(run.images))
+            faces_cut += sum(record["crops"] for _, record in run.records(run.videos))
             console.print(f"{counted(faces_cut, 'crop')} in {runs.shown(output.crops.folder)}", soft_wrap=True, markup=False)
         run.print_speed(console)
     run.finish(progress.resume, output.beside("_problems.csv"))
@@ -229,7 +230,12 @@ def _on_image(file: InputFile, output: Output, run: runs.Run, selection: Selecti
 def _on_video(file: InputFile, output: Output, run: runs.Run, selection: Selection) -> Outcome:
     """Find and follow faces, and write them frame by frame."""
     with run.clip(file, selection=selection) as clip:
-        with closing(_results(clip, output, file, run)) as frames:
+        crops = None
+        if output.crops is not None:
+            from tinyfaces.jobs.track_crops import TrackCrops
+
+            crops = TrackCrops(output.crops, file, clip.video)
+        with closing(_results(clip, output, file, run, crops)) as frames:
             if output.format is None:
                 for _ in frames:
                     pass
@@ -239,19 +245,24 @@ def _on_video(file: InputFile, output: Output, run: runs.Run, selection: Selecti
                     sys.stdout.writelines(parts)
                 else:
                     write_parts(run.targets[file][0], parts)
-        return Outcome(clip.summary(), clip.video.problem, run.targets[file])
+        cut = [] if crops is None else [*crops.written.values()]
+        written = [output.folder / name for name in output.names(file)]
+        return Outcome({**clip.summary(), "crops": len(cut)}, clip.video.problem, [*written, *cut])
 
 
-def _results(clip: "Clip", output: Output, file: InputFile, run: runs.Run) -> Generator["TrackedFaces", None, None]:
-    """The faces frame by frame, while a drawn video is written, if it is wanted."""
+def _results(
+    clip: "Clip", output: Output, file: InputFile, run: runs.Run, crops: "TrackCrops | None"
+) -> Generator["TrackedFaces", None, None]:
+    """The faces frame by frame, while crops and a drawn video are written, if they are wanted."""
+    on_frame = (lambda frame, settled: None) if crops is None else crops.add
     target = output.drawn_video(file)
     if target is None:
-        yield from clip.results()
+        yield from clip.results(on_frame=on_frame)
     else:
         from tinyfaces.jobs.drawn_videos import write_drawn
 
         yield from write_drawn(
-            clip, target, scores=output.show_scores,
+            clip, target, scores=output.show_scores, on_frame=on_frame,
             on_losses=lambda losses: run.note(f"{target}: written without {', '.join(losses)}"),
         )  # fmt: skip
 

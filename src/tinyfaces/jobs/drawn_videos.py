@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+import av
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
@@ -16,7 +17,12 @@ from tinyfaces.jobs.video_writer import VideoWriter
 
 
 def write_drawn(
-    clip: Clip, target: Path, *, scores: bool, on_losses: Callable[[Sequence[str]], None] = lambda losses: None
+    clip: Clip,
+    target: Path,
+    *,
+    scores: bool,
+    on_losses: Callable[[Sequence[str]], None] = lambda losses: None,
+    on_frame: Callable[[av.VideoFrame, TrackedFaces], None] = lambda frame, settled: None,
 ) -> Iterator[TrackedFaces]:
     """`Clip.results`, while the video is written with a frame and the number of its track around each face.
 
@@ -27,6 +33,7 @@ def write_drawn(
         target: The file to write; its ending is one of `inputs.CONTAINERS`.
         scores: Also write each face's score.
         on_losses: Called with what the encoded picture lacks, such as "transparency", if it lacks anything.
+        on_frame: Called with each frame before it is drawn on, and its faces, in pixels of the first frame.
 
     Raises:
         VideoError: The video cannot be encoded.
@@ -36,9 +43,12 @@ def write_drawn(
     with replacing(target) as partial, VideoWriter(partial, target.suffix.lower(), clip.video, comment=MARK) as writer:
         if writer.losses:
             on_losses(writer.losses)
-        yield from clip.results(
-            writer.copy, lambda frame, settled: writer.write_drawn(frame, drawing(settled, *size, scores=scores))
-        )
+
+        def draw(frame: av.VideoFrame, settled: TrackedFaces) -> None:
+            on_frame(frame, settled)
+            writer.write_drawn(frame, drawing(settled, *size, scores=scores))
+
+        yield from clip.results(writer.copy, draw)
 
 
 def drawing(settled: TrackedFaces, width: int, height: int, *, scores: bool) -> npt.NDArray[np.uint8]:

@@ -1,4 +1,4 @@
-"""Faces cut out of a photo, each in a file of its own."""
+"""Faces cut out of photos and videos, each in a file of its own."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -24,7 +24,7 @@ class CropError(ValueError):
 
 @dataclass(frozen=True)
 class FaceCrops:
-    """Where the faces of photos go, each in a PNG file of its own.
+    """Where the faces of photos and videos go, each in a PNG file of its own.
 
     Args:
         folder: For all of them.
@@ -37,7 +37,8 @@ class FaceCrops:
     is_given: Callable[[Path], bool] = lambda path: False
 
     def first(self, file: Named) -> Path:
-        """The file of the best face of a photo. It stands for all of them, whose number is not known before."""
+        """The file of the best face of a photo, or of a video's first track. It stands for all of them, whose number is not known
+        before."""
         return self._place(file, 0)
 
     def write(self, result: ImageResult, image: AnyImage) -> list[Path]:
@@ -50,13 +51,35 @@ class FaceCrops:
         """
         places = [self._place(result, number) for number in range(len(result.faces))]
         for place in places:
-            if self.is_given(place):
-                raise CropError(f"{place}: is one of the input files, which are never overwritten")
-            if place.exists() and not is_marked_picture(place):
-                raise CropError(f"{place}: is no crop of a face, and is not overwritten")
+            self._check(place)
         for number, pixels in _cut(image, result.faces.boxes, self.margin):
             write_atomically(places[number], as_marked_picture(Image.fromarray(pixels), "PNG"), self.first(result))
         return places
+
+    def write_track(self, file: Named, track: int, box: npt.NDArray[np.float32], picture: Pixels) -> Path:
+        """Write a face of a video, and give its path.
+
+        Args:
+            file: The video.
+            track: The number of the face's track, which is that of its file.
+            box: (4,), x1 y1 x2 y2 in pixels of the picture.
+            picture: What it was found in, HxWx3 uint8 RGB.
+
+        Raises:
+            CropError: A file of that name is no crop, or was given.
+            OSError: The file cannot be written.
+        """
+        place = self._place(file, track)
+        self._check(place)
+        for _, pixels in _cut(picture, box[None], self.margin):
+            write_atomically(place, as_marked_picture(Image.fromarray(pixels), "PNG"), self.first(file))
+        return place
+
+    def _check(self, place: Path) -> None:
+        if self.is_given(place):
+            raise CropError(f"{place}: is one of the input files, which are never overwritten")
+        if place.exists() and not is_marked_picture(place):
+            raise CropError(f"{place}: is no crop of a face, and is not overwritten")
 
     def _place(self, file: Named, number: int) -> Path:
         return self.folder / named_after(file.name, f"_face_{number:03d}.png")

@@ -76,7 +76,7 @@ class Output:
         pictures: Whether to draw a picture of each image.
         copies: Whether XMP goes into copies of the photos, and not into sidecars.
         show_scores: Whether pictures have the score above each frame.
-        crops: Where each face of a photo goes as a file of its own, if anywhere.
+        crops: Where each face goes as a file of its own, if anywhere.
         videos: Whether to draw each video.
     """
 
@@ -152,7 +152,7 @@ class Output:
 
     def targets(self, file: InputFile) -> list[Path]:
         """All files that are written for one input file alone; of its crops the first, which stands for all."""
-        crops = [self.crops.first(file)] if self.crops is not None and not file.is_video else []
+        crops = [self.crops.first(file)] if self.crops is not None else []
         return [*(self.folder / name for name in self.names(file)), *crops]
 
     def write(self, result: ImageResult, image: AnyImage | None = None) -> list[Path]:
