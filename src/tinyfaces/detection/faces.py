@@ -200,11 +200,14 @@ def draw_frames(
     line_width: int | None = None,
 ) -> None:
     """Draw a frame just outside each face, and above it one of `words`. The other arguments are those of `Faces.draw`."""
+    fonts: dict[int, Any] = {}
     for place, (x1, y1, x2, y2) in enumerate(faces.boxes.tolist()):
         thick = line_width or max(1, round((y2 - y1) / _HEIGHTS_PER_LINE))
         left, top = round(x1) - thick, round(y1) - thick
         right, bottom = max(left, round(x2) + thick - 1), max(top, round(y2) + thick - 1)
         pen.rectangle((left, top, right, bottom), outline=colour, width=thick)
         if words is not None:
-            font = ImageFont.load_default(max(_SMALLEST_LETTERS, round((y2 - y1) / _LETTERS_PER_HEIGHT)))
-            pen.text((left, top - 1), words[place], fill=colour, font=font, anchor="lb")
+            size = max(_SMALLEST_LETTERS, round((y2 - y1) / _LETTERS_PER_HEIGHT))
+            if size not in fonts:
+                fonts[size] = ImageFont.load_default(size)
+            pen.text((left, top - 1), words[place], fill=colour, font=fonts[size], anchor="lb")

@@ -135,9 +135,10 @@ class VideoWriter:
         def draw(planes: list[Plane]) -> None:
             for plane, ink in zip(planes, self._ink(), strict=True):
                 height, width = plane.values.shape
-                opaque = np.asarray(stored.resize((width, height), Image.Resampling.BOX), np.float64) / 255
-                drawn = opaque > 0
-                mixed = plane.values[drawn].astype(np.float64) * (1 - opaque[drawn]) + ink * opaque[drawn]
+                shades = np.asarray(stored.resize((width, height), Image.Resampling.BOX))
+                drawn = shades > 0
+                opaque = shades[drawn] / 255
+                mixed = plane.values[drawn].astype(np.float64) * (1 - opaque) + ink * opaque
                 plane.values[drawn] = np.rint(mixed).astype(plane.values.dtype)
 
         self._write(frame, draw if drawing.any() else None)
