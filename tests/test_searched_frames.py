@@ -15,7 +15,7 @@ from tinyfaces.cli import app  # noqa: E402
 from tinyfaces.detection.detector import Detector  # noqa: E402
 from tinyfaces.detection.faces import Faces  # noqa: E402
 from tinyfaces.jobs.clips import Clip  # noqa: E402
-from tinyfaces.jobs.patch_matching import followed  # noqa: E402
+from tinyfaces.jobs.patch_matching import camera_motions, followed  # noqa: E402
 from tinyfaces.jobs.searched_frames import Planned, filled, planned  # noqa: E402
 from tinyfaces.jobs.spacing import Spacing  # noqa: E402
 from tinyfaces.jobs.tracking import Tracker  # noqa: E402
@@ -55,7 +55,7 @@ def test_faces_are_followed_through_a_pan(step, side):
     picture = _texture(400, 560, grain=max(4, side // 5))
     lumas = [_window(picture, 100 - step[0] * n, 80 - step[1] * n) for n in range(4)]
     boxes = np.array([[120.0, 90, 120 + side, 90 + side], [160, 110, 160 + side, 110 + 1.25 * side]])
-    places, kept = followed(lumas, boxes)
+    places, kept = followed(lumas, boxes, camera_motions(lumas))
     assert kept.all()
     for n in range(4):
         assert np.abs(places[n] - boxes - np.tile(step, 2) * n).max() <= max(1, side / 16)
@@ -65,7 +65,8 @@ def test_a_face_that_something_hides_is_not_followed_on():
     picture = _texture(240, 320)
     hidden = picture.copy()
     hidden[90:130, 110:150] = _texture(40, 40, seed=1)
-    _, kept = followed([picture, hidden, picture], np.array([[120.0, 100, 140, 120], [200, 60, 220, 80]]))
+    lumas = [picture, hidden, picture]
+    _, kept = followed(lumas, np.array([[120.0, 100, 140, 120], [200, 60, 220, 80]]), np.zeros((2, 2)))
     assert kept.tolist() == [[True, True], [False, True], [False, True]]
 
 
@@ -114,6 +115,16 @@ def test_auto_searches_between_where_a_face_is_lost_and_only_there():
     assert [len(faces) for _, faces, _ in result] == [1, 1, 1, 0, 0, 0, 0]
     assert [searched for _, _, searched in result] == [True, False, True, True, False, False, True]
     assert len(asked) == 2
+
+
+def test_auto_gives_up_for_a_while_and_tries_again():
+    """Nothing can be followed in the first gap, and everything in all others. Three of them are searched all the same."""
+    lumas = [_texture(240, 320, seed=n) for n in range(7)] + [_texture(240, 320)] * 30
+    boxes = [[x, 60.0, x + 20, 84] for x in range(40, 280, 40)]
+    found = Faces(np.array(boxes), np.full(len(boxes), 0.9))
+    ends = {number: boxes for number in range(0, 37, 6)}
+    result = _filled(lumas, ends, Spacing.of("auto"), lambda one: found)
+    assert [searched for _, _, searched in result] == [True] * 25 + [False] * 5 + [True] + [False] * 5 + [True]
 
 
 def _plan(path: Path, spacing: Spacing) -> list[bool]:

@@ -1,12 +1,14 @@
 """Faces followed from one frame to the next by what they look like, without a detector."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
 
 Luma = npt.NDArray[np.uint8]
 Boxes = npt.NDArray[np.float64]
+Motions = npt.NDArray[np.float64]
 
 _LARGEST = 20.0  # sides of boxes are halved until they are no larger than this
 _POINTS = 10  # of a patch, in each direction
@@ -21,12 +23,13 @@ _FLAT = 2.0  # spread of grey values below which a patch shows nothing
 _WIDEST = 160  # pixels of the pictures in which the camera's motion is measured
 
 
-def followed(lumas: Sequence[Luma], boxes: Boxes) -> tuple[Boxes, npt.NDArray[np.bool_]]:
+def followed(lumas: Sequence[Luma], boxes: Boxes, camera: Motions) -> tuple[Boxes, npt.NDArray[np.bool_]]:
     """Where boxes of the first frame are in the frames after it.
 
     Args:
         lumas: Grey pictures HxW of the frames, all of one size.
         boxes: (N, 4), x1 y1 x2 y2 in pixels of the first.
+        camera: (F - 1, 2), what `camera_motions` says of the frames.
 
     Returns:
         The boxes in each frame (F, N, 4), of the same size as at the start; and whether they were recognised in this frame and
@@ -42,8 +45,7 @@ def followed(lumas: Sequence[Luma], boxes: Boxes) -> tuple[Boxes, npt.NDArray[np
     own = np.zeros((count, 2))  # motion beside that of the camera
     scales = (2.0**levels)[:, None]
     for number in range(1, len(lumas)):
-        camera = _camera_motion(lumas[number - 1], lumas[number])
-        place = places[number - 1] + np.tile(own + camera, 2)
+        place = places[number - 1] + np.tile(own + camera[number - 1], 2)
         pyramid = _pyramid(lumas[number], int(levels.max()))
         for shifts in (_COARSE, _FINE):
             likeness = _correlation(_patches(pyramid, place, levels, shifts), templates)
@@ -53,8 +55,13 @@ def followed(lumas: Sequence[Luma], boxes: Boxes) -> tuple[Boxes, npt.NDArray[np
             place = place + np.where(found[:, None], np.tile(shifts[best] * scales, 2), 0)
         places[number] = place
         kept[number] = kept[number - 1] & found
-        own = np.where(found[:, None], place[:, :2] - places[number - 1, :, :2] - camera, 0)
+        own = np.where(found[:, None], place[:, :2] - places[number - 1, :, :2] - camera[number - 1], 0)
     return places, kept
+
+
+def camera_motions(lumas: Sequence[Luma]) -> Motions:
+    """How far (F - 1, 2) the picture as a whole moves from each of F frames to the next, in pixels to the right and down."""
+    return np.array([_camera_motion(*pair) for pair in pairwise(lumas)]).reshape(-1, 2)
 
 
 def thumbnail(luma: Luma) -> npt.NDArray[np.float32]:

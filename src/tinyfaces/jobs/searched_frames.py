@@ -11,13 +11,15 @@ from tinyfaces.detection.boxes import iou_matrix
 from tinyfaces.detection.faces import Faces
 from tinyfaces.jobs import fields
 from tinyfaces.jobs.assignment import heaviest_pairs
-from tinyfaces.jobs.patch_matching import Luma, followed, thumbnail
+from tinyfaces.jobs.patch_matching import Luma, Motions, camera_motions, followed, thumbnail
 from tinyfaces.jobs.spacing import Spacing
 from tinyfaces.jobs.video import VideoReader, naming
 
 _CUT = 20.0  # mean change of grey values from frame to frame, 0-255, from which both are searched
 _SAME_FACE = 0.25  # overlap of where a face is expected with where one is found
 _NEAR = 0.4  # the same, from which nothing else need show that it is the same face
+_MOST = 0.7  # share of the frames between two that had to be searched, from which following is given up for a while
+_NOT_TRIED = 3  # gaps in which it is
 _DOUBLE = 0.5  # overlap of what was followed from both sides, from which it is one face
 
 
@@ -70,22 +72,34 @@ def filled(found: Iterable[tuple[Planned, Faces]], search: Search, spacing: Spac
         spacing: With `closer`, more frames are searched.
     """
     segment: list[tuple[Planned, Faces]] = []
+    all_searched = 0  # how many of the next gaps are searched wholly
     for one in found:
         segment.append(one)
         if not one[0].searched:
             continue
-        if len(segment) > 1:
-            yield from _between(segment, search, spacing)
+        if all_searched:
+            all_searched -= 1
+            for between, _ in segment[1:-1]:
+                yield between.frame, search(between), True
+        else:
+            count = 0
+            for filled_frame in _between(segment, search, spacing):
+                count += filled_frame[2]
+                yield filled_frame
+            all_searched = _NOT_TRIED if count > _MOST * (len(segment) - 2) > 0 else 0
         yield one[0].frame, one[1], True
         segment = [one]
 
 
-def _between(segment: list[tuple[Planned, Faces]], search: Search, spacing: Spacing) -> Iterator[Filled]:
+def _between(
+    segment: list[tuple[Planned, Faces]], search: Search, spacing: Spacing, camera: Motions | None = None
+) -> Iterator[Filled]:
     """The frames between the first and the last one, which were searched."""
     if len(segment) <= 2:
         return
     lumas = [one.luma for one, _ in segment if one.luma is not None]
-    faces, sure = _followed(lumas, segment[0][1], segment[-1][1])
+    camera = camera_motions(lumas) if camera is None else camera
+    faces, sure = _followed(lumas, camera, segment[0][1], segment[-1][1])
     if sure or not spacing.closer:
         for (one, _), here in zip(segment[1:-1], faces, strict=True):
             yield one.frame, here, False
@@ -93,20 +107,20 @@ def _between(segment: list[tuple[Planned, Faces]], search: Search, spacing: Spac
     half = len(segment) // 2
     middle = segment[half][0]
     there = (middle, search(middle))
-    yield from _between([*segment[:half], there], search, spacing)
+    yield from _between([*segment[:half], there], search, spacing, camera[:half])
     yield middle.frame, there[1], True
-    yield from _between([there, *segment[half + 1 :]], search, spacing)
+    yield from _between([there, *segment[half + 1 :]], search, spacing, camera[half:])
 
 
-def _followed(lumas: list[Luma], first: Faces, last: Faces) -> tuple[list[Faces], bool]:
+def _followed(lumas: list[Luma], camera: Motions, first: Faces, last: Faces) -> tuple[list[Faces], bool]:
     """The faces in the frames between two, and whether all were followed from one to the other beyond doubt."""
     starts, ends = first.boxes.astype(np.float64), last.boxes.astype(np.float64)
-    onward, kept = followed(lumas, starts)
+    onward, kept = followed(lumas, starts, camera)
     overlaps = iou_matrix(onward[-1], ends).astype(np.float64)
     pairs = [(a, b) for a, b in heaviest_pairs(overlaps) if overlaps[a, b] >= _SAME_FACE]
     ahead = np.setdiff1d(np.arange(len(starts)), [a for a, _ in pairs])
     behind = np.setdiff1d(np.arange(len(ends)), [b for _, b in pairs])
-    back, kept_back = (values[::-1] for values in followed(lumas[::-1], ends[behind]))
+    back, kept_back = (values[::-1] for values in followed(lumas[::-1], ends[behind], -camera[::-1]))
     a, b = np.array(pairs, np.int64).reshape(-1, 2).T
     sure = bool((kept[-1, a] | (overlaps[a, b] >= _NEAR)).all() and kept[-1, ahead].all() and kept_back[0].all())
     off = ends[b] - onward[-1, a]  # it grew on the way
