@@ -18,6 +18,7 @@ from tinyfaces.cli.options import (
     MODEL,
     OUTPUT,
     DetectorOptions,
+    Every,
     InputOptions,
     ProgressOptions,
     app,
@@ -26,6 +27,7 @@ from tinyfaces.cli.options import (
     fail,
     folder_of,
     json_file,
+    spacing_of,
 )
 from tinyfaces.cli.remote import RayAddress, run_on_cluster
 from tinyfaces.cli.which_faces import FaceOptions, TrackOptions
@@ -41,6 +43,7 @@ from tinyfaces.jobs.masked_photos import Masking, lost_lines, masked_photo
 from tinyfaces.jobs.masking import MaskStyle
 from tinyfaces.jobs.outputs import StateFiles, lies_in
 from tinyfaces.jobs.selection import ALL, clear_line
+from tinyfaces.jobs.spacing import EVERY_FRAME, Spacing
 
 if TYPE_CHECKING:  # an extra
     from tinyfaces.jobs.clips import Clip
@@ -128,6 +131,7 @@ def anonymise(
             min=0, max=51, rich_help_panel=OUTPUT, help="Quality of videos (constant rate factor): lower is better, and larger."
         ),
     ] = 18,
+    every: Every = "1",
     ray: RayAddress = None,
 ) -> None:
     """Mask every face in images and videos.
@@ -141,17 +145,20 @@ def anonymise(
         faces.selection(**tracks.chosen()),
         _picture(cover),
     )
+    spacing = spacing_of(every)
     if ray is not None:
         if given.boxes is not None or given.also_boxes is not None:
             fail("--boxes and --also-boxes do not go with --ray")
         if report is not None:
             fail(f"--ray lists what was masked in Parquet files beside {out}; --report does not go with it")
+        if spacing != EVERY_FRAME:
+            fail("--every is for videos, which --ray leaves out")
         if masking.selection.needs_video:
             fail("--keep-track, --only-track, --from and --to are for videos, which --ray leaves out")
         run_on_cluster(ray, inputs, out, detector, masking.cover.lowest, progress, masking)
         return
     folder = folder_of("--out", Path(out))
-    if given.boxes is not None and (threshold is not None or masking.selection != ALL):
+    if given.boxes is not None and (threshold is not None or masking.selection != ALL or spacing != EVERY_FRAME):
         fail("--boxes masks exactly the boxes given; options that choose among the faces found do not go with it")
     boxes = given.read()
     state = _state(folder, json_file("--report", report))
@@ -164,17 +171,17 @@ def anonymise(
     run.plan(folder, lambda file: [file.written_name], [report, state.problems], read)
     boxes.assign(run)
     run.mark(folder)
-    settings = {"command": "anonymise", **masking.settings(), "quality": quality, **boxes.settings}
+    settings = {"command": "anonymise", **masking.settings(), "quality": quality, **spacing.settings(), **boxes.settings}
     run.open(detector, masking.cover.lowest, state.journal, resume=progress.resume, settings=settings, detects=boxes.detects)
     for file, outcome in run.process(
-        lambda file: _on_image(file, run, boxes, masking), lambda file: _on_video(file, run, boxes, masking, quality)
+        lambda file: _on_image(file, run, boxes, masking), lambda file: _on_video(file, run, boxes, masking, quality, spacing)
     ):
         if outcome.record is not None and not progress.quiet:
             for line in lost_lines(runs.shown(file.path), outcome.record["removed"]):
                 typer.echo(line)
     done = list(run.records())
     if report is not None:
-        chosen = masking.settings()
+        chosen = masking.settings() | spacing.settings()
         if boxes.detects:
             chosen |= {"scale": detector.scale, "model": detector.model}
         else:
@@ -215,9 +222,9 @@ def _on_image(file: InputFile, run: runs.Run, boxes: GivenBoxes, masking: Maskin
     return Outcome(record, written=[target])
 
 
-def _on_video(file: InputFile, run: runs.Run, boxes: GivenBoxes, masking: Masking, quality: int) -> Outcome:
+def _on_video(file: InputFile, run: runs.Run, boxes: GivenBoxes, masking: Masking, quality: int, spacing: Spacing) -> Outcome:
     known = boxes.video(file)
-    with _clip(file, run, masking, known, boxes.detects) as clip:
+    with _clip(file, run, masking, known, boxes.detects, spacing) as clip:
         from tinyfaces.jobs.clips import write_masked
 
         target = run.targets[file][0]
@@ -239,11 +246,11 @@ def _picture(path: Path | None) -> CoverPicture | None:
 
 @contextmanager
 def _clip(
-    file: InputFile, run: runs.Run, masking: Masking, known: list[KnownVideo], detects: bool
+    file: InputFile, run: runs.Run, masking: Masking, known: list[KnownVideo], detects: bool, spacing: Spacing
 ) -> Iterator["Clip | KnownClip"]:
     """A video with the faces that are found, those that are known, or both."""
     if not known:
-        with run.clip(file, masking.cover, masking.selection) as clip:
+        with run.clip(file, masking.cover, masking.selection, spacing) as clip:
             yield clip
         return
     with run.video(file) as (video, advance):
@@ -252,7 +259,7 @@ def _clip(
 
         found = None
         if detects:
-            found = Clip(video, run.detector, run.workers, advance, masking.cover, masking.selection)
+            found = Clip(video, run.detector, run.workers, advance, masking.cover, masking.selection, spacing)
         yield KnownClip(video, known, advance, found)
 
 

@@ -15,6 +15,7 @@ from tinyfaces.cli import runs
 from tinyfaces.cli.options import (
     OUTPUT,
     DetectorOptions,
+    Every,
     InputOptions,
     ProgressOptions,
     Threshold,
@@ -22,6 +23,7 @@ from tinyfaces.cli.options import (
     command,
     fail,
     folder_of,
+    spacing_of,
 )
 from tinyfaces.cli.remote import RayAddress, run_on_cluster
 from tinyfaces.cli.tables import print_detections
@@ -35,6 +37,7 @@ from tinyfaces.jobs.inputs import InputFile, find_inputs
 from tinyfaces.jobs.journal import Outcome
 from tinyfaces.jobs.outputs import Output, OutputError
 from tinyfaces.jobs.selection import ALL, Selection
+from tinyfaces.jobs.spacing import EVERY_FRAME, Spacing
 
 if TYPE_CHECKING:  # an extra
     from tinyfaces.jobs.clips import Clip
@@ -159,18 +162,21 @@ def detect(
         typer.Option("--no-scores", rich_help_panel=OUTPUT, help="Leave scores out of YOLO files, as labelling tools expect."),
     ] = False,
     copies: Copies = False,
+    every: Every = "1",
     ray: RayAddress = None,
 ) -> None:
     """Find the faces in images, and follow them through videos.
 
     Exit code: 0 if all files were read, 1 if some could not be, 2 if nothing could be done.
     """
-    selection = faces.selection()
+    selection, spacing = faces.selection(), spacing_of(every)
     if ray is not None:
         if format is not None or no_scores or copies:
             fail("--ray writes Parquet files; --format, --no-scores and --copies do not go with it")
         if pictures != PictureOptions():
             fail("--ray writes Parquet files; --save-images, --save-video and --crops do not go with it")
+        if spacing != EVERY_FRAME:
+            fail("--every is for videos, which --ray leaves out")
         if selection != ALL:
             fail("--ray writes all faces; --min-height, --max-height, --only-region and --except-region do not go with it")
         run_on_cluster(ray, inputs, out, detector, threshold, progress)
@@ -194,12 +200,12 @@ def detect(
     also = [output.document, output.class_list, output.beside("_problems.csv")]
     run.plan(Path(), output.targets, also, faces.files())
     settings = {"command": "detect", "format": output.format, "scores": output.scores, "pictures": output.pictures}
-    settings |= selection.settings() | pictures.settings()
+    settings |= selection.settings() | pictures.settings() | spacing.settings()
     if copies:
         settings["copies"] = True
     run.open(detector, threshold, output.beside(".journal"), resume=progress.resume, settings=settings)
     for file, outcome in run.process(
-        lambda file: _on_image(file, output, run, selection), lambda file: _on_video(file, output, run, selection)
+        lambda file: _on_image(file, output, run, selection), lambda file: _on_video(file, output, run, selection, spacing)
     ):
         if output.to_stdout and output.format == "jsonl" and outcome.record is not None and not file.is_video:
             sys.stdout.write(formats.as_json_line(ImageResult.from_record(file, outcome.record)))
@@ -227,9 +233,9 @@ def _on_image(file: InputFile, output: Output, run: runs.Run, selection: Selecti
     return Outcome(result.to_record(), written=output.write(result, image))
 
 
-def _on_video(file: InputFile, output: Output, run: runs.Run, selection: Selection) -> Outcome:
+def _on_video(file: InputFile, output: Output, run: runs.Run, selection: Selection, spacing: Spacing) -> Outcome:
     """Find and follow faces, and write them frame by frame."""
-    with run.clip(file, selection=selection) as clip:
+    with run.clip(file, selection=selection, spacing=spacing) as clip:
         crops = None
         if output.crops is not None:
             from tinyfaces.jobs.track_crops import TrackCrops

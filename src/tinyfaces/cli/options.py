@@ -17,6 +17,7 @@ from tinyfaces.detection.runtime import RuntimeOptions, int8_file
 from tinyfaces.files import GivenFiles
 from tinyfaces.jobs.bulk import reason as reason
 from tinyfaces.jobs.outputs import is_file_name
+from tinyfaces.jobs.spacing import Spacing
 from tinyfaces.weights import models
 
 SOME_FAILED, UNUSABLE = 1, 2
@@ -144,6 +145,11 @@ Threshold: TypeAlias = Annotated[
         min=0, max=1, rich_help_panel=MODEL, help="Score from which a detection counts; by default, what the model recommends."
     ),
 ]
+_EVERY = (
+    "Search one in so many frames of a video, 1 to 10, and follow faces between; auto searches more where one is lost. "
+    "Faster, and less safe."
+)
+Every: TypeAlias = Annotated[str, typer.Option(metavar="N|auto", rich_help_panel=SPEED, help=_EVERY)]
 Threads: TypeAlias = Annotated[int | None, typer.Option(min=1, rich_help_panel=SPEED, help="Processor threads; all by default.")]
 ModelName: TypeAlias = Annotated[
     str, typer.Option(rich_help_panel=MODEL, help="A shipped model (see `tinyfaces models`) or the path of an ONNX file.")
@@ -267,3 +273,11 @@ def _toml_value(text: str) -> Any:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         return text.strip()
+
+
+def spacing_of(every: str) -> Spacing:
+    """Which frames `--every` names. Ends the command if it makes no sense."""
+    try:
+        return Spacing.of(every)
+    except ValueError as error:
+        fail(f"--{error}")

@@ -26,6 +26,7 @@ from tinyfaces.jobs.inputs import InputFile, Inputs, left_out_line
 from tinyfaces.jobs.journal import Journal, JournalError, Outcome
 from tinyfaces.jobs.own_results import mark_folder
 from tinyfaces.jobs.selection import ALL, Selection
+from tinyfaces.jobs.spacing import EVERY_FRAME, Spacing
 
 if TYPE_CHECKING:  # an extra
     from tinyfaces.jobs.clips import Advance, Clip
@@ -239,18 +240,21 @@ class Run:
             fail(bulk.as_text(error))
 
     @contextmanager
-    def clip(self, file: InputFile, cover: CoverThreshold | None = None, selection: Selection = ALL) -> Iterator["Clip"]:
+    def clip(
+        self, file: InputFile, cover: CoverThreshold | None = None, selection: Selection = ALL, spacing: Spacing = EVERY_FRAME
+    ) -> Iterator["Clip"]:
         """The faces of a video, with a progress bar. Raises ValueError where the extra is missing.
 
         Args:
             file: The video.
             cover: The score from which a detection counts; None for the detector's threshold.
             selection: Which faces are of interest.
+            spacing: Which frames are searched.
         """
         with self.video(file) as (video, advance):
             from tinyfaces.jobs.clips import Clip
 
-            yield Clip(video, self.detector, self.workers, advance, cover, selection)
+            yield Clip(video, self.detector, self.workers, advance, cover, selection, spacing)
 
     @contextmanager
     def video(self, file: InputFile) -> Iterator[tuple["VideoReader", "Advance"]]:

@@ -17,7 +17,9 @@ from tinyfaces.jobs.cover_picture import CoverPicture
 from tinyfaces.jobs.cover_threshold import CoverThreshold
 from tinyfaces.jobs.fields import one_face_each
 from tinyfaces.jobs.masking import MaskStyle
+from tinyfaces.jobs.searched_frames import Planned, filled, planned
 from tinyfaces.jobs.selection import ALL, Selection
+from tinyfaces.jobs.spacing import EVERY_FRAME, Spacing
 from tinyfaces.jobs.tracking import TrackedFaces, Tracker
 from tinyfaces.jobs.video import VideoReader
 from tinyfaces.jobs.video_writer import VideoWriter
@@ -46,6 +48,7 @@ class Clip:
         cover: The score from which a detection begins a track. One with a lower score only continues a track. If None, the
             detector's threshold.
         selection: Which faces are of interest. The others are followed, and left out.
+        spacing: Which frames are searched. In the others faces are followed.
     """
 
     def __init__(
@@ -56,6 +59,7 @@ class Clip:
         advance: Advance,
         cover: CoverThreshold | None = None,
         selection: Selection = ALL,
+        spacing: Spacing = EVERY_FRAME,
     ) -> None:
         self.video = video
         self._detector = detector
@@ -64,8 +68,9 @@ class Clip:
         self._cover = CoverThreshold.of(detector.threshold) if cover is None else cover
         self._tracker = Tracker(video.rate, self._cover)
         self._selection = selection
+        self._spacing = spacing
         self._clear: dict[int, str] = {}
-        self.frames = self.faces = self.max_faces = 0
+        self.frames = self.searched = self.faces = self.max_faces = 0
         self._followed: dict[int, FollowedFace] = {}
         self._covered: set[int] = set()
 
@@ -82,10 +87,11 @@ class Clip:
     def follow(self, on_packet: Callable[[Packet], None] = lambda packet: None) -> Iterator[tuple[av.VideoFrame, TrackedFaces]]:
         """Each frame with its faces, in pixels of the first frame, while threads search the next ones."""
         waiting: deque[av.VideoFrame] = deque()
-        found = overlapped(self.video.frames(on_packet), self._detect, self._workers)
-        for frame, faces in found:
+        frames = planned(self.video, self.video.frames(on_packet), self._spacing)
+        found = overlapped(frames, self._search, self._workers, ahead=2 * self._spacing.frames)
+        for frame, faces, searched in filled(found, lambda one: self._detect(one.frame), self._spacing):
             waiting.append(frame)
-            settled = self._tracker.push(faces, float(frame.time or 0))
+            settled = self._tracker.push(faces, float(frame.time or 0), searched=searched)
             if settled is not None:
                 yield waiting.popleft(), self._counted(settled)
         for settled in self._tracker.finish():
@@ -106,10 +112,10 @@ class Clip:
             yield replace(settled, faces=faces, masks=masks, size=shape.size)
 
     def summary(self) -> dict[str, Any]:
-        """Numbers for a report: width, height, frames, faces (in all frames together), max_faces (in one frame), tracks (faces
-        told apart)."""
+        """Numbers for a report: width, height, frames, searched (how many of the frames), faces (in all frames
+        together), max_faces (in one frame), tracks (faces told apart)."""
         return {
-            "width": self.video.shape.width, "height": self.video.shape.height, "frames": self.frames,
+            "width": self.video.shape.width, "height": self.video.shape.height, "frames": self.frames, "searched": self.searched,
             "faces": self.faces, "max_faces": self.max_faces, "tracks": self.tracks,
         }  # fmt: skip
 
@@ -127,6 +133,9 @@ class Clip:
             for number, face in sorted(self._followed.items())
         ]
 
+    def _search(self, one: Planned) -> Faces:
+        return self._detect(one.frame) if one.searched else Faces.empty()
+
     def _detect(self, frame: av.VideoFrame) -> Faces:
         lowest = self._cover.lowest
         faces = [self._detector.detect(picture, threshold=lowest) for picture in self.video.pictures(frame)]
@@ -141,6 +150,7 @@ class Clip:
         for track, reason in clear.items():
             self._clear.setdefault(track, reason)
         self.frames += 1
+        self.searched += settled.searched
         self.faces += len(settled.faces)
         self.max_faces = max(self.max_faces, len(settled.faces))
         self._advance(1)

@@ -18,13 +18,13 @@ _SAME_FACE = 0.3  # overlap
 
 
 def is_combed(pixels: Pixels) -> bool:
-    """Whether something in a stored frame HxWx3 looks like two pictures in alternate lines."""
-    width = pixels.shape[1] // _BLOCK * _BLOCK
+    """Whether something in a stored frame HxWx3, or grey HxWx1, looks like two pictures in alternate lines."""
+    width, channels = pixels.shape[1] // _BLOCK * _BLOCK, pixels.shape[2]
     combs = 0
     for top in range(0, len(pixels) - _BLOCK - 1, _BLOCK):
         lines = pixels[top : top + _BLOCK + 2, :width].reshape(_BLOCK + 2, -1).astype(np.int16)
-        near, far = (_per_block(np.abs(lines[:_BLOCK] - lines[step : _BLOCK + step])) for step in (1, 2))
-        combs += int(((near > _CONTRAST * _BLOCK**2) & (near > _RATIO * far)).sum())
+        near, far = (_per_block(np.abs(lines[:_BLOCK] - lines[step : _BLOCK + step]), channels) for step in (1, 2))
+        combs += int(((near > _CONTRAST * _BLOCK**2 * channels / 3) & (near > _RATIO * far)).sum())
         if combs >= _BLOCKS:
             return True
     return False
@@ -70,6 +70,6 @@ def _field(pixels: Pixels, first: int) -> Pixels:
     return field
 
 
-def _per_block(lines: npt.NDArray[np.int16]) -> npt.NDArray[np.int64]:
-    """The sums of _BLOCK lines over every _BLOCK pixels of three channels."""
-    return np.asarray(lines.sum(axis=0, dtype=np.int64).reshape(-1, 3 * _BLOCK).sum(axis=1))
+def _per_block(lines: npt.NDArray[np.int16], channels: int) -> npt.NDArray[np.int64]:
+    """The sums of _BLOCK lines over every _BLOCK pixels of all channels."""
+    return np.asarray(lines.sum(axis=0, dtype=np.int16).reshape(-1, channels * _BLOCK).sum(axis=1, dtype=np.int64))

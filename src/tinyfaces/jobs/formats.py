@@ -186,7 +186,7 @@ FORMATS = (*DOCUMENTS, *PER_IMAGE)
 def video_jsonl_parts(path: Path, width: int, height: int, frames: Iterable[TrackedFaces]) -> Iterator[str]:
     """A line of JSON per frame: file, frame (its number), time (seconds), width and height (of this frame), boxes, scores, tracks
     (the same number for the same face in all frames), found (false where a face was missed in this frame, and put between its
-    neighbours)."""
+    neighbours), and, where the frame was not searched, searched (false)."""
     for number, frame in enumerate(frames):
         yield json.dumps({"file": _text(path), **_frame_record(number, frame, (width, height))}) + "\n"
 
@@ -228,4 +228,6 @@ def _frame_record(number: int, frame: TrackedFaces, size: tuple[int, int]) -> di
     """size: that of the first frame, for a frame that does not tell its own."""
     width, height = frame.size or size
     faces = {**frame.faces.to_dict(), "tracks": frame.tracks.tolist(), "found": frame.found.tolist()}
-    return {"frame": number, "time": round(frame.time, 6), "width": width, "height": height, **faces}
+    return {"frame": number, "time": round(frame.time, 6), "width": width, "height": height, **faces} | (
+        {} if frame.searched else {"searched": False}
+    )

@@ -74,4 +74,4 @@ class KnownClip:
         return {
             "width": self.video.shape.width, "height": self.video.shape.height, "frames": self.frames,
             "faces": self.faces, "max_faces": self.max_faces, "tracks": given + (self._found.tracks if self._found else 0),
-        }  # fmt: skip
+        } | ({"searched": self._found.searched} if self._found else {})  # fmt: skip

@@ -336,7 +336,13 @@ def _frame(file: Path, record: dict[str, Any]) -> tuple[int, TrackedFaces]:
     if not len(boxes) == len(scores) == len(tracks) == len(found):
         raise AnnotationError(f"{where}: has {len(boxes)} boxes, {len(scores)} scores and {len(tracks)} tracks")
     return number, TrackedFaces(
-        time, Faces(boxes, scores.astype(np.float32)), tracks.astype(np.int64), found != 0, boxes, stated_size(record, where)
+        time,
+        Faces(boxes, scores.astype(np.float32)),
+        tracks.astype(np.int64),
+        found != 0,
+        boxes,
+        stated_size(record, where),
+        searched=record.get("searched") is not False,
     )
 
 

@@ -41,6 +41,7 @@ class TrackedFaces:
         size: Width and height of the frame, upright, in pixels, where known.
         mask_tracks: (M, 2) int64, the track that each mask belongs to, or the two of which it may be either's. None where the
             masks are those of the faces, in order. The first masks are always those of the faces.
+        searched: Whether the frame was searched. In one that was not, faces are followed from the searched ones around it.
     """
 
     time: float
@@ -50,6 +51,7 @@ class TrackedFaces:
     masks: npt.NDArray[np.float32]
     size: tuple[int, int] | None = None
     mask_tracks: npt.NDArray[np.int64] | None = None
+    searched: bool = True
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,7 @@ class _Seen:
 @dataclass
 class _Frame:
     time: float
+    searched: bool = True
     seen: dict[int, _Seen] = field(default_factory=dict)
     held: list[tuple[Box, int, int]] = field(default_factory=list)  # a box, and the one or two tracks it may belong to
     unsure: list[tuple[Box, float]] = field(default_factory=list)
@@ -106,11 +109,17 @@ class Tracker:
         """How many faces were told apart up to now."""
         return self._tracks_so_far
 
-    def push(self, faces: Faces, time: float) -> TrackedFaces | None:
-        """Add the faces of the next frame, at a time in seconds. Gives the frame `delay` before it, if there is one."""
+    def push(self, faces: Faces, time: float, *, searched: bool = True) -> TrackedFaces | None:
+        """Add the faces of the next frame, at a time in seconds. Gives the frame `delay` before it, if there is one.
+
+        Args:
+            faces: In pixels.
+            time: In seconds.
+            searched: False for faces that were not found in this frame, but followed into it.
+        """
         now = self._next
         self._next += 1
-        self._frames.append(_Frame(time))
+        self._frames.append(_Frame(time, searched))
         identities = self._byte_track.update(faces.boxes, self._threshold.evened(faces), time).tolist()
         boxes = faces.boxes.astype(np.float64)
         starts = []
@@ -142,7 +151,7 @@ class Tracker:
         # It may have jumped: in the gap it is where it was, where it will be, or between.
         self._hold_before(now, box, track.number, track.last)
         track.last, track.box, track.score = now, box, score
-        self._at(now).seen[track.number] = _Seen(box, score, True)
+        self._at(now).seen[track.number] = _Seen(box, score, self._at(now).searched)
 
     def _begin(self, starts: list[int], identities: list[int], boxes: Box, scores: npt.NDArray[np.float32], now: int) -> None:
         """Give the faces at `starts` a track: that of a face lost nearby a moment ago, or a new one."""
@@ -159,7 +168,7 @@ class Tracker:
                 self._tracks_so_far += 1
                 self._tracks[track.number] = track
                 begun[row] = track.number
-                self._at(now).seen[track.number] = _Seen(box, score, True)
+                self._at(now).seen[track.number] = _Seen(box, score, self._at(now).searched)
                 first, place_then = self._begun_before(track.number, now, box, score)
                 self._hold_before(first, place_then, track.number)
             if identities[row] >= 0:
@@ -195,7 +204,7 @@ class Tracker:
             before, score_then = unsure.pop(nearest)
             for missed, between in self._between(number, before, first, box):
                 self._at(missed).seen[track] = _Seen(between, min(score_then, score), False)
-            self._at(number).seen[track] = _Seen(before, score_then, True)
+            self._at(number).seen[track] = _Seen(before, score_then, self._at(number).searched)
             first, box, score = number, before, score_then
         return first, box
 
@@ -236,6 +245,7 @@ class Tracker:
             np.array([face.found for face in seen], np.bool_),
             np.array([box for box, _, _ in masks], np.float32).reshape(-1, 4),
             mask_tracks=np.array([either for _, *either in masks], np.int64).reshape(-1, 2),
+            searched=frame.searched,
         )
 
     def _smoothed(self, number: int, track: int) -> Box:
