@@ -114,6 +114,7 @@ RESULTS = (
     ["detect", ".", "-r", "--save-images"],
     ["detect", "in", "-r", "--save-images", "--out", "in"],
     ["detect", "in", "-r", "--save-images", "--out", "in", "--format", "voc"],
+    ["detect", "in", "-r", "--crops", "in"],
     ["count", "in", "-r", "--density", "in"],
     ["count", "in", "-r", "--density", "in/maps"],
     ["restore", "in", "-r", "--out", "in", "--max-height", "20"],

@@ -258,6 +258,7 @@ def test_commands_without_a_run_keep_what_they_are_given(tmp_path, monkeypatch, 
 NAMING = (
     ["detect", "in", "--format", "csv", "--out", "out"],
     ["detect", "in", "--save-images", "--out", "out", "--format", "voc"],
+    ["detect", "in", "--crops", "out", "--out", "out", "--format", "voc"],
     ["anonymise", "in", "--out", "out", "--report", "r.json"],
     ["count", "in", "--density", "out"],
     ["count", "in", "--out", "out", "--format", "csv"],

@@ -11,19 +11,31 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from tinyfaces import video
     from tinyfaces.detection.detector import Detector
     from tinyfaces.detection.faces import Faces
     from tinyfaces.detection.images import ImageError, read_image
     from tinyfaces.detection.runtime import ModelError
+    from tinyfaces.jobs.cover_threshold import CoverThreshold
+    from tinyfaces.jobs.masked_images import anonymise
+    from tinyfaces.jobs.masking import MaskStyle
+    from tinyfaces.jobs.selection import Selection
 
 __version__ = "0.1.0"
-__all__ = ["Detector", "Faces", "ImageError", "ModelError", "__version__", "read_image"]
+__all__ = [
+    "CoverThreshold", "Detector", "Faces", "ImageError", "MaskStyle", "ModelError", "Selection", "__version__", "anonymise",
+    "read_image", "video",
+]  # fmt: skip
 
 _HOME = {
+    "CoverThreshold": "tinyfaces.jobs.cover_threshold",
     "Detector": "tinyfaces.detection.detector",
     "Faces": "tinyfaces.detection.faces",
     "ImageError": "tinyfaces.detection.images",
+    "MaskStyle": "tinyfaces.jobs.masking",
     "ModelError": "tinyfaces.detection.runtime",
+    "Selection": "tinyfaces.jobs.selection",
+    "anonymise": "tinyfaces.jobs.masked_images",
     "read_image": "tinyfaces.detection.images",
 }
 
@@ -50,6 +62,8 @@ _silence()
 
 # Names are looked up on first use, so that `import tinyfaces` and `tinyfaces --help` stay instant.
 def __getattr__(name: str) -> Any:
+    if name == "video":
+        return import_module("tinyfaces.video")
     if name not in _HOME:
         raise AttributeError(f"module 'tinyfaces' has no attribute '{name}'")
     return getattr(import_module(_HOME[name]), name)

@@ -15,13 +15,13 @@ _RANDOM_LETTERS = 8  # between prefix and suffix
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, one_of: Path | None = None) -> Iterator[Path]:
     """A temporary file beside `path` that becomes `path` once all went well, so that nobody sees it half-written.
 
-    A killed process leaves it behind; `clear_partials` removes it. Raises OSError.
+    A killed process leaves it behind; `clear_partials` of `path`, or of `one_of` if that is given, removes it. Raises OSError.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = _new_partial(path)
+    partial = _new_partial(one_of or path)
     try:
         yield partial
         partial.replace(path)
@@ -30,9 +30,9 @@ def replacing(path: Path) -> Iterator[Path]:
         raise
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that nobody sees it half-written. Raises OSError."""
-    with replacing(path) as partial:
+def write_atomically(path: Path, content: bytes, one_of: Path | None = None) -> None:
+    """Write a file so that nobody sees it half-written. one_of: see `replacing`. Raises OSError."""
+    with replacing(path, one_of) as partial:
         partial.write_bytes(content)
 
 

@@ -82,6 +82,10 @@ class Run:
         """Everything that may be written."""
         return [target for targets in self.targets.values() for target in targets]
 
+    def is_given(self, path: Path) -> bool:
+        """Whether a file is one of those that are only read, by whatever path."""
+        return path in self._given
+
     def problem(self, line: str, file: Path | None = None) -> None:
         """Print what went wrong, and remember it."""
         line = " ".join(bulk.as_text(line).splitlines())

@@ -1,6 +1,7 @@
 """`tinyfaces serve`."""
 
 import errno
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -10,8 +11,10 @@ import typer
 from tinyfaces.cli.options import (
     INPUT,
     MODEL,
+    OUTPUT,
     SPEED,
     DetectorOptions,
+    InputOptions,
     RuntimeChoice,
     app,
     command,
@@ -19,7 +22,9 @@ from tinyfaces.cli.options import (
     fail,
     missing_extra,
 )
+from tinyfaces.cli.review import open_desk
 from tinyfaces.detection.runtime import usable_cpus
+from tinyfaces.jobs.masked_photos import Masking
 from tinyfaces.weights import models as shipped
 
 _SERVER = "Server"
@@ -58,6 +63,17 @@ def serve(
     receive_timeout: Annotated[
         float, typer.Option(min=0.1, rich_help_panel=SPEED, help="Seconds in which an upload must arrive.")
     ] = 30,
+    review: Annotated[
+        list[str] | None,
+        typer.Option(
+            rich_help_panel=INPUT,
+            help="Photos, or folders of them, to review at /review, as with `tinyfaces review`; may be given several times. "
+            "Only on this machine's own address.",
+        ),
+    ] = None,
+    review_out: Annotated[
+        str, typer.Option(rich_help_panel=OUTPUT, help="Folder for the photos that were reviewed.")
+    ] = "anonymised",
 ) -> None:
     """Serve detection over HTTP, with a web page (needs the extra: pip install 'tinyfaces[serve]').
 
@@ -68,10 +84,13 @@ def serve(
         from tinyfaces.service.limits import Limits
         from tinyfaces.service.queue import Engine
         from tinyfaces.service.restoring import restorer
+        from tinyfaces.service.review_routes import LOCAL_HOSTS, add_review
         from tinyfaces.service.server import listen, run
     except ImportError as error:
         missing_extra(error, "serve")
 
+    if review and host not in LOCAL_HOSTS:
+        fail(f"--review shows your photos to whoever can reach {host}; it goes with 127.0.0.1 only")
     lanes = runtime.threads or usable_cpus()
     engines = {}
     for name in model or list(shipped()):
@@ -84,6 +103,10 @@ def serve(
     limits = Limits(
         megabytes=max_megabytes, megapixels=max_megapixels, queue=queue, receive_seconds=receive_timeout, answer_seconds=timeout
     )
+    desk = None
+    if review:
+        finder = DetectorOptions(**vars(runtime), model=(model or ["accurate"])[0])
+        desk = open_desk(InputOptions(review), finder, Masking(), review_out)
     try:
         listening = listen(host, port)
     except OSError as error:
@@ -94,7 +117,12 @@ def serve(
     try:
         errors.print(f"tinyfaces: serving {', '.join(engines)} on {address} (Ctrl-C stops it)")
         restore = restorer(replace(runtime.options(), threads=1))
-        run(create_app(engines, limits, lanes=lanes, restore=restore), listening, limits)
+        created = create_app(engines, limits, lanes=lanes, restore=restore)
+        with desk or nullcontext():
+            if desk is not None:
+                add_review(created, desk)
+                errors.print(f"tinyfaces: review on {address}/review")
+            run(created, listening, limits)
     except KeyboardInterrupt:
         errors.print("tinyfaces: stopped")
 

@@ -1,7 +1,7 @@
 """The result type: the faces of one image."""
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -187,13 +187,27 @@ class Faces:
             ```
         """
         drawn = Image.fromarray(read_image(image))
-        pen = ImageDraw.Draw(drawn)
-        for (x1, y1, x2, y2), score in zip(self.boxes.tolist(), self.scores.tolist(), strict=True):
-            thick = line_width or max(1, round((y2 - y1) / _HEIGHTS_PER_LINE))
-            left, top = round(x1) - thick, round(y1) - thick
-            right, bottom = max(left, round(x2) + thick - 1), max(top, round(y2) + thick - 1)
-            pen.rectangle((left, top, right, bottom), outline=colour, width=thick)
-            if scores:
-                font = ImageFont.load_default(max(_SMALLEST_LETTERS, round((y2 - y1) / _LETTERS_PER_HEIGHT)))
-                pen.text((left, top - 1), f"{score:.2f}", fill=colour, font=font, anchor="lb")
+        words = [f"{score:.2f}" for score in self.scores.tolist()] if scores else None
+        draw_frames(ImageDraw.Draw(drawn), self, words, colour, line_width)
         return drawn
+
+
+def draw_frames(
+    pen: ImageDraw.ImageDraw,
+    faces: Faces,
+    words: Sequence[str] | None,
+    colour: str | tuple[int, int, int] | int,
+    line_width: int | None = None,
+) -> None:
+    """Draw a frame just outside each face, and above it one of `words`. The other arguments are those of `Faces.draw`."""
+    fonts: dict[int, Any] = {}
+    for place, (x1, y1, x2, y2) in enumerate(faces.boxes.tolist()):
+        thick = line_width or max(1, round((y2 - y1) / _HEIGHTS_PER_LINE))
+        left, top = round(x1) - thick, round(y1) - thick
+        right, bottom = max(left, round(x2) + thick - 1), max(top, round(y2) + thick - 1)
+        pen.rectangle((left, top, right, bottom), outline=colour, width=thick)
+        if words is not None:
+            size = max(_SMALLEST_LETTERS, round((y2 - y1) / _LETTERS_PER_HEIGHT))
+            if size not in fonts:
+                fonts[size] = ImageFont.load_default(size)
+            pen.text((left, top - 1), words[place], fill=colour, font=fonts[size], anchor="lb")

@@ -113,17 +113,12 @@ def read_image(source: ImageSource) -> Pixels:
         return read_encoded(bytes(source), "bytes")
     if hasattr(source, "read"):
         return _from_open_file(source)
-    raise TypeError(
-        f"an image must be a path, bytes, a file opened in binary mode, a PIL image or a NumPy array. "
-        f"Received: {type(source).__name__}"
-    )
+    raise _no_image(source)
 
 
 def read_encoded(content: bytes, name: str) -> Pixels:
     """Read an image from the content of a file, as `read_image` does. `name` stands in messages. Raises ImageError."""
-    if not content:
-        raise ImageError(f"{name}: the file is empty")
-    with _open(io.BytesIO(content), name) as image:
+    with _open_content(content, name) as image:
         return _from_pillow(image, name)
 
 
@@ -152,6 +147,36 @@ def open_image(path: Path) -> Iterator[Image.Image]:
         raise ImageError(f"{name}: cannot be read ({_what(error)})") from None
 
 
+@contextmanager
+def open_source(source: ImageSource) -> Iterator[Image.Image]:
+    """Whatever `read_image` takes as a PIL image in its own mode: not upright, perhaps not decoded. Raises as `read_image`."""
+    if isinstance(source, np.ndarray):
+        _from_array(source)  # which says what is wrong with it
+        yield Image.fromarray(np.ascontiguousarray(source[..., 0] if source.shape[2:] == (1,) else source))
+    elif isinstance(source, Image.Image):
+        yield source
+    elif isinstance(source, str | os.PathLike):
+        with open_image(Path(source)) as image:
+            vars(image)["filename"] = _one_line(str(Path(source)))  # which messages name
+            yield image
+    elif isinstance(source, bytes | bytearray | memoryview):
+        with _open_content(bytes(source), "bytes") as image:
+            yield image
+    elif hasattr(source, "read"):
+        with _open_content(*_content_of(source)) as image:
+            yield image
+    else:
+        raise _no_image(source)
+
+
+def _open_content(content: bytes, name: str) -> Image.Image:
+    if not content:
+        raise ImageError(f"{name}: the file is empty")
+    image = _open(io.BytesIO(content), name)
+    vars(image)["filename"] = name
+    return image
+
+
 def refuse_damaged_size(path: Path, width: int, height: int) -> None:
     """Raise ImageError where a small file says it has many pixels. Its size is damaged, or all of it is blank, and to search it
     takes minutes."""
@@ -166,6 +191,11 @@ def _from_file(path: Path) -> Pixels:
 
 
 def _from_open_file(file: BinaryIO) -> Pixels:
+    return read_encoded(*_content_of(file))
+
+
+def _content_of(file: BinaryIO) -> tuple[bytes, str]:
+    """The content of an open file, and its name for messages."""
     given = getattr(file, "name", None)
     name = _one_line(given) if isinstance(given, str) and given else "file object"
     try:
@@ -176,7 +206,7 @@ def _from_open_file(file: BinaryIO) -> Pixels:
         raise ImageError(f"{name}: cannot be read ({_what(error)})") from None
     if not isinstance(content, bytes):
         raise TypeError(f"{name}: must be opened in binary mode, so that it gives bytes. Received: {type(content).__name__}")
-    return read_encoded(content, name)
+    return content, name
 
 
 def _open(file: BinaryIO, name: str) -> Image.Image:
@@ -383,6 +413,13 @@ def _from_array(array: npt.NDArray[Any]) -> Pixels:
     if channels == 1:
         return _grey_to_rgb(array.reshape(array.shape[:2]))
     return np.ascontiguousarray(array)
+
+
+def _no_image(source: object) -> TypeError:
+    return TypeError(
+        f"an image must be a path, bytes, a file opened in binary mode, a PIL image or a NumPy array. "
+        f"Received: {type(source).__name__}"
+    )
 
 
 def _what(error: Exception) -> str:

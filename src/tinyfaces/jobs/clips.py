@@ -97,11 +97,16 @@ class Clip:
         for settled in self._tracker.finish():
             yield waiting.popleft(), self._counted(settled)
 
-    def results(self) -> Iterator[TrackedFaces]:
-        """The faces of each frame, in its own pixels."""
+    def results(
+        self,
+        on_packet: Callable[[Packet], None] = lambda packet: None,
+        on_frame: Callable[[av.VideoFrame, TrackedFaces], None] = lambda frame, settled: None,
+    ) -> Iterator[TrackedFaces]:
+        """The faces of each frame, in its own pixels. `on_frame` is called with what `follow` gives, and may change it."""
         first = self.video.shape
-        for frame, settled in self.follow():
+        for frame, settled in self.follow(on_packet):
             shape = self.video.shape_of(frame)
+            on_frame(frame, settled)  # after which nothing of the frame may be read: once it was made writable, PyAV crashes
             faces = Faces(first.boxes_in(shape, settled.faces.boxes), settled.faces.scores)
             masks = first.boxes_in(shape, settled.masks)
             yield replace(settled, faces=faces, masks=masks, size=shape.size)

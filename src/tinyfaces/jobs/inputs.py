@@ -11,7 +11,7 @@ from typing import Any
 
 from tinyfaces.detection.images import SUFFIXES
 from tinyfaces.files import named_after
-from tinyfaces.jobs.own_results import is_marked_folder, is_marked_picture
+from tinyfaces.jobs.own_results import is_marked_folder, is_marked_picture, is_marked_video
 
 VIDEO_SUFFIXES = frozenset(".3gp .avi .flv .m2ts .m4v .mkv .mov .mp4 .mpeg .mpg .mts .ogv .ts .webm .wmv".split())
 """Endings of files that count as videos."""
@@ -244,7 +244,7 @@ class _Search:
             self.left_out[_HIDDEN] += 1
         elif path.suffix.lower() not in _TAKEN:
             self.left_out[path.suffix.lower() or "without an ending"] += 1
-        elif is_marked_picture(path):
+        elif is_marked_picture(path) or is_marked_video(path):
             self.left_out[_EARLIER] += 1
         else:
             return True

@@ -9,10 +9,11 @@ from tinyfaces.detection.faces import Faces
 from tinyfaces.detection.images import SUFFIXES, Pixels
 from tinyfaces.files import named_after, write_atomically
 from tinyfaces.jobs import formats
+from tinyfaces.jobs.face_crops import FaceCrops
 from tinyfaces.jobs.face_regions import is_other_sidecar
 from tinyfaces.jobs.finding import AnyImage, preview
 from tinyfaces.jobs.formats import ImageResult
-from tinyfaces.jobs.inputs import VIDEO_SUFFIXES, InputFile
+from tinyfaces.jobs.inputs import CONTAINERS, VIDEO_SUFFIXES, InputFile
 from tinyfaces.jobs.jpeg_copies import jpeg_with_regions
 from tinyfaces.jobs.own_results import STATE_ENDING, STATE_NAMES, as_marked_picture
 
@@ -74,6 +75,9 @@ class Output:
         scores: Whether YOLO files have scores.
         pictures: Whether to draw a picture of each image.
         copies: Whether XMP goes into copies of the photos, and not into sidecars.
+        show_scores: Whether pictures have the score above each frame.
+        crops: Where each face goes as a file of its own, if anywhere.
+        videos: Whether to draw each video.
     """
 
     format: str | None
@@ -82,6 +86,9 @@ class Output:
     scores: bool = True
     pictures: bool = False
     copies: bool = False
+    show_scores: bool = False
+    crops: FaceCrops | None = None
+    videos: bool = False
 
     @classmethod
     def of(cls, out: str | None, format: str | None, *, scores: bool, pictures: bool, copies: bool = False) -> "Output":
@@ -132,11 +139,21 @@ class Output:
     def names(self, file: InputFile) -> list[Path]:
         """The files in the folder that are written for one input file alone."""
         if file.is_video:
-            return [named_after(file.name, f"{file.name.suffix}.{self.format}")] if self.document else []
+            names = [named_after(file.name, f"{file.name.suffix}.{self.format}")] if self.document else []
+            return [*names, _drawn_video_name(file)] if self.videos else names
         names = [formats.PER_IMAGE[self.format or ""][0](file)] if self.per_image else []
         if self.copies:
             names = [file.name]
         return [*names, _picture_name(file)] if self.pictures else names
+
+    def drawn_video(self, file: InputFile) -> Path | None:
+        """Where a drawn video goes, if it is to be written."""
+        return self.folder / _drawn_video_name(file) if self.videos else None
+
+    def targets(self, file: InputFile) -> list[Path]:
+        """All files that are written for one input file alone; of its crops the first, which stands for all."""
+        crops = [self.crops.first(file)] if self.crops is not None else []
+        return [*(self.folder / name for name in self.names(file)), *crops]
 
     def write(self, result: ImageResult, image: AnyImage | None = None) -> list[Path]:
         """Write the files of one image alone, and give their paths.
@@ -145,6 +162,7 @@ class Output:
             OSError: A file cannot be written.
             ImageError: The image is damaged, or cannot hold face regions.
             OutputError: A file of another program would be written over.
+            CropError: A file that is no crop would be written over by one.
         """
         written = []
         if self.copies:
@@ -159,7 +177,9 @@ class Output:
             write_atomically(written[-1], content.encode())
         if self.pictures and image is not None:
             written.append(self.folder / _picture_name(result))
-            write_atomically(written[-1], _drawn(result, preview(image)))
+            write_atomically(written[-1], _drawn(result, preview(image), self.show_scores))
+        if self.crops is not None and image is not None:
+            written += self.crops.write(result, image)
         return written
 
 
@@ -170,10 +190,12 @@ class StateFiles:
     Args:
         journal: See `tinyfaces.jobs.journal`.
         problems: The list of problems, a CSV file.
+        review: See `tinyfaces.jobs.review_store`.
     """
 
     journal: Path
     problems: Path
+    review: Path
 
     @classmethod
     def of(cls, out: Path, report: Path | None) -> "StateFiles":
@@ -183,7 +205,7 @@ class StateFiles:
             ValueError: There is nothing beside that folder.
         """
         if report is not None and not lies_in(report, out):
-            return cls(report.with_name(f"{report.stem}.journal"), report.with_name(f"{report.stem}_problems.csv"))
+            return cls(*(report.with_name(f"{report.stem}{end}") for end in (".journal", "_problems.csv", ".review")))
         folder = out.resolve() if ".." in out.parts else out.absolute()
         if folder.parent == folder:
             raise ValueError(f"{out}: has nothing beside it where the journal could lie; choose another folder, or give --report")
@@ -206,9 +228,15 @@ def _picture_name(file: formats.Named) -> Path:
     return named_after(file.name, f"_faces.{'png' if file.path.suffix.lower() == '.png' else 'jpg'}")
 
 
-def _drawn(result: ImageResult, pixels: Pixels) -> bytes:
-    """A picture of the image, or of a reduced copy, with frames around its faces."""
+def _drawn_video_name(file: InputFile) -> Path:
+    suffix = file.written_name.suffix.lower()
+    # Transport streams have no tags that tell a result from a recording.
+    return named_after(file.name, f"_faces{'.mkv' if CONTAINERS[suffix] == 'mpegts' else suffix}")
+
+
+def _drawn(result: ImageResult, pixels: Pixels, scores: bool) -> bytes:
+    """A picture of the image, or of a reduced copy, with frames around its faces, and their scores if wanted."""
     step = -(-max(pixels.shape[:2]) // _LONGEST_JPEG)
     pixels = pixels[::step, ::step]
     faces = Faces(result.faces.boxes * (pixels.shape[1] / result.width), result.faces.scores)
-    return as_marked_picture(faces.draw(pixels), "PNG" if result.path.suffix.lower() == ".png" else "JPEG")
+    return as_marked_picture(faces.draw(pixels, scores=scores), "PNG" if result.path.suffix.lower() == ".png" else "JPEG")

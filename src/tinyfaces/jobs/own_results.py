@@ -17,10 +17,12 @@ NOTE = b"Results of tinyfaces. This folder is passed over when a folder above it
 """What that file says."""
 STATE_ENDING = ".state"
 """Of the name of the folder beside published results."""
-STATE_NAMES = ("journal", "problems.csv")
+STATE_NAMES = ("journal", "problems.csv", "review")
 """The files in that folder."""
-_MARK = "tinyfaces"
-_NAMES = re.compile(r".+_(faces|density|restored)\.(png|jpg)|\d{3,}\.png", re.IGNORECASE)
+MARK = "tinyfaces"
+"""What a picture says in its `Software` tag or comment, and a video in its comment."""
+_NAMES = re.compile(r".+_(faces|density|restored)\.(png|jpg)|(.+_face_)?\d{3,}\.png", re.IGNORECASE)
+_VIDEO_NAMES = re.compile(r".+_faces\.(mp4|m4v|mov|mkv|webm)", re.IGNORECASE)
 _QUALITY = 92
 
 
@@ -41,16 +43,29 @@ def as_marked_picture(picture: Image.Image, kind: str) -> bytes:
     content = io.BytesIO()
     if kind == "PNG":
         mark = PngInfo()
-        mark.add_text("Software", _MARK)
+        mark.add_text("Software", MARK)
         picture.save(content, kind, pnginfo=mark)
     else:
-        picture.save(content, kind, quality=_QUALITY, comment=_MARK.encode())
+        picture.save(content, kind, quality=_QUALITY, comment=MARK.encode())
     return content.getvalue()
 
 
 def is_marked_picture(path: Path) -> bool:
     """Whether `as_marked_picture` made this file. Only files with the name of a result are opened."""
     return may_be_marked(path.name) and is_marked_content(path)
+
+
+def is_marked_video(path: Path) -> bool:
+    """Whether a video is one in which faces were framed. Only files with the name of a result are opened."""
+    if _VIDEO_NAMES.fullmatch(path.name) is None:
+        return False
+    try:
+        import av
+
+        with av.open(str(path.absolute())) as video:
+            return MARK in (value for name, value in video.metadata.items() if name.lower() == "comment")
+    except Exception:  # the extra is missing, or the file is damaged, which is told when it is searched
+        return False
 
 
 def may_be_marked(name: str) -> bool:
@@ -62,6 +77,6 @@ def is_marked_content(file: Path | BinaryIO) -> bool:
     """`is_marked_picture` for an open file or one of any name."""
     try:
         with Image.open(file, formats=("PNG", "JPEG")) as picture:
-            return picture.info.get("Software") == _MARK or picture.info.get("comment") == _MARK.encode()
+            return picture.info.get("Software") == MARK or picture.info.get("comment") == MARK.encode()
     except Exception:  # whatever is wrong with it, it is told when it is searched
         return False

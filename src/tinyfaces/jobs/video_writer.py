@@ -1,7 +1,7 @@
 """A video written again: new frames, with the sound, subtitles, timing and colour of another video."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from fractions import Fraction
@@ -12,12 +12,13 @@ import av
 import numpy as np
 import numpy.typing as npt
 from av.error import FFmpegError
+from PIL import Image
 
 from tinyfaces.jobs import other_streams, pixel_formats
 from tinyfaces.jobs.clocks import Packet
 from tinyfaces.jobs.cover_picture import Cover, CoverPicture
 from tinyfaces.jobs.inputs import CONTAINERS
-from tinyfaces.jobs.masking import MaskStyle, mask_faces
+from tinyfaces.jobs.masking import MaskStyle, Plane, mask_faces
 from tinyfaces.jobs.other_streams import kind_of
 from tinyfaces.jobs.video import VideoReader, naming
 
@@ -30,6 +31,7 @@ _OPTIONS = {
     "libvpx-vp9": {"b:v": "0", "deadline": "good", "cpu-used": "4", "row-mt": "1"},
     "libsvtav1": {"preset": "8"},
 }
+_INK = (0, 255, 0)  # red, green, blue
 _ATTACHMENTS = ("matroska",)  # containers that hold fonts
 
 
@@ -42,6 +44,7 @@ class VideoWriter:
         source: The other video, open for reading.
         quality: See `DEFAULT_QUALITY`.
         picture: Put over each mask.
+        comment: Written into the file's tags.
         keep_metadata: Keep what is text: tags such as place, date and camera, names of chapters, telemetry. Cover pictures,
             attachments and further video streams are always left out, as nothing masks them.
 
@@ -60,8 +63,11 @@ class VideoWriter:
         quality: int = DEFAULT_QUALITY,
         keep_metadata: bool = False,
         picture: CoverPicture | None = None,
+        comment: str | None = None,
     ) -> None:
         self._source = source
+        self._comment = comment
+        self._inks: list[float] = []
         self._keep_metadata = keep_metadata
         self._kind = CONTAINERS[suffix]
         with naming(source.path, "cannot be encoded"):
@@ -107,16 +113,53 @@ class VideoWriter:
     def write(self, frame: av.VideoFrame, boxes: npt.NDArray[np.float32], style: MaskStyle) -> None:
         """Write a frame with faces masked. boxes: (N, 4) in pixels of the first frame, upright; other frames get its size."""
         shape = self._source.shape
+        stored = shape.turn.undo(boxes, *shape.size) if len(boxes) else boxes
+        covers = self._covers or None
+
+        def mask(planes: list[Plane]) -> None:
+            if covers is not None:
+                planes = [replace(plane, cover=cover) for plane, cover in zip(planes, covers, strict=True)]
+            mask_faces(planes, stored, style)
+
+        self._write(frame, mask if len(boxes) else None)
+
+    def write_drawn(self, frame: av.VideoFrame, drawing: npt.NDArray[np.uint8]) -> None:
+        """Write a frame with a drawing in green.
+
+        Args:
+            frame: Of the source.
+            drawing: HxW, how opaque each pixel of the first frame is, upright; other frames get its size.
+        """
+        stored = Image.fromarray(self._source.shape.turn.unapply(drawing))
+
+        def draw(planes: list[Plane]) -> None:
+            for plane, ink in zip(planes, self._ink(), strict=True):
+                height, width = plane.values.shape
+                shades = np.asarray(stored.resize((width, height), Image.Resampling.BOX))
+                drawn = shades > 0
+                opaque = shades[drawn] / 255
+                mixed = plane.values[drawn].astype(np.float64) * (1 - opaque) + ink * opaque
+                plane.values[drawn] = np.rint(mixed).astype(plane.values.dtype)
+
+        self._write(frame, draw if drawing.any() else None)
+
+    def _write(self, frame: av.VideoFrame, edit: Callable[[list[Plane]], None] | None) -> None:
+        """Write a frame whose planes are edited first, in place, as they are stored."""
         with naming(self._source.path, "cannot be encoded"):
-            frame = self._encoding.convert(frame, *shape.stored)
-            if len(boxes):
+            frame = self._encoding.convert(frame, *self._source.shape.stored)
+            if edit is not None:
                 frame.make_writable()
-                planes = pixel_formats.planes(frame)
-                if self._covers:
-                    planes = [replace(plane, cover=cover) for plane, cover in zip(planes, self._covers, strict=True)]
-                mask_faces(planes, shape.turn.undo(boxes, *shape.size), style)
+                edit(pixel_formats.planes(frame))
             frame.pict_type = 0  # the encoder chooses, whatever the source had
             self._mux(self._stream.encode(frame))
+
+    def _ink(self) -> list[float]:
+        """The value of the drawing's colour in each plane."""
+        if not self._inks:
+            frame = av.VideoFrame.from_ndarray(np.full((16, 16, 3), _INK, np.uint8), format="rgb24")
+            frame.pts, frame.time_base = 0, Fraction(1, 1)
+            self._inks = [float(plane.values[0, 0]) for plane in pixel_formats.planes(self._encoding.convert(frame, 16, 16))]
+        return self._inks
 
     def _in_planes(self, picture: CoverPicture) -> list[Cover]:
         """A picture in the planes of a frame to write, as it is stored."""
@@ -244,6 +287,8 @@ class VideoWriter:
                 self._left_out.add("track titles")
             if any(chapter["metadata"] for chapter in chapters):
                 self._left_out.add("chapter names")
+        if self._comment is not None:
+            self._container.metadata["comment"] = self._comment
         kept = [chapter | {"metadata": _texts(chapter["metadata"]) if self._keep_metadata else {}} for chapter in chapters]
         with suppress(FFmpegError, ValueError, NotImplementedError):
             self._container.set_chapters(kept)

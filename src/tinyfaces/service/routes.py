@@ -52,7 +52,7 @@ _ONLY_THIS_SERVICE = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' blob:; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
-_PAGE_HEADERS = {
+PAGE_HEADERS = {
     "Content-Security-Policy": _ONLY_THIS_SERVICE,
     "X-Content-Type-Options": "nosniff",
     "Cache-Control": "no-cache",
@@ -250,4 +250,4 @@ async def numbers(state: _State) -> Response:
 @service.get("/", include_in_schema=False)
 async def page() -> FileResponse:
     """The web page."""
-    return FileResponse(PAGE / "index.html", headers=_PAGE_HEADERS)
+    return FileResponse(PAGE / "index.html", headers=PAGE_HEADERS)

@@ -1,0 +1,162 @@
+"""`tinyfaces review`."""
+
+import errno
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from tinyfaces.cli import runs
+from tinyfaces.cli.anonymise import Method, Shape
+from tinyfaces.cli.options import (
+    INPUT,
+    MODEL,
+    OUTPUT,
+    DetectorOptions,
+    InputOptions,
+    app,
+    command,
+    errors,
+    fail,
+    folder_of,
+    json_file,
+    missing_extra,
+)
+from tinyfaces.detection.images import ImageError
+from tinyfaces.files import clear_partials
+from tinyfaces.jobs.bulk import counted
+from tinyfaces.jobs.cover_picture import read_cover_picture
+from tinyfaces.jobs.cover_threshold import CoverThreshold
+from tinyfaces.jobs.doubts import offered
+from tinyfaces.jobs.inputs import find_inputs
+from tinyfaces.jobs.masked_photos import Masking
+from tinyfaces.jobs.masking import MaskStyle
+from tinyfaces.jobs.outputs import StateFiles, lies_in
+from tinyfaces.jobs.review_store import ReviewError, ReviewStore
+
+if TYPE_CHECKING:  # an extra
+    from tinyfaces.service.review_desk import ReviewDesk
+
+_SERVER = "Server"
+
+
+@command(app)
+def review(
+    inputs: InputOptions,
+    detector: DetectorOptions,
+    threshold: Annotated[
+        float | None,
+        typer.Option(
+            min=0, max=1, rich_help_panel=MODEL, help="Score from which a face is covered at first; by default as in anonymise."
+        ),
+    ] = None,
+    method: Annotated[
+        Method,
+        typer.Option(
+            rich_help_panel=OUTPUT, help="blur and pixelate leave a few averages of each face; solid, the safest, leaves nothing."
+        ),
+    ] = Method.blur,
+    shape: Annotated[Shape, typer.Option(rich_help_panel=OUTPUT, help="Shape of the mask.")] = Shape.ellipse,
+    enlarge: Annotated[
+        float,
+        typer.Option(min=1, max=4, rich_help_panel=OUTPUT, help="Size of the mask in each direction, relative to the face."),
+    ] = 1.45,
+    strength: Annotated[
+        int, typer.Option(min=1, max=5, rich_help_panel=OUTPUT, help="Strength of blur and pixelate, as in anonymise.")
+    ] = 1,
+    cover: Annotated[
+        Path | None, typer.Option(rich_help_panel=OUTPUT, help="Picture to put over each mask, such as an emoji as PNG.")
+    ] = None,
+    out: Annotated[
+        str, typer.Option(rich_help_panel=OUTPUT, help="Folder for the anonymised photos; sources are never overwritten.")
+    ] = "anonymised",
+    report: Annotated[
+        Path | None,
+        typer.Option(
+            rich_help_panel=OUTPUT,
+            help="JSON file that lists what was found, added and taken away; by default review.json in the folder OUT.state.",
+        ),
+    ] = None,
+    keep_metadata: Annotated[
+        bool,
+        typer.Option("--keep-metadata", rich_help_panel=OUTPUT, help="Keep EXIF (date, camera, place)."),
+    ] = False,
+    start_over: Annotated[
+        bool, typer.Option("--start-over", rich_help_panel=INPUT, help="Forget what was decided in an earlier review.")
+    ] = False,
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, rich_help_panel=_SERVER, help="Port of the page; 0 takes a free one.")
+    ] = 8000,
+) -> None:
+    """Look at what will be covered in photos, correct it on a page in the browser, and only then write them (needs the extra: pip
+    install 'tinyfaces[serve]').
+
+    The page is for this machine only. Progress is kept in OUT.state, so that the same command goes on where it stopped.
+    """
+    try:
+        from tinyfaces.service.limits import Limits
+        from tinyfaces.service.review_routes import create_review_app
+        from tinyfaces.service.server import listen, run
+    except ImportError as error:
+        missing_extra(error, "serve")
+
+    try:
+        picture = None if cover is None else read_cover_picture(cover)
+    except ImageError as error:
+        fail(str(error))
+    style = MaskStyle(method.value, shape.value, enlarge, strength)
+    masking = Masking(CoverThreshold.of(threshold), style, keep_metadata, picture=picture)
+    given = [] if cover is None else [cover]
+    desk = open_desk(inputs, detector, masking, out, report, given, start_over)
+    try:
+        listening = listen("127.0.0.1", port)
+    except OSError as error:
+        taken = error.errno == errno.EADDRINUSE
+        fail(
+            f"port {port} is already in use"
+            if taken
+            else f"cannot listen on 127.0.0.1:{port} ({(error.strerror or str(error)).lower()})"
+        )
+    address = f"http://127.0.0.1:{listening.getsockname()[1]}/review"
+    try:
+        errors.print(f"tinyfaces: review {counted(len(desk.assignment.targets), 'photo')} on {address} (Ctrl-C stops it)")
+        with desk:
+            run(create_review_app(desk), listening, Limits())
+    except KeyboardInterrupt:
+        errors.print("tinyfaces: stopped; the same command goes on with this review")
+
+
+def open_desk(
+    inputs: InputOptions,
+    detector: DetectorOptions,
+    masking: Masking,
+    out: str,
+    report: Path | None = None,
+    given: Sequence[Path] = (),
+    start_over: bool = False,
+) -> "ReviewDesk":
+    """Everything that a review needs, from the files to its progress. Ends the command where something is wrong."""
+    from tinyfaces.service.review_desk import Assignment, ReviewDesk
+
+    folder = folder_of("--out", Path(out))
+    try:
+        state = StateFiles.of(folder, None)
+    except ValueError as error:
+        fail(str(error))
+    database = state.review
+    listed = json_file("--report", report) or database.with_name("review.json")
+    if lies_in(listed, folder):
+        errors.print(f"tinyfaces: {listed}: lists the sources and all faces; move it before you publish {out}")
+    run = runs.Run(find_inputs(inputs.paths, inputs.recursive, folder), "reviewing")
+    run.drop_videos("only photos can be reviewed")
+    run.plan(folder, lambda file: [file.written_name], [listed, database], given)
+    run.mark(folder)
+    finder = detector.open(offered(masking.cover).lowest)
+    try:
+        store = ReviewStore(database, detector.identity(), masking.cover, start_over=start_over)
+    except ReviewError as error:
+        fail(str(error))
+    clear_partials([*run.all_targets, listed])
+    targets = {file: targets[0] for file, targets in run.targets.items()}
+    return ReviewDesk(store, finder, Assignment(targets, listed, masking))

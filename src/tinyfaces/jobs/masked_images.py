@@ -1,0 +1,110 @@
+"""The public function `anonymise`: the faces of an image masked, in memory."""
+
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from tinyfaces.detection.detector import Detector
+from tinyfaces.detection.faces import Faces
+from tinyfaces.detection.images import ImageSource, open_source, read_image, upright
+from tinyfaces.jobs.cover_picture import CoverPicture, cover_picture
+from tinyfaces.jobs.cover_threshold import CoverThreshold
+from tinyfaces.jobs.masking import MaskStyle
+from tinyfaces.jobs.photos import find_photo_faces, masked_image, photo_of
+from tinyfaces.jobs.selection import ALL, Selection
+
+Boxes: TypeAlias = Faces | npt.NDArray[Any] | list[Any]
+"""Faces, or boxes (N, 4), x1 y1 x2 y2 in pixels."""
+
+_KEPT = ("icc_profile", "dpi", "transparency")  # what an image looks like, not what it is of
+
+
+def anonymise(
+    image: ImageSource,
+    faces: Boxes | None = None,
+    *,
+    detector: Detector | None = None,
+    threshold: CoverThreshold | float | None = None,
+    selection: Selection = ALL,
+    style: MaskStyle | None = None,
+    cover: ImageSource | None = None,
+) -> Image.Image:
+    """Mask the faces of an image, as `tinyfaces anonymise` does.
+
+    The image is searched in all ways in which a viewer may show it: with and without its transparency, the transparency alone,
+    and greys of 16 bits stretched. What is fully transparent loses its colour. Of an animation, only the first frame is taken.
+
+    Args:
+        image: Whatever `read_image` takes. It is not changed.
+        faces: What to mask, in pixels of the upright image: `Faces`, or boxes (N, 4), x1 y1 x2 y2. Nothing is detected then, and
+            exactly these are masked. If None, faces are detected.
+        detector: Finds the faces. If None, `Detector()`, which is opened once for all calls.
+        threshold: The score from which a face is masked, or a `CoverThreshold`. If None, a low one that depends on the face's
+            height: 0.15 up to 24 pixels, 0.4 from 256 on. The detector's own has no effect.
+        selection: Which of the faces found are masked.
+        style: How faces are masked; blurred if None.
+        cover: A picture to put over each mask, such as an emoji: whatever `read_image` takes. What shows through it is masked.
+
+    Returns:
+        A new upright image of the same size without metadata; only its colour profile and resolution are in `info`. Its mode is
+        that of the original, but palettes and rare modes become RGB or RGBA. Colours have 8 bits, also where a file has more.
+
+    Raises:
+        ImageError: The image or the cover cannot be read.
+        ValueError: `faces` has another shape, the threshold is outside 0-1, options that choose among faces found were given
+            beside `faces`, or the selection says something about tracks or times, which images do not have.
+
+    Example:
+        ```python
+        masked = tinyfaces.anonymise("crowd.jpg", style=tinyfaces.MaskStyle("solid"))
+        masked.save("masked.jpg")
+        ```
+    """
+    if selection.needs_video:
+        raise ValueError("an image has no tracks and no times to select")
+    if faces is not None and (detector is not None or threshold is not None or selection != ALL):
+        raise ValueError("exactly the faces given are masked: detector, threshold and selection do not go with them")
+    given = None if faces is None else as_faces(faces)
+    limit = threshold if isinstance(threshold, CoverThreshold) else CoverThreshold.of(threshold)
+    picture = None if cover is None else read_cover(cover)
+    with open_source(image) as opened:
+        pixels = read_image(opened)
+        kept: dict[str | tuple[int, int], Any] = {name: opened.info[name] for name in _KEPT if name in opened.info}
+        whole = upright(opened).copy()
+    photo = photo_of(Path(), whole, pixels, "", {}, Image.Exif(), [])
+    if given is None:
+        height, width = pixels.shape[:2]
+        found = find_photo_faces(photo, detector or _shared_detector(), limit)
+        given, in_alpha = (selection.pick(part, width, height)[0] for part in found)
+    else:
+        in_alpha = given if photo.alpha is not None else Faces.empty()
+    masked = masked_image(photo.image, given, style or MaskStyle(), in_alpha, picture)
+    if photo.bilevel:
+        masked = masked.convert("1", dither=Image.Dither.NONE)
+    if not photo.image.mode.startswith(("I", "F")):  # whose transparency is one grey, while that of others is a channel now
+        kept.pop("transparency", None)
+    masked.info = kept
+    return masked
+
+
+def read_cover(cover: ImageSource) -> CoverPicture:
+    """A picture to put over masks. Raises ImageError."""
+    with open_source(cover) as opened:
+        return cover_picture(opened, getattr(opened, "filename", "") or "cover")
+
+
+def as_faces(faces: Boxes) -> Faces:
+    """The same as `Faces`; boxes score 1. Raises ValueError for other shapes."""
+    if isinstance(faces, Faces):
+        return faces
+    boxes = np.asarray(faces, np.float32)
+    return Faces(boxes, np.ones(len(boxes), np.float32))
+
+
+@lru_cache(maxsize=1)
+def _shared_detector() -> Detector:
+    return Detector()

@@ -1,0 +1,53 @@
+// The requests of the review page. What is saved is asked for again until it arrives, as nothing may get lost.
+
+const PAUSE = 700; // ms before another attempt
+
+export class Outdated extends Error {}
+export class Refused extends Error {}
+
+export async function queue(since) {
+  return (await asked(`v1/review?since=${since}`)).json();
+}
+
+export async function photo(number) {
+  return (await asked(`v1/review/photos/${number}`)).json();
+}
+
+// The photo or a part of it, [left, top, width, height] in its pixels, as a bitmap.
+export async function picture(number, covered, region = null) {
+  const part = region ? `&region=${region.join(",")}` : "";
+  const answer = await asked(`v1/review/photos/${number}/picture?covered=${covered}${part}`);
+  return createImageBitmap(await answer.blob(), { colorSpaceConversion: "none" });
+}
+
+export async function change(number, edition, faces, waiting) {
+  return (await saved(`v1/review/photos/${number}/changes`, { edition, faces }, waiting)).json();
+}
+
+export async function accept(number, edition, accepted, waiting) {
+  return (await saved(`v1/review/photos/${number}/accepted`, { edition, accepted }, waiting)).json();
+}
+
+export async function write() {
+  return (await asked("v1/review/writing", { method: "POST" })).json();
+}
+
+async function saved(address, content, waiting) {
+  for (;;) {
+    try {
+      return await asked(address, { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(content) });
+    } catch (error) {
+      if (error instanceof Outdated || error instanceof Refused) throw error;
+      waiting();
+      await new Promise((done) => setTimeout(done, PAUSE));
+    }
+  }
+}
+
+async function asked(address, options) {
+  const answer = await fetch(address, options);
+  if (answer.status === 409) throw new Outdated("The photo was changed from another page.");
+  if (answer.status >= 400 && answer.status < 500) throw new Refused(`Refused: ${(await answer.json()).detail}.`);
+  if (!answer.ok) throw new Error(`status ${answer.status}`);
+  return answer;
+}
