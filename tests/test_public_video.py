@@ -47,6 +47,21 @@ def test_frames_come_with_times_tracks_and_faces(detector, tmp_path):
     assert all(len(frame.faces) == 2 for frame in tinyfaces.video.detect(str(path), detector=detector, selection=chosen))
 
 
+def test_not_every_frame_is_searched_if_so_asked(run, detector, tmp_path):  # noqa: F811
+    path = write(tmp_path / "a.mp4", crowd(14)[0], sound=False)
+    frames = list(tinyfaces.video.detect(path, detector=detector, every=4))
+    assert [frame.searched for frame in frames] == [number in (0, 4, 8, 12, 13) for number in range(14)]
+    assert [len(frame.faces) for frame in frames] == [5] * 14
+    run("anonymise", "a.mp4", "--every", "auto", "--method", "solid")
+    tinyfaces.video.anonymise(path, tmp_path / "b.mp4", detector=detector, threshold=0.5, every="auto", style=MaskStyle("solid"))
+    assert (_pixels(tmp_path / "b.mp4") == _pixels(tmp_path / "anonymised/a.mp4")).all()
+    for wrong in (0, 11, "often", 1.5, True):
+        with pytest.raises(ValueError, match="every must be"):
+            tinyfaces.video.detect(path, detector=detector, every=wrong)
+    with pytest.raises(ValueError, match="do not go with them"):
+        tinyfaces.video.anonymise(path, tmp_path / "c.mp4", [], every=2)
+
+
 def test_a_video_is_left_in_the_middle(detector, tmp_path):
     path = write(tmp_path / "a.mp4", crowd(20)[0], sound=False)
     frames = tinyfaces.video.detect(path, detector=detector)

@@ -24,6 +24,7 @@ from tinyfaces.jobs.inputs import CONTAINERS
 from tinyfaces.jobs.masked_images import Boxes, as_faces, read_cover
 from tinyfaces.jobs.masking import MaskStyle
 from tinyfaces.jobs.selection import ALL, Selection
+from tinyfaces.jobs.spacing import EVERY_FRAME, Spacing
 
 if TYPE_CHECKING:  # an extra
     from tinyfaces.jobs.clips import Advance, Clip
@@ -71,6 +72,7 @@ def detect(
     detector: Detector | None = None,
     threshold: CoverThreshold | float | None = None,
     selection: Selection = ALL,
+    every: int | str = 1,
 ) -> Iterator["TrackedFaces"]:
     """Find the faces in a video and follow them from frame to frame, as `tinyfaces detect` does.
 
@@ -82,6 +84,8 @@ def detect(
         threshold: The score from which a face counts; the detector's own if None. With a `CoverThreshold` it depends on the
             face's height, and a face below it only continues a track.
         selection: Which faces are given. The others are followed, and left out.
+        every: One in so many frames is searched, 1 to 10, and faces are followed through the others; "auto" searches more where
+            one is lost. Faster, and less safe.
 
     Returns:
         The frames in turn, each with its time in seconds, its `faces` with boxes in pixels of this frame, upright, their
@@ -90,6 +94,7 @@ def detect(
     Raises:
         ImportError: The extra `video` is not installed.
         VideoError: The video cannot be read. If only its end or some frames are damaged, a warning says so after the last frame.
+        ValueError: `every` makes no sense.
 
     Example:
         ```python
@@ -100,7 +105,7 @@ def detect(
     with _naming_the_extra():
         import tinyfaces.jobs.clips  # noqa: F401  (now, and not only at the first frame)
     cover = None if threshold is None else _cover(threshold)
-    return _frames(Path(path), detector or _detector(), cover, selection)
+    return _frames(Path(path), detector or _detector(), cover, selection, Spacing.of(str(every)))
 
 
 def anonymise(
@@ -111,6 +116,7 @@ def anonymise(
     detector: Detector | None = None,
     threshold: CoverThreshold | float | None = None,
     selection: Selection = ALL,
+    every: int | str = 1,
     style: MaskStyle | None = None,
     cover: ImageSource | None = None,
     keep_metadata: bool = False,
@@ -130,6 +136,8 @@ def anonymise(
         threshold: The score from which a face begins a track, or a `CoverThreshold`. If None, a low one that depends on the
             face's height: 0.15 up to 24 pixels, 0.4 from 256 on. The detector's own has no effect.
         selection: Which of the faces are masked.
+        every: One in so many frames is searched, 1 to 10, and faces are followed through the others; "auto" searches more where
+            one is lost. Faster, and less safe.
         style: How faces are masked; blurred if None.
         cover: A picture to put over each mask: whatever `read_image` takes.
         keep_metadata: Keep tags, names of chapters and telemetry. Pictures in the file and attachments always go.
@@ -165,8 +173,9 @@ def anonymise(
         raise ValueError(f"{target}: is one of the files that are read, which are never overwritten")
     if not _BEST_QUALITY <= quality <= _LOWEST_QUALITY:
         raise ValueError(f"quality must be within {_BEST_QUALITY}-{_LOWEST_QUALITY}. Received: {quality}")
-    if faces is not None and (detector is not None or threshold is not None or selection != ALL):
-        raise ValueError("exactly the faces given are masked: detector, threshold and selection do not go with them")
+    spacing = Spacing.of(str(every))
+    if faces is not None and (detector is not None or threshold is not None or selection != ALL or spacing != EVERY_FRAME):
+        raise ValueError("exactly the faces given are masked: detector, threshold, selection and every do not go with them")
     picture = None if cover is None else read_cover(cover)
     limit = _cover(threshold)
     known = None if faces is None else _known(source, faces)
@@ -175,7 +184,7 @@ def anonymise(
         if known is not None:
             clip = KnownClip(video, [known], progress)
         else:
-            clip = _clip(video, detector or _detector(), limit, selection, progress)
+            clip = _clip(video, detector or _detector(), limit, selection, spacing, progress)
         written = write_masked(
             clip, target, style or MaskStyle(), quality=quality, keep_metadata=keep_metadata, picture=picture
         )  # fmt: skip
@@ -186,21 +195,28 @@ def anonymise(
         )  # fmt: skip
 
 
-def _frames(path: Path, detector: Detector, cover: CoverThreshold | None, selection: Selection) -> Iterator["TrackedFaces"]:
+def _frames(
+    path: Path, detector: Detector, cover: CoverThreshold | None, selection: Selection, spacing: Spacing
+) -> Iterator["TrackedFaces"]:
     from tinyfaces.jobs.video import VideoReader
 
     with VideoReader(path) as video:
-        yield from _clip(video, detector, cover, selection, lambda frames: None).results()
+        yield from _clip(video, detector, cover, selection, spacing, lambda frames: None).results()
         if video.problem is not None:
             warnings.warn(video.problem, RuntimeWarning, stacklevel=2)
 
 
 def _clip(
-    video: "VideoReader", detector: Detector, cover: CoverThreshold | None, selection: Selection, advance: "Advance"
+    video: "VideoReader",
+    detector: Detector,
+    cover: CoverThreshold | None,
+    selection: Selection,
+    spacing: Spacing,
+    advance: "Advance",
 ) -> "Clip":
     from tinyfaces.jobs.clips import Clip
 
-    return Clip(video, detector, detector.workers, advance, cover, selection)
+    return Clip(video, detector, detector.workers, advance, cover, selection, spacing)
 
 
 def _known(source: Path, faces: "Iterable[Boxes | TrackedFaces]") -> "KnownVideo":

@@ -146,7 +146,7 @@ def _luma(video: VideoReader, frame: av.VideoFrame) -> Luma | None:
     if shape != video.shape or frame.interlaced_frame:
         return None
     with naming(video.path, "cannot be converted"):
-        grey = np.asarray(frame.to_ndarray(format="gray"), np.uint8)[..., None]
+        grey = np.array(frame.to_ndarray(format="gray"), np.uint8)[..., None]  # a copy, as the frame is masked later
         if fields.is_combed(grey):
             return None
         return shape.turn.apply(grey)[..., 0]
