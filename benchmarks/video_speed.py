@@ -5,7 +5,7 @@ space the searched frames, on the same videos.
 
 python benchmarks/video_speed.py photos/*.jpg --labels annotations.json.gz [--every 1 2 3 auto] [--model accurate]
 
-Labels are in COCO's format, or none: then the faces that the first stage is sure of in the whole photo count as known.
+Labels are in COCO's format, or none: then the faces that the model finds in the photo with a score of 0.5 count as known.
 """
 
 import argparse
