@@ -11,7 +11,8 @@ from PIL import ExifTags, Image
 from conftest import paint
 from tinyfaces import Detector, ImageError
 from tinyfaces.jobs.animations import frames_in, masked_animation
-from tinyfaces.jobs.masked_photos import Masking, masked_photo
+from tinyfaces.jobs.covered_faces import Masking
+from tinyfaces.jobs.masked_photos import masked_photo
 from tinyfaces.jobs.masking import MaskStyle
 
 SOLID = Masking(style=MaskStyle("solid", "box", 1.0))

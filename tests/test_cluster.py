@@ -24,7 +24,7 @@ import fsspec  # noqa: E402
 from tinyfaces.detection import detector as detector_module  # noqa: E402
 from tinyfaces.jobs import cluster, fsspec_files  # noqa: E402
 from tinyfaces.jobs.cover_threshold import CoverThreshold  # noqa: E402
-from tinyfaces.jobs.masked_photos import Masking  # noqa: E402
+from tinyfaces.jobs.covered_faces import Masking  # noqa: E402
 from tinyfaces.jobs.masking import MaskStyle  # noqa: E402
 from tinyfaces.weights import models  # noqa: E402
 

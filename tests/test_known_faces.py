@@ -12,10 +12,11 @@ from PIL import Image
 
 from tinyfaces.detection.faces import Faces
 from tinyfaces.jobs import formats
+from tinyfaces.jobs.covered_faces import Masking
 from tinyfaces.jobs.formats import ImageResult
 from tinyfaces.jobs.inputs import InputFile, find_inputs
 from tinyfaces.jobs.known_faces import KnownFaces, KnownFacesError, KnownVideo, assign
-from tinyfaces.jobs.masked_photos import Masking, masked_photo
+from tinyfaces.jobs.masked_photos import masked_photo
 from tinyfaces.jobs.masking import MaskStyle
 from tinyfaces.jobs.photos import anonymised, open_photo
 from tinyfaces.jobs.result_files import read_box_files

@@ -23,8 +23,8 @@ from serving import running_service
 from tinyfaces.detection.faces import Faces
 from tinyfaces.detection.images import ImageError
 from tinyfaces.jobs.cover_threshold import CoverThreshold
+from tinyfaces.jobs.covered_faces import Masking
 from tinyfaces.jobs.doubts import doubt
-from tinyfaces.jobs.masked_photos import Masking
 from tinyfaces.jobs.masking import MaskStyle, Plane, mask_faces
 from tinyfaces.jobs.review_store import Outdated, ReviewedFace, ReviewError, ReviewStore
 from tinyfaces.jobs.reviewed_photos import ChangedSince, Decisions, write_reviewed

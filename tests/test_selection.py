@@ -11,7 +11,8 @@ from PIL import Image
 from conftest import paint
 from tinyfaces import Detector, Faces, ImageError
 from tinyfaces.jobs.cover_picture import read_cover_picture
-from tinyfaces.jobs.masked_photos import Masking, masked_photo
+from tinyfaces.jobs.covered_faces import Masking
+from tinyfaces.jobs.masked_photos import masked_photo
 from tinyfaces.jobs.masking import MaskStyle
 from tinyfaces.jobs.selection import ALL, Selection, clear_line, read_corners
 from tinyfaces.jobs.tracking import TrackedFaces

@@ -104,7 +104,7 @@ def detect(
     """
     with _naming_the_extra():
         import tinyfaces.jobs.clips  # noqa: F401  (now, and not only at the first frame)
-    cover = None if threshold is None else _cover(threshold)
+    cover = None if threshold is None else CoverThreshold.of(threshold)
     return _frames(Path(path), detector or _detector(), cover, selection, Spacing.of(str(every)))
 
 
@@ -177,7 +177,7 @@ def anonymise(
     if faces is not None and (detector is not None or threshold is not None or selection != ALL or spacing != EVERY_FRAME):
         raise ValueError("exactly the faces given are masked: detector, threshold, selection and every do not go with them")
     picture = None if cover is None else read_cover(cover)
-    limit = _cover(threshold)
+    limit = CoverThreshold.of(threshold)
     known = None if faces is None else _known(source, faces)
     with VideoReader(source) as video:
         clip: Clip | KnownClip
@@ -232,10 +232,6 @@ def _known(source: Path, faces: "Iterable[Boxes | TrackedFaces]") -> "KnownVideo
             given = as_faces(one)
             frames[number] = TrackedFaces(0.0, given, np.zeros(0, np.int64), np.zeros(0, np.bool_), given.boxes)
     return KnownVideo(Path("faces"), str(source), frames)
-
-
-def _cover(threshold: CoverThreshold | float | None) -> CoverThreshold:
-    return threshold if isinstance(threshold, CoverThreshold) else CoverThreshold.of(threshold)
 
 
 def _detector() -> Detector:

@@ -36,10 +36,11 @@ from tinyfaces.files import write_atomically
 from tinyfaces.jobs.bulk import counted
 from tinyfaces.jobs.cover_picture import CoverPicture, read_cover_picture
 from tinyfaces.jobs.cover_threshold import CoverThreshold
+from tinyfaces.jobs.covered_faces import Masking
 from tinyfaces.jobs.inputs import InputFile, find_inputs
 from tinyfaces.jobs.journal import Outcome
 from tinyfaces.jobs.known_faces import KnownVideo
-from tinyfaces.jobs.masked_photos import Masking, lost_lines, masked_photo
+from tinyfaces.jobs.masked_photos import lost_lines, masked_photo
 from tinyfaces.jobs.masking import MaskStyle
 from tinyfaces.jobs.outputs import StateFiles, lies_in
 from tinyfaces.jobs.selection import ALL, clear_line

@@ -16,8 +16,8 @@ from tinyfaces.cli.options import (
     missing_extra,
 )
 from tinyfaces.cli.progress import bar
+from tinyfaces.jobs.covered_faces import Masking
 from tinyfaces.jobs.inputs import left_out_line
-from tinyfaces.jobs.masked_photos import Masking
 
 RayAddress: TypeAlias = Annotated[
     str | None,

@@ -28,9 +28,9 @@ from tinyfaces.files import clear_partials
 from tinyfaces.jobs.bulk import counted
 from tinyfaces.jobs.cover_picture import read_cover_picture
 from tinyfaces.jobs.cover_threshold import CoverThreshold
+from tinyfaces.jobs.covered_faces import Masking
 from tinyfaces.jobs.doubts import offered
 from tinyfaces.jobs.inputs import find_inputs
-from tinyfaces.jobs.masked_photos import Masking
 from tinyfaces.jobs.masking import MaskStyle
 from tinyfaces.jobs.outputs import StateFiles, lies_in
 from tinyfaces.jobs.review_store import ReviewError, ReviewStore

@@ -24,7 +24,7 @@ from tinyfaces.cli.options import (
 )
 from tinyfaces.cli.review import open_desk
 from tinyfaces.detection.runtime import usable_cpus
-from tinyfaces.jobs.masked_photos import Masking
+from tinyfaces.jobs.covered_faces import Masking
 from tinyfaces.weights import models as shipped
 
 _SERVER = "Server"

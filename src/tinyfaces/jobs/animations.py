@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -13,13 +13,11 @@ from tinyfaces.detection.detector import Detector
 from tinyfaces.detection.faces import Faces
 from tinyfaces.detection.images import MAX_PIXELS, ImageError, open_image, read_image, upright
 from tinyfaces.detection.merging import joined
+from tinyfaces.jobs.covered_faces import CoveredFaces, Masking, covered_faces
 from tinyfaces.jobs.depth import bits_per_value
 from tinyfaces.jobs.known_faces import KnownFaces
 from tinyfaces.jobs.metadata import exif_of, kept_exif, kinds_of
-from tinyfaces.jobs.photos import LOST_TAG, encoded, find_photo_faces, masked_image, photo_of
-
-if TYPE_CHECKING:  # which imports this module
-    from tinyfaces.jobs.masked_photos import Masking
+from tinyfaces.jobs.photos import LOST_TAG, encoded, masked_image, photo_of
 
 _NONE = Faces.empty()
 _FORMATS = ("GIF", "PNG", "WEBP", "AVIF")
@@ -45,7 +43,7 @@ def first_frame_line(path: Path) -> str | None:
 
 
 def masked_animation(
-    path: Path, detector: Detector | None, masking: "Masking", known: Sequence[KnownFaces] = ()
+    path: Path, detector: Detector | None, masking: Masking, known: Sequence[KnownFaces] = ()
 ) -> tuple[bytes, dict[str, Any]]:
     """Find the faces of each frame of an animation and mask them. What is found in a frame is masked in the one before and the
     one after it too. Times and repetitions stay.
@@ -75,17 +73,12 @@ def masked_animation(
         found_kinds = [name for name in kinds_of(image, exif) if name != "second picture"]
         durations: list[float] = []
         given = [one.faces(path, width, height) for one in known]
-        frames, found, in_alpha, left_clear = [], [], [], Counter[str]()
+        frames: list[Image.Image] = []
+        covered: list[CoveredFaces] = []
         for frame in _frames(image, durations):
             photo = photo_of(path, frame, read_image(frame), kind, {}, exif, [])
-            faces, transparent = (_NONE, _NONE) if detector is None else find_photo_faces(photo, detector, masking.cover)
-            faces, clear = masking.selection.pick(faces, width, height)
-            left_clear.update(clear)
             frames.append(photo.image)
-            found.append(joined([faces, *given])[0])
-            in_alpha.append(
-                joined([masking.selection.pick(transparent, width, height)[0], *(given if photo.alpha is not None else [])])[0]
-            )
+            covered.append(covered_faces(photo, detector, masking, given))
         options = _options(image, path, durations)
     if masking.keep_metadata and kind != "GIF":
         options["exif"], lost = kept_exif(exif)
@@ -93,6 +86,8 @@ def masked_animation(
     else:
         removed = found_kinds
     frames = _in_one_mode(frames)
+    found, in_alpha = [one.faces for one in covered], [one.in_alpha for one in covered]
+    left_clear = sum((Counter(one.left_clear) for one in covered), Counter[str]())
     first, *rest = [
         masked_image(frame, _around(found, number), masking.style, _around(in_alpha, number), masking.picture)
         for number, frame in enumerate(frames)

@@ -24,8 +24,9 @@ from ray.data import ActorPoolStrategy, DataContext
 from tinyfaces.detection.runtime import int8_file
 from tinyfaces.jobs import fsspec_files
 from tinyfaces.jobs.bulk import counted
+from tinyfaces.jobs.covered_faces import Masking
 from tinyfaces.jobs.fsspec_files import Found, first_line
-from tinyfaces.jobs.masked_photos import Masking, lost_lines, masked_photo
+from tinyfaces.jobs.masked_photos import lost_lines, masked_photo
 from tinyfaces.jobs.own_results import MARK_FILE, NOTE
 from tinyfaces.weights import models, second_stage, shipped_model
 

@@ -42,8 +42,10 @@ class CoverThreshold:
             raise ValueError(f"threshold must be within 0-1. Received: {scores[0] if len(scores) == 1 else scores}")
 
     @classmethod
-    def of(cls, score: float | None) -> "CoverThreshold":
-        """The same score for all heights; if None, the default, which depends on the height."""
+    def of(cls, score: "CoverThreshold | float | None") -> "CoverThreshold":
+        """The same score for all heights; if None, the default, which depends on the height. A threshold is taken as it is."""
+        if isinstance(score, CoverThreshold):
+            return score
         return cls() if score is None else cls(((1.0, float(score)),))
 
     @property

@@ -13,8 +13,9 @@ from tinyfaces.detection.faces import Faces
 from tinyfaces.detection.images import ImageSource, open_source, read_image, upright
 from tinyfaces.jobs.cover_picture import CoverPicture, cover_picture
 from tinyfaces.jobs.cover_threshold import CoverThreshold
+from tinyfaces.jobs.covered_faces import Masking, covered_faces
 from tinyfaces.jobs.masking import MaskStyle
-from tinyfaces.jobs.photos import find_photo_faces, masked_image, photo_of
+from tinyfaces.jobs.photos import masked_picture, photo_of
 from tinyfaces.jobs.selection import ALL, Selection
 
 Boxes: TypeAlias = Faces | npt.NDArray[Any] | list[Any]
@@ -69,22 +70,18 @@ def anonymise(
     if faces is not None and (detector is not None or threshold is not None or selection != ALL):
         raise ValueError("exactly the faces given are masked: detector, threshold and selection do not go with them")
     given = None if faces is None else as_faces(faces)
-    limit = threshold if isinstance(threshold, CoverThreshold) else CoverThreshold.of(threshold)
     picture = None if cover is None else read_cover(cover)
+    masking = Masking(CoverThreshold.of(threshold), style or MaskStyle(), selection=selection, picture=picture)
     with open_source(image) as opened:
         pixels = read_image(opened)
         kept: dict[str | tuple[int, int], Any] = {name: opened.info[name] for name in _KEPT if name in opened.info}
         whole = upright(opened).copy()
     photo = photo_of(Path(), whole, pixels, "", {}, Image.Exif(), [])
     if given is None:
-        height, width = pixels.shape[:2]
-        found = find_photo_faces(photo, detector or _shared_detector(), limit)
-        given, in_alpha = (selection.pick(part, width, height)[0] for part in found)
+        covered = covered_faces(photo, detector or _shared_detector(), masking)
     else:
-        in_alpha = given if photo.alpha is not None else Faces.empty()
-    masked = masked_image(photo.image, given, style or MaskStyle(), in_alpha, picture)
-    if photo.bilevel:
-        masked = masked.convert("1", dither=Image.Dither.NONE)
+        covered = covered_faces(photo, None, masking, [given])
+    masked = masked_picture(photo, covered.faces, masking.style, covered.in_alpha, picture)
     if not photo.image.mode.startswith(("I", "F")):  # whose transparency is one grey, while that of others is a channel now
         kept.pop("transparency", None)
     masked.info = kept

@@ -1,45 +1,14 @@
 """The faces of a photo masked: what `tinyfaces anonymise` does with each, here or on a cluster."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from tinyfaces.detection.detector import Detector
-from tinyfaces.detection.faces import Faces
-from tinyfaces.detection.merging import joined
 from tinyfaces.jobs.animations import frames_in, masked_animation
-from tinyfaces.jobs.cover_picture import CoverPicture
-from tinyfaces.jobs.cover_threshold import CoverThreshold
+from tinyfaces.jobs.covered_faces import Masking, covered_faces
 from tinyfaces.jobs.known_faces import KnownFaces
-from tinyfaces.jobs.masking import MaskStyle
-from tinyfaces.jobs.photos import LOST_TAG, anonymised, find_photo_faces, open_photo, removed
-from tinyfaces.jobs.selection import ALL, Selection
-
-
-@dataclass(frozen=True)
-class Masking:
-    """What is covered and how, and what else of a file stays.
-
-    Args:
-        cover: The score from which a detection is covered.
-        style: How it is covered.
-        keep_metadata: Keep what `anonymise --keep-metadata` keeps.
-        selection: Which faces are covered.
-        picture: Put over each mask.
-    """
-
-    cover: CoverThreshold = field(default_factory=CoverThreshold)
-    style: MaskStyle = field(default_factory=MaskStyle)
-    keep_metadata: bool = False
-    selection: Selection = ALL
-    picture: CoverPicture | None = None
-
-    def settings(self) -> dict[str, Any]:
-        """All of it as JSON can hold it."""
-        own = {"threshold": self.cover.settings(), "keep_metadata": self.keep_metadata}
-        picture = {} if self.picture is None else {"cover": self.picture.digest}
-        return {**asdict(self.style), **own, **self.selection.settings(), **picture}
+from tinyfaces.jobs.photos import LOST_TAG, anonymised, open_photo, removed
 
 
 def masked_photo(
@@ -65,16 +34,10 @@ def masked_photo(
     photo = open_photo(path)
     height, width = photo.pixels.shape[:2]
     given = [one.faces(path, width, height) for one in known]  # before the detector's work, as it may not fit
-    nothing = Faces.empty()
-    faces, in_alpha = (nothing, nothing) if detector is None else find_photo_faces(photo, detector, masking.cover)
-    faces, left_clear = masking.selection.pick(faces, width, height)
-    in_alpha, _ = masking.selection.pick(in_alpha, width, height)
-    faces = joined([faces, *given])[0]
-    if photo.alpha is not None:
-        in_alpha = joined([in_alpha, *given])[0]
-    content = anonymised(photo, faces, masking.style, masking.keep_metadata, in_alpha, masking.picture)
-    record = {"width": width, "height": height, "faces": len(faces), **faces.to_dict()}
-    return content, {**record, "left_clear": left_clear, "removed": removed(photo, masking.keep_metadata)}
+    covered = covered_faces(photo, detector, masking, given)
+    content = anonymised(photo, covered.faces, masking.style, masking.keep_metadata, covered.in_alpha, masking.picture)
+    record = {"width": width, "height": height, "faces": len(covered.faces), **covered.faces.to_dict()}
+    return content, {**record, "left_clear": covered.left_clear, "removed": removed(photo, masking.keep_metadata)}
 
 
 def lost_lines(name: str, removed_kinds: list[str]) -> list[str]:

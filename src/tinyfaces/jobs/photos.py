@@ -141,13 +141,19 @@ def anonymised(
     Raises:
         ImageError: The photo cannot be written in this format.
     """
-    masked = masked_image(photo.image, faces, style, in_alpha, picture)
-    if photo.bilevel:
-        masked = masked.convert("1", dither=Image.Dither.NONE)
+    masked = masked_picture(photo, faces, style, in_alpha, picture)
     options = dict(photo.save)
     if keep_metadata:
         options["exif"] = kept_exif(photo.exif)[0]
     return _encoded(masked, photo, options)
+
+
+def masked_picture(
+    photo: Photo, faces: Faces, style: MaskStyle, in_alpha: Faces | None = None, picture: CoverPicture | None = None
+) -> Image.Image:
+    """`masked_image` of a photo, in black and white where it is."""
+    masked = masked_image(photo.image, faces, style, in_alpha, picture)
+    return masked.convert("1", dither=Image.Dither.NONE) if photo.bilevel else masked
 
 
 def masked_image(

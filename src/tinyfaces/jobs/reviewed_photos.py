@@ -11,9 +11,9 @@ from tinyfaces.detection.detector import Detector
 from tinyfaces.detection.faces import Faces
 from tinyfaces.detection.images import Pixels
 from tinyfaces.files import write_atomically
+from tinyfaces.jobs.covered_faces import Masking, covered_faces
 from tinyfaces.jobs.doubts import doubt, offered
 from tinyfaces.jobs.journal import stamp_of
-from tinyfaces.jobs.masked_photos import Masking
 from tinyfaces.jobs.photos import anonymised, find_photo_faces, open_photo, removed
 from tinyfaces.jobs.review_store import ReviewedFace, ReviewedPhoto, ReviewStore
 
@@ -93,8 +93,7 @@ def write_reviewed(photo: ReviewedPhoto, target: Path, masking: Masking) -> Mapp
     if stamp_of(photo.path) != photo.stamp:
         raise ChangedSince(f"{photo.path}: has changed since it was reviewed; look at it again")
     boxes = photo.covered
-    faces = Faces(boxes, np.ones(len(boxes), np.float32))
-    # A person has seen one look of the photo only: where its transparency shows something, it is covered there too.
-    in_alpha = None if opened.alpha is None else faces
-    write_atomically(target, anonymised(opened, faces, masking.style, masking.keep_metadata, in_alpha, masking.picture))
+    covered = covered_faces(opened, None, masking, [Faces(boxes, np.ones(len(boxes), np.float32))])
+    content = anonymised(opened, covered.faces, masking.style, masking.keep_metadata, covered.in_alpha, masking.picture)
+    write_atomically(target, content)
     return {"removed": removed(opened, masking.keep_metadata)}

@@ -9,17 +9,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-_MIDDLE_OF_PIXEL = 0.5
+MIDDLE_OF_PIXEL = 0.5
+"""Where it is, from the pixel's edge."""
 
 
 def from_wider(boxes: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.float64]:
     """Boxes (N, 4) x1 y1 x2 y2 of ours from x y w h of WIDER FACE, both in pixels."""
     given = np.asarray(boxes, np.float64).reshape(-1, 4)
-    corner = given[:, :2] + _MIDDLE_OF_PIXEL
+    corner = given[:, :2] + MIDDLE_OF_PIXEL
     return np.concatenate([corner, corner + given[:, 2:]], axis=1)
 
 
 def to_wider(boxes: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.float64]:
     """Boxes (N, 4) x y w h of WIDER FACE from x1 y1 x2 y2 of ours, both in pixels."""
     given = np.asarray(boxes, np.float64).reshape(-1, 4)
-    return np.concatenate([given[:, :2] - _MIDDLE_OF_PIXEL, given[:, 2:] - given[:, :2]], axis=1)
+    return np.concatenate([given[:, :2] - MIDDLE_OF_PIXEL, given[:, 2:] - given[:, :2]], axis=1)

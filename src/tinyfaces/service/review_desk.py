@@ -4,7 +4,6 @@ import json
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,8 +12,8 @@ from tinyfaces.detection.detector import Detector
 from tinyfaces.detection.images import Pixels, read_image
 from tinyfaces.files import write_parts
 from tinyfaces.jobs.bulk import as_text, described
+from tinyfaces.jobs.covered_faces import Masking
 from tinyfaces.jobs.inputs import InputFile
-from tinyfaces.jobs.masked_photos import Masking
 from tinyfaces.jobs.review_store import ReviewedFace, ReviewedPhoto, ReviewStore
 from tinyfaces.jobs.reviewed_photos import ChangedSince, Decisions, search, write_reviewed
 from tinyfaces.service.review_views import Region, View, ViewCache, thumbnail
@@ -225,7 +224,8 @@ class ReviewDesk:
 
     def _note(self, number: int) -> dict[str, Any]:
         """Bring a photo's line in the queue up to date."""
-        with self._noting():
+        with self._changes:
+            self._revision += 1
             photo = self.store.photo(number)
             state = "problem" if photo.problem is not None else "waiting" if photo.size is None else "found"
             self._entries[number] = {
@@ -236,9 +236,3 @@ class ReviewDesk:
             }  # fmt: skip
             self._revisions[number] = self._revision
             return self._entries[number]
-
-    @contextmanager
-    def _noting(self) -> Iterator[None]:
-        with self._changes:
-            self._revision += 1
-            yield

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from tinyfaces.detection.images import Pixels
-from tinyfaces.jobs.masked_photos import Masking
+from tinyfaces.jobs.covered_faces import Masking
 from tinyfaces.jobs.masking import Plane, mask_faces
 
 THUMBNAIL_SIDE = 176

@@ -30,7 +30,7 @@ from PIL import Image
 
 from tinyfaces.data.annotations import AnnotatedImage, AnnotationError, Tell, dismiss_doubtful, read_coco
 from tinyfaces.detection.images import ImageError, read_image
-from tinyfaces.parsing.wider_boxes import from_wider
+from tinyfaces.parsing.wider_boxes import MIDDLE_OF_PIXEL
 from tinyfaces.training.cache import ImageCache, open_cache, problem_with
 from tinyfaces.training.settings import drawn_first
 from tinyfaces.training.worker_pool import map_in_processes
@@ -190,8 +190,8 @@ def pack_photo(photo: LabelledPhoto) -> PackedPhoto:
     image = {"file_name": name, "width": size[0], "height": size[1]}
     if "hard_negatives" in photo.image:
         image["hard_negatives"] = [[*(round(v * scale, 1) for v in box[:4]), *box[4:]] for box in photo.image["hard_negatives"]]
-    left, top, _, _ = from_wider(np.zeros((1, 4)))[0] if photo.source.places_of_wider else np.zeros(4)
-    shifts = (left, top, 0.0, 0.0)
+    shift = MIDDLE_OF_PIXEL if photo.source.places_of_wider else 0.0
+    shifts = (shift, shift, 0.0, 0.0)
     boxes = [
         {
             "bbox": [round((value + shift) * scale, 2) for value, shift in zip(box["bbox"], shifts, strict=True)],
