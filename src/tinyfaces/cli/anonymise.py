@@ -5,7 +5,6 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,6 +13,7 @@ from rich.console import Console
 
 from tinyfaces.cli import runs
 from tinyfaces.cli.given_boxes import BoxesOptions, GivenBoxes
+from tinyfaces.cli.mask_options import MaskOptions
 from tinyfaces.cli.options import (
     MODEL,
     OUTPUT,
@@ -31,17 +31,14 @@ from tinyfaces.cli.options import (
 )
 from tinyfaces.cli.remote import RayAddress, run_on_cluster
 from tinyfaces.cli.which_faces import FaceOptions, TrackOptions
-from tinyfaces.detection.images import ImageError
 from tinyfaces.files import write_atomically
 from tinyfaces.jobs.bulk import counted
-from tinyfaces.jobs.cover_picture import CoverPicture, read_cover_picture
 from tinyfaces.jobs.cover_threshold import CoverThreshold
 from tinyfaces.jobs.covered_faces import Masking
 from tinyfaces.jobs.inputs import InputFile, find_inputs
 from tinyfaces.jobs.journal import Outcome
 from tinyfaces.jobs.known_faces import KnownVideo
 from tinyfaces.jobs.masked_photos import lost_lines, masked_photo
-from tinyfaces.jobs.masking import MaskStyle
 from tinyfaces.jobs.outputs import StateFiles, lies_in
 from tinyfaces.jobs.selection import ALL, clear_line
 from tinyfaces.jobs.spacing import EVERY_FRAME, Spacing
@@ -49,21 +46,6 @@ from tinyfaces.jobs.spacing import EVERY_FRAME, Spacing
 if TYPE_CHECKING:  # an extra
     from tinyfaces.jobs.clips import Clip
     from tinyfaces.jobs.known_clips import KnownClip
-
-
-class Method(StrEnum):
-    """What takes a face's place."""
-
-    blur = "blur"
-    pixelate = "pixelate"
-    solid = "solid"
-
-
-class Shape(StrEnum):
-    """The shape of a mask."""
-
-    ellipse = "ellipse"
-    box = "box"
 
 
 @command(app)
@@ -74,6 +56,7 @@ def anonymise(
     progress: ProgressOptions,
     faces: FaceOptions,
     tracks: TrackOptions,
+    masks: MaskOptions,
     threshold: Annotated[
         float | None,
         typer.Option(
@@ -82,34 +65,6 @@ def anonymise(
             rich_help_panel=MODEL,
             help="Score from which something is masked. By default it depends on the height: 0.15 up to 24 pixels, 0.2 at 64, "
             "0.4 from 256 on. Low, as a missed face is worst.",
-        ),
-    ] = None,
-    method: Annotated[
-        Method,
-        typer.Option(
-            rich_help_panel=OUTPUT,
-            help="blur and pixelate leave a few averages of each face; solid, the safest, leaves nothing.",
-        ),
-    ] = Method.blur,
-    shape: Annotated[Shape, typer.Option(rich_help_panel=OUTPUT, help="Shape of the mask.")] = Shape.ellipse,
-    enlarge: Annotated[
-        float,
-        typer.Option(min=1, max=4, rich_help_panel=OUTPUT, help="Size of the mask in each direction, relative to the face."),
-    ] = 1.45,
-    strength: Annotated[
-        int,
-        typer.Option(
-            min=1,
-            max=5,
-            rich_help_panel=OUTPUT,
-            help="Strength of blur and pixelate: 1 leaves up to 5x5 averages of each face, 5 a single one.",
-        ),
-    ] = 1,
-    cover: Annotated[
-        Path | None,
-        typer.Option(
-            rich_help_panel=OUTPUT,
-            help="Picture to put over each mask, such as an emoji as PNG. What shows through it is masked by --method.",
         ),
     ] = None,
     out: Annotated[
@@ -141,10 +96,10 @@ def anonymise(
     """
     masking = Masking(
         CoverThreshold.of(threshold),
-        MaskStyle(method.value, shape.value, enlarge, strength),
+        masks.style(),
         keep_metadata,
         faces.selection(**tracks.chosen()),
-        _picture(cover),
+        masks.picture(),
     )
     spacing = spacing_of(every)
     if ray is not None:
@@ -168,7 +123,7 @@ def anonymise(
         fail("--keep-track, --only-track, --from and --to are for videos, and none was given")
     if (masking.selection.only_tracks or masking.selection.keep_tracks) and len(run.videos) > 1:
         fail("--keep-track and --only-track name the tracks of one video, and several were given")
-    read = [*faces.files(), *([cover] if cover is not None else []), *boxes.files]
+    read = [*faces.files(), *masks.files(), *boxes.files]
     run.plan(folder, lambda file: [file.written_name], [report, state.problems], read)
     boxes.assign(run)
     run.mark(folder)
@@ -236,13 +191,6 @@ def _on_video(file: InputFile, run: runs.Run, boxes: GivenBoxes, masking: Maskin
             run.note(f"{file.path}: written without {', '.join(written.losses)}")
         lists = {"left_clear": clip.left_clear, "removed": written.left_out, "lost": written.losses}
         return Outcome({**clip.summary(), **lists, "track_list": clip.track_list()}, clip.video.problem, [target])
-
-
-def _picture(path: Path | None) -> CoverPicture | None:
-    try:
-        return None if path is None else read_cover_picture(path)
-    except ImageError as error:
-        fail(str(error))
 
 
 @contextmanager

@@ -8,15 +8,14 @@ import typer
 from rich.console import Console
 
 from tinyfaces.cli import runs
-from tinyfaces.cli.detect import Copies, Format, check_class_list, write_document
+from tinyfaces.cli.detect import Copies, Format, NoScores, check_class_list, write_document, write_video_document
 from tinyfaces.cli.options import INPUT, OUTPUT, DetectorOptions, app, command, fail
-from tinyfaces.files import write_parts
 from tinyfaces.jobs.converting import image_result, input_files, losses, video_frames
-from tinyfaces.jobs.formats import VIDEO_DOCUMENTS, ImageResult, as_json_line
+from tinyfaces.jobs.formats import ImageResult, as_json_line
 from tinyfaces.jobs.inputs import InputFile, Inputs, find_inputs
 from tinyfaces.jobs.journal import Outcome
 from tinyfaces.jobs.known_faces import Known, KnownFaces, KnownVideo
-from tinyfaces.jobs.outputs import Output, OutputError
+from tinyfaces.jobs.outputs import WHERE_VIDEOS_GO, Output, OutputError
 from tinyfaces.jobs.result_files import read_box_files
 from tinyfaces.parsing.texts import AnnotationError
 
@@ -48,10 +47,7 @@ def convert(
         Format | None,
         typer.Option(rich_help_panel=OUTPUT, help="The new format; without --out, it goes to the standard output."),
     ] = None,
-    no_scores: Annotated[
-        bool,
-        typer.Option("--no-scores", rich_help_panel=OUTPUT, help="Leave scores out of YOLO files, as labelling tools expect."),
-    ] = False,
+    no_scores: NoScores = False,
     copies: Copies = False,
     quiet: Annotated[
         bool, typer.Option("--quiet", "-q", rich_help_panel=OUTPUT, help="Print errors only, not what the new format leaves out.")
@@ -68,14 +64,12 @@ def convert(
         given = read_box_files(boxes)
     except (OutputError, AnnotationError) as error:
         fail(str(error))
-    if no_scores and output.format != "yolo":
-        fail("--no-scores goes with --format yolo")
     photos = find_inputs([str(images)], recursive=True) if images is not None else Inputs([], [])
     entries, problems = input_files(given.entries, [file for file in photos.files if not file.is_video])
     inputs = Inputs([*entries], [*photos.problems, *given.problems, *problems])
     run = runs.Run(inputs, "converting", quiet)
     if not output.takes_videos:
-        run.drop_videos("its faces are written as json, jsonl or csv to --out, or as jsonl to the standard output")
+        run.drop_videos(WHERE_VIDEOS_GO)
     check_class_list(output)
     beside = output.beside("_problems.csv")
     read = [*given.files, *(file.path for file in photos.files)]
@@ -107,11 +101,6 @@ def _on_image(file: InputFile, entry: Known, output: Output, *, at_hand: bool) -
 def _on_video(file: InputFile, entry: Known, output: Output, run: runs.Run) -> Outcome:
     assert isinstance(entry, KnownVideo)
     size, frames = video_frames(entry)
-    parts = VIDEO_DOCUMENTS[output.format or ""](file.path, *size, frames)
-    written = []
-    if output.document is None:
-        sys.stdout.writelines(parts)
-    else:
-        written.append(run.targets[file][0])
-        write_parts(written[0], parts)
+    write_video_document(run, output, file, size, frames)
+    written = [] if output.document is None else run.targets[file][:1]
     return Outcome({"width": size[0], "height": size[1], "frames": len(entry.frames)}, written=written)

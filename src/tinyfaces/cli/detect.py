@@ -1,7 +1,7 @@
 """`tinyfaces detect`."""
 
 import sys
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from contextlib import closing
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -35,7 +35,7 @@ from tinyfaces.jobs.face_crops import MARGIN, FaceCrops
 from tinyfaces.jobs.formats import ImageResult
 from tinyfaces.jobs.inputs import InputFile, find_inputs
 from tinyfaces.jobs.journal import Outcome
-from tinyfaces.jobs.outputs import Output, OutputError
+from tinyfaces.jobs.outputs import WHERE_VIDEOS_GO, Output, OutputError
 from tinyfaces.jobs.selection import ALL, Selection
 from tinyfaces.jobs.spacing import EVERY_FRAME, Spacing
 
@@ -63,6 +63,10 @@ class Format(StrEnum):
     fiftyone = "fiftyone"
 
 
+NoScores: TypeAlias = Annotated[
+    bool,
+    typer.Option("--no-scores", rich_help_panel=OUTPUT, help="Leave scores out of YOLO files, as labelling tools expect."),
+]
 Copies: TypeAlias = Annotated[
     bool,
     typer.Option(
@@ -157,10 +161,7 @@ def detect(
         Format | None,
         typer.Option(rich_help_panel=OUTPUT, help="Format of the results; without --out, they go to the standard output."),
     ] = None,
-    no_scores: Annotated[
-        bool,
-        typer.Option("--no-scores", rich_help_panel=OUTPUT, help="Leave scores out of YOLO files, as labelling tools expect."),
-    ] = False,
+    no_scores: NoScores = False,
     copies: Copies = False,
     every: Every = "1",
     ray: RayAddress = None,
@@ -186,13 +187,11 @@ def detect(
         output = Output.of(out, format and format.value, scores=not no_scores, pictures=pictures.save_images, copies=copies)
     except OutputError as error:
         fail(str(error))
-    if no_scores and output.format != "yolo":
-        fail("--no-scores goes with --format yolo")
     if progress.resume and not output.on_disk:
         fail("--resume needs --out, where the results of the earlier run are")
     run = runs.Run(find_inputs(inputs.paths, inputs.recursive), "finding faces", progress.quiet)
     if not output.takes_videos:
-        run.drop_videos("its faces are written as json, jsonl or csv to --out, or as jsonl to the standard output")
+        run.drop_videos(WHERE_VIDEOS_GO)
     if pictures.save_video and not run.videos:
         fail("--save-video is for videos, and none was given")
     check_class_list(output)
@@ -246,11 +245,7 @@ def _on_video(file: InputFile, output: Output, run: runs.Run, selection: Selecti
                 for _ in frames:
                     pass
             else:
-                parts = formats.VIDEO_DOCUMENTS[output.format](file.path, *clip.video.shape.size, frames)
-                if output.document is None:
-                    sys.stdout.writelines(parts)
-                else:
-                    write_parts(run.targets[file][0], parts)
+                write_video_document(run, output, file, clip.video.shape.size, frames)
         cut = [] if crops is None else [*crops.written.values()]
         written = [output.folder / name for name in output.names(file)]
         return Outcome({**clip.summary(), "crops": len(cut)}, clip.video.problem, [*written, *cut])
@@ -283,6 +278,17 @@ def write_document(run: runs.Run, output: Output) -> None:
             sys.stdout.writelines(parts)
     if output.class_list is not None:
         run.write(output.class_list, [_CLASSES])
+
+
+def write_video_document(
+    run: runs.Run, output: Output, file: InputFile, size: tuple[int, int], frames: Iterable["TrackedFaces"]
+) -> None:
+    """Write the results of a video, frame by frame as they come. size: width and height of the first frame."""
+    parts = formats.VIDEO_DOCUMENTS[output.format or ""](file.path, *size, frames)
+    if output.document is None:
+        sys.stdout.writelines(parts)
+    else:
+        write_parts(run.targets[file][0], parts)
 
 
 def check_class_list(output: Output) -> None:

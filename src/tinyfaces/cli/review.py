@@ -1,6 +1,5 @@
 """`tinyfaces review`."""
 
-import errno
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -8,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tinyfaces.cli import runs
-from tinyfaces.cli.anonymise import Method, Shape
+from tinyfaces.cli.listening import Port, listening_on
+from tinyfaces.cli.mask_options import MaskOptions
 from tinyfaces.cli.options import (
     INPUT,
     MODEL,
@@ -23,50 +23,29 @@ from tinyfaces.cli.options import (
     json_file,
     missing_extra,
 )
-from tinyfaces.detection.images import ImageError
 from tinyfaces.files import clear_partials
 from tinyfaces.jobs.bulk import counted
-from tinyfaces.jobs.cover_picture import read_cover_picture
 from tinyfaces.jobs.cover_threshold import CoverThreshold
 from tinyfaces.jobs.covered_faces import Masking
 from tinyfaces.jobs.doubts import offered
 from tinyfaces.jobs.inputs import find_inputs
-from tinyfaces.jobs.masking import MaskStyle
 from tinyfaces.jobs.outputs import StateFiles, lies_in
 from tinyfaces.jobs.review_store import ReviewError, ReviewStore
 
 if TYPE_CHECKING:  # an extra
     from tinyfaces.service.review_desk import ReviewDesk
 
-_SERVER = "Server"
-
 
 @command(app)
 def review(
     inputs: InputOptions,
     detector: DetectorOptions,
+    masks: MaskOptions,
     threshold: Annotated[
         float | None,
         typer.Option(
             min=0, max=1, rich_help_panel=MODEL, help="Score from which a face is covered at first; by default as in anonymise."
         ),
-    ] = None,
-    method: Annotated[
-        Method,
-        typer.Option(
-            rich_help_panel=OUTPUT, help="blur and pixelate leave a few averages of each face; solid, the safest, leaves nothing."
-        ),
-    ] = Method.blur,
-    shape: Annotated[Shape, typer.Option(rich_help_panel=OUTPUT, help="Shape of the mask.")] = Shape.ellipse,
-    enlarge: Annotated[
-        float,
-        typer.Option(min=1, max=4, rich_help_panel=OUTPUT, help="Size of the mask in each direction, relative to the face."),
-    ] = 1.45,
-    strength: Annotated[
-        int, typer.Option(min=1, max=5, rich_help_panel=OUTPUT, help="Strength of blur and pixelate, as in anonymise.")
-    ] = 1,
-    cover: Annotated[
-        Path | None, typer.Option(rich_help_panel=OUTPUT, help="Picture to put over each mask, such as an emoji as PNG.")
     ] = None,
     out: Annotated[
         str, typer.Option(rich_help_panel=OUTPUT, help="Folder for the anonymised photos; sources are never overwritten.")
@@ -85,9 +64,7 @@ def review(
     start_over: Annotated[
         bool, typer.Option("--start-over", rich_help_panel=INPUT, help="Forget what was decided in an earlier review.")
     ] = False,
-    port: Annotated[
-        int, typer.Option(min=0, max=65535, rich_help_panel=_SERVER, help="Port of the page; 0 takes a free one.")
-    ] = 8000,
+    port: Port = 8000,
 ) -> None:
     """Look at what will be covered in photos, correct it on a page in the browser, and only then write them (needs the extra: pip
     install 'tinyfaces[serve]').
@@ -97,27 +74,13 @@ def review(
     try:
         from tinyfaces.service.limits import Limits
         from tinyfaces.service.review_routes import create_review_app
-        from tinyfaces.service.server import listen, run
+        from tinyfaces.service.server import run
     except ImportError as error:
         missing_extra(error, "serve")
 
-    try:
-        picture = None if cover is None else read_cover_picture(cover)
-    except ImageError as error:
-        fail(str(error))
-    style = MaskStyle(method.value, shape.value, enlarge, strength)
-    masking = Masking(CoverThreshold.of(threshold), style, keep_metadata, picture=picture)
-    given = [] if cover is None else [cover]
-    desk = open_desk(inputs, detector, masking, out, report, given, start_over)
-    try:
-        listening = listen("127.0.0.1", port)
-    except OSError as error:
-        taken = error.errno == errno.EADDRINUSE
-        fail(
-            f"port {port} is already in use"
-            if taken
-            else f"cannot listen on 127.0.0.1:{port} ({(error.strerror or str(error)).lower()})"
-        )
+    masking = Masking(CoverThreshold.of(threshold), masks.style(), keep_metadata, picture=masks.picture())
+    desk = open_desk(inputs, detector, masking, out, report, masks.files(), start_over)
+    listening = listening_on("127.0.0.1", port)
     address = f"http://127.0.0.1:{listening.getsockname()[1]}/review"
     try:
         errors.print(f"tinyfaces: review {counted(len(desk.assignment.targets), 'photo')} on {address} (Ctrl-C stops it)")

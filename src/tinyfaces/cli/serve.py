@@ -1,6 +1,5 @@
 """`tinyfaces serve`."""
 
-import errno
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from tinyfaces.cli.listening import SERVER, Port, listening_on
 from tinyfaces.cli.options import (
     INPUT,
     MODEL,
@@ -27,19 +27,14 @@ from tinyfaces.detection.runtime import usable_cpus
 from tinyfaces.jobs.covered_faces import Masking
 from tinyfaces.weights import models as shipped
 
-_SERVER = "Server"
-"""A group of options in the help text."""
-
 
 @command(app)
 def serve(
     runtime: RuntimeChoice,
     host: Annotated[
-        str, typer.Option(rich_help_panel=_SERVER, help="Address to listen on; 0.0.0.0 lets other machines connect.")
+        str, typer.Option(rich_help_panel=SERVER, help="Address to listen on; 0.0.0.0 lets other machines connect.")
     ] = "127.0.0.1",
-    port: Annotated[
-        int, typer.Option(min=0, max=65535, rich_help_panel=_SERVER, help="Port to listen on; 0 takes a free one.")
-    ] = 8000,
+    port: Port = 8000,
     model: Annotated[
         list[str] | None,
         typer.Option(
@@ -85,7 +80,7 @@ def serve(
         from tinyfaces.service.queue import Engine
         from tinyfaces.service.restoring import restorer
         from tinyfaces.service.review_routes import LOCAL_HOSTS, add_review
-        from tinyfaces.service.server import listen, run
+        from tinyfaces.service.server import run
     except ImportError as error:
         missing_extra(error, "serve")
 
@@ -107,11 +102,7 @@ def serve(
     if review:
         finder = DetectorOptions(**vars(runtime), model=(model or ["accurate"])[0])
         desk = open_desk(InputOptions(review), finder, Masking(), review_out)
-    try:
-        listening = listen(host, port)
-    except OSError as error:
-        taken = error.errno == errno.EADDRINUSE
-        fail(f"port {port} is already in use" if taken else f"cannot listen on {host}:{port} ({_reason(error)})")
+    listening = listening_on(host, port)
     shown = f"[{host}]" if ":" in host else host
     address = f"http://{shown}:{listening.getsockname()[1]}"
     try:
@@ -125,7 +116,3 @@ def serve(
             run(created, listening, limits)
     except KeyboardInterrupt:
         errors.print("tinyfaces: stopped")
-
-
-def _reason(error: OSError) -> str:
-    return (error.strerror or str(error)).lower()

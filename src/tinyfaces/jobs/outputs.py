@@ -31,6 +31,10 @@ _FILE_SUFFIXES = (
 )
 
 
+WHERE_VIDEOS_GO = "its faces are written as json, jsonl or csv to --out, or as jsonl to the standard output"
+"""What is said of a video whose results cannot be written."""
+
+
 class OutputError(ValueError):
     """Results cannot go where the user says. The message is one line."""
 
@@ -95,6 +99,8 @@ class Output:
         """What a user means by a file or folder `out` and a format, either of which may be left out. Raises OutputError."""
         if copies and format != "xmp":
             raise OutputError("--copies goes with --format xmp")
+        if not scores and format != "yolo":
+            raise OutputError("--no-scores goes with --format yolo")
         if out is None:
             return cls(format, Path("faces"), None, scores, pictures, copies)
         given = Path(out)
