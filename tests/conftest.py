@@ -76,6 +76,12 @@ def run(toy_model, tmp_path, monkeypatch):
     return call
 
 
+@pytest.fixture
+def run_on_videos(run):
+    """`run` in one thread and with a threshold of 0.5, as tests of videos have it."""
+    return lambda *arguments, code=0: run(*arguments, "--threads", "1", "--threshold", "0.5", code=code)
+
+
 _SLOW_FILES = (
     "test_cluster.py", "test_page.py", "test_no_calls.py", "test_proposal_loop.py", "test_second_stage_loop.py",
     "test_together.py", "test_export.py", "test_fuzz.py", "test_interruptions.py", "test_processes.py",

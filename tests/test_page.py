@@ -3,9 +3,7 @@
 import csv
 import io
 import json
-import os
 import re
-import shutil
 import time
 from pathlib import Path
 
@@ -13,27 +11,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from browsing import browser as browser
+from browsing import needs_browser, watched_pages
 from conftest import paint
 from serving import running_service
 from test_cover_threshold import unsure
 from tinyfaces import Detector
 
-playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install 'tinyfaces[test]'")
 pytest.importorskip("fastapi", reason="needs the extra: pip install 'tinyfaces[serve]'")
 
-BROWSER = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
-SWITCHES = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
 EXAMPLE = Path(__file__).parents[1] / "src/tinyfaces/service/page/example.jpg"
 
-pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium found: apt-get install chromium, or CHROMIUM=its path")
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=BROWSER, args=SWITCHES)
-        yield browser
-        browser.close()
+pytestmark = needs_browser
 
 
 @pytest.fixture(scope="module")
@@ -46,24 +35,8 @@ def service(toy_model):
 @pytest.fixture
 def open_page(browser, service):
     """Opens the page, with any options of a browser context; nothing may be asked of others, and no script may fail."""
-    contexts, problems, asked = [], [], []
-
-    def open_it(**options):
-        context = browser.new_context(viewport=options.pop("viewport", {"width": 1200, "height": 800}), **options)
-        contexts.append(context)
-        page = context.new_page()
-        page.set_default_timeout(10_000)
-        page.on("pageerror", lambda error: problems.append(str(error)))
-        page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
-        page.on("request", lambda request: asked.append(request.url))
-        page.goto(service.url)
-        return page
-
-    yield open_it
-    for context in contexts:
-        context.close()
-    assert not [text for text in problems if "status of 4" not in text]
-    assert asked and all(url.startswith((service.url, "blob:")) for url in asked)
+    with watched_pages(browser, service.url, "", {"width": 1200, "height": 800}, expected="status of 4") as open_it:
+        yield open_it
 
 
 def encoded(pixels: np.ndarray, kind="PNG", **options) -> bytes:

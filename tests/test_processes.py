@@ -3,7 +3,6 @@
 import os
 import socket
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -24,11 +23,12 @@ from tinyfaces.training.settings import SecondStageConfig, load_config  # noqa: 
 from tinyfaces.training.shared_norm import SharedBatchNorm2d, share_norms  # noqa: E402
 
 
-def _joined(rank: int, world: int, port: int, work, config) -> None:
-    """One process of a run, as torchrun would begin it."""
-    os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(world), "LOCAL_RANK": str(rank)}
-    os.environ |= {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port), "CUDA_VISIBLE_DEVICES": ""}
-    work(config)
+def _joined(rank: int, world: int, trainings) -> None:
+    """One process of several runs, one after the other, as torchrun would begin it."""
+    for port, train, config in trainings:
+        os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(world), "LOCAL_RANK": str(rank)}
+        os.environ |= {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port), "CUDA_VISIBLE_DEVICES": ""}
+        train(config)
 
 
 def _first_stage(config) -> None:
@@ -50,12 +50,31 @@ def _compute_in_double() -> None:
     torch.Tensor.float = torch.Tensor.double
 
 
-def _weights_after(work, config, world: int) -> dict:
+def _free_port() -> int:
     with socket.socket() as free:
         free.bind(("localhost", 0))
-        port = free.getsockname()[1]
-    torch.multiprocessing.spawn(_joined, (world, port, work, config), nprocs=world)
-    return torch.load(Path(config.out) / "last.pt", weights_only=True)
+        return free.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def trained(data, tmp_path_factory):  # noqa: F811
+    """Both configurations, and by the number of processes what both runs have come to. To start a process takes longer than
+    either run."""
+    first = load_config(data / "small.toml", {"steps": 3, "crops.size": 64, "evaluate_every": 100})
+    second = SecondStageConfig(
+        "here", steps=4, pretrain_steps=1, batch=16, warmup=2, threads=1, evaluate_every=100, out="",
+        adversarial=0.1, classification=0.1, box=0.1,
+    )  # fmt: skip
+    states = {}
+    for world in (1, 2, 4):
+        places = [tmp_path_factory.mktemp(f"{name}_{world}") for name in ("first", "second")]
+        trainings = [
+            (_free_port(), train, replace(config, out=str(place)))
+            for train, config, place in zip((_first_stage, _second_stage), (first, second), places, strict=True)
+        ]
+        torch.multiprocessing.spawn(_joined, (world, trainings), nprocs=world)
+        states[world] = [torch.load(place / "last.pt", weights_only=True) for place in places]
+    return first, second, states
 
 
 def _apart(a: dict, b: dict) -> float:
@@ -63,28 +82,23 @@ def _apart(a: dict, b: dict) -> float:
     return sum((a[name].double() - b[name].double()).square().sum().item() for name in a if a[name].is_floating_point()) ** 0.5
 
 
-def test_one_two_and_four_processes_train_the_same_proposal_network(data, tmp_path):  # noqa: F811
-    config = load_config(data / "small.toml", {"steps": 3, "crops.size": 64, "evaluate_every": 100})
-    states = {world: _weights_after(_first_stage, replace(config, out=str(tmp_path / str(world))), world) for world in (1, 2, 4)}
+def test_one_two_and_four_processes_train_the_same_proposal_network(trained):
+    config, _, states = trained
     torch.manual_seed(config.seed)
-    moved = _apart(states[1]["network"], ProposalNetwork(VARIANTS["fast"]).state_dict())
+    moved = _apart(states[1][0]["network"], ProposalNetwork(VARIANTS["fast"]).state_dict())
     for world in (2, 4):
         for part in ("network", "average"):
-            apart = _apart(states[world][part], states[1][part])
+            apart = _apart(states[world][0][part], states[1][0][part])
             assert apart < 1e-9 * moved, (world, part, apart, moved)
 
 
-def test_one_two_and_four_processes_train_the_same_second_stage(tmp_path):
-    config = SecondStageConfig(
-        "here", steps=4, pretrain_steps=1, batch=16, warmup=2, threads=1, evaluate_every=100, out="",
-        adversarial=0.1, classification=0.1, box=0.1,
-    )  # fmt: skip
-    states = {world: _weights_after(_second_stage, replace(config, out=str(tmp_path / str(world))), world) for world in (1, 2, 4)}
+def test_one_two_and_four_processes_train_the_same_second_stage(trained):
+    _, config, states = trained
     torch.manual_seed(config.seed)
     for part, network in zip(("generator", "discriminator"), make_networks("slim", "srn+rn"), strict=True):
-        moved = _apart(states[1][part], network.state_dict())
+        moved = _apart(states[1][1][part], network.state_dict())
         for world in (2, 4):
-            apart = _apart(states[world][part], states[1][part])
+            apart = _apart(states[world][1][part], states[1][1][part])
             assert apart < 1e-9 * moved, (world, part, apart, moved)
 
 
@@ -105,10 +119,7 @@ def test_normalisations_take_the_statistics_of_all_processes(tmp_path):
     torch.manual_seed(0)
     values = torch.randn(4, 3, 6, 5) * torch.tensor([1.0, 30.0, 0.1])[:, None, None] + 20
     torch.save(values, tmp_path / "values.pt")
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
-    torch.multiprocessing.spawn(_norms_of_uneven_shares, (port, str(tmp_path)), nprocs=2)
+    torch.multiprocessing.spawn(_norms_of_uneven_shares, (_free_port(), str(tmp_path)), nprocs=2)
     parts = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
     norm = torch.nn.BatchNorm2d(3)
     whole = values.clone().requires_grad_()

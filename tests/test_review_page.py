@@ -7,22 +7,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from browsing import browser as browser
+from browsing import needs_browser, watched_pages
 from conftest import paint
 from reviewing import all_found, ask, running_review
-from test_page import BROWSER, SWITCHES, playwright
 
 pytest.importorskip("fastapi", reason="needs the extra: pip install 'tinyfaces[serve]'")
-pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium found: apt-get install chromium, or CHROMIUM=its path")
+pytestmark = needs_browser
 
 SQUARES = [(40, 40), (120, 40), (200, 120)]
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=BROWSER, args=SWITCHES)
-        yield browser
-        browser.close()
 
 
 def photo_of(squares, seed=0) -> np.ndarray:
@@ -46,25 +39,14 @@ def review(tmp_path, toy_model):
 
 @pytest.fixture
 def open_page(browser, review):
-    contexts, problems, asked = [], [], []
+    with watched_pages(browser, review.url, "/review", {"width": 1280, "height": 860}) as open_it:
 
-    def open_it(**options):
-        context = browser.new_context(viewport=options.pop("viewport", {"width": 1280, "height": 860}), **options)
-        contexts.append(context)
-        page = context.new_page()
-        page.set_default_timeout(10_000)
-        page.on("pageerror", lambda error: problems.append(str(error)))
-        page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
-        page.on("request", lambda request: asked.append(request.url))
-        page.goto(f"{review.url}/review")
-        page.wait_for_selector("body[data-photo]")
-        return page
+        def open_and_wait(**options):
+            page = open_it(**options)
+            page.wait_for_selector("body[data-photo]")
+            return page
 
-    yield open_it
-    for context in contexts:
-        context.close()
-    assert not problems
-    assert asked and all(url.startswith((review.url, "blob:")) for url in asked)
+        yield open_and_wait
 
 
 def number_of(review, name: str) -> int:

@@ -6,12 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from typer.testing import CliRunner
 
 av = pytest.importorskip("av", reason="PyAV is not installed (the extra video)")
 from test_odd_videos import ONE, _changing_video  # noqa: E402
 from test_video import crowd, frames_of, write  # noqa: E402
-from tinyfaces.cli import app  # noqa: E402
 from tinyfaces.detection.detector import Detector  # noqa: E402
 from tinyfaces.detection.faces import Faces  # noqa: E402
 from tinyfaces.jobs.clips import Clip  # noqa: E402
@@ -37,16 +35,8 @@ def _frame(luma: np.ndarray) -> "av.VideoFrame":
 
 
 @pytest.fixture
-def run(toy_model, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-
-    def call(*arguments, code=0):
-        options = ["--model", str(toy_model), "--threads", "1", "--threshold", "0.5"]
-        result = CliRunner().invoke(app, [*arguments, *options])
-        assert result.exit_code == code and "Traceback" not in result.output, result.output
-        return result.output
-
-    return call
+def run(run_on_videos):
+    return lambda *arguments, code=0: run_on_videos(*arguments, code=code).output
 
 
 @pytest.mark.parametrize("step", [(0, 0), (3, 1), (-11, 6), (17, -9)])

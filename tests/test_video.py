@@ -10,12 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from typer.testing import CliRunner
 
 from conftest import paint
 
 av = pytest.importorskip("av", reason="PyAV is not installed (the extra video)")
-from tinyfaces.cli import app  # noqa: E402
 from tinyfaces.jobs.turns import Turn  # noqa: E402
 from tinyfaces.jobs.video import VideoError, VideoReader  # noqa: E402
 
@@ -95,17 +93,8 @@ def samples_of(path: Path) -> np.ndarray:
 
 
 @pytest.fixture
-def run(toy_model, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-
-    def call(*arguments, code=0):
-        options = ["--model", str(toy_model), "--threads", "1", "--threshold", "0.5"]
-        result = CliRunner().invoke(app, [*arguments, *options])
-        assert result.exit_code == code, result.output
-        assert "Traceback" not in result.output
-        return result
-
-    return call
+def run(run_on_videos):
+    return run_on_videos
 
 
 def _red_left(image: np.ndarray, x: int, y: int) -> int:

@@ -1,0 +1,53 @@
+"""Pages in headless Chromium, watched: no script may fail, and nothing may be asked of others."""
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+
+playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install 'tinyfaces[test]'")
+
+BROWSER = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
+SWITCHES = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
+needs_browser = pytest.mark.skipif(BROWSER is None, reason="no Chromium found: apt-get install chromium, or CHROMIUM=its path")
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=BROWSER, args=SWITCHES)
+        yield browser
+        browser.close()
+
+
+@contextmanager
+def watched_pages(browser, origin: str, path: str, size: dict[str, int], expected: str = "") -> Iterator[Callable]:
+    """A function that opens a page, with any options of a browser context.
+
+    Args:
+        browser: The fixture.
+        origin: All that may be asked begins with it.
+        path: Of the page.
+        size: Of the window, unless an option says otherwise.
+        expected: Messages that hold this text are no problem.
+    """
+    contexts, problems, asked = [], [], []
+
+    def open_it(**options):
+        context = browser.new_context(viewport=options.pop("viewport", size), **options)
+        contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(10_000)
+        page.on("pageerror", lambda error: problems.append(str(error)))
+        page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
+        page.on("request", lambda request: asked.append(request.url))
+        page.goto(f"{origin}{path}")
+        return page
+
+    yield open_it
+    for context in contexts:
+        context.close()
+    assert not [text for text in problems if not expected or expected not in text]
+    assert asked and all(url.startswith((origin, "blob:")) for url in asked)
