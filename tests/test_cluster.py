@@ -243,36 +243,35 @@ def test_workers_mask_photos(toy_model, tmp_path, kind):
     assert not cluster._is_whole(job, name, files)  # its photos are gone
 
 
-def test_anonymise_on_ray(toy_model, tmp_path):
+def test_anonymise_on_ray(run, tmp_path):
     for number in range(3):
         (tmp_path / f"in/{number}").mkdir(parents=True)
         Image.fromarray(paint(64, 64, [(24, 24)])).save(tmp_path / f"in/{number}/a.png")
-    command = [sys.executable, "-m", "tinyfaces", "anonymise", "in", "-r", "--ray", "local", "--method", "solid"]
-    ran = subprocess.run([*command, "--model", str(toy_model)], cwd=tmp_path, capture_output=True, text=True)
-    assert ran.returncode == 0 and "3 faces in 3 images" in ran.stdout and "anonymised_parts" in ran.stdout, ran.stderr
+    command = ["anonymise", "in", "-r", "--ray", "local", "--method", "solid"]
+    ran = run(*command)
+    assert "3 faces in 3 images" in ran.stdout and "anonymised_parts" in ran.stdout, ran.stderr
     written = sorted(path.relative_to(tmp_path / "anonymised").as_posix() for path in (tmp_path / "anonymised").rglob("*.*"))
     assert written == [".tinyfaces", "0/a.png", "1/a.png", "2/a.png"]
     assert np.asarray(Image.open(tmp_path / "anonymised/1/a.png")).max() == 0
     before = (tmp_path / "in/0/a.png").read_bytes()
-    ran = subprocess.run([*command, "--model", str(toy_model), "--out", "in"], cwd=tmp_path, capture_output=True, text=True)
-    assert ran.returncode == 2 and "never overwritten" in ran.stderr and (tmp_path / "in/0/a.png").read_bytes() == before
+    ran = run(*command, "--out", "in", code=2)
+    assert "never overwritten" in ran.stderr and (tmp_path / "in/0/a.png").read_bytes() == before
 
 
 @pytest.mark.parametrize("given", (["in", "--out", "s3://b/x"], ["s3://b/x", "--out", "out"]))
-def test_a_missing_kind_of_files_is_one_line(toy_model, tmp_path, given):
+def test_a_missing_kind_of_files_is_one_line(run, tmp_path, monkeypatch, given):
     (tmp_path / "in").mkdir()
     Image.fromarray(paint(64, 64)).save(tmp_path / "in/a.png")
-    code = "import sys; sys.modules['s3fs'] = None; from tinyfaces.cli import app; app()"
-    command = [sys.executable, "-c", code, "detect", *given, "--ray", "local", "--model", str(toy_model)]
-    ran = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-    assert ran.returncode == 2 and "s3fs" in ran.stderr and len(ran.stderr.splitlines()) == 1, ran.stderr
+    monkeypatch.setitem(sys.modules, "s3fs", None)
+    monkeypatch.delitem(fsspec.registry._registry, "s3", raising=False)
+    ran = run("detect", *given, "--ray", "local", code=2)
+    assert "s3fs" in ran.stderr and len(ran.stderr.splitlines()) == 1, ran.stderr
 
 
 @pytest.mark.parametrize("option", (("--precision", "int3"), ("--stages", "three"), ("--backend", "none")))
-def test_a_wrong_option_is_told_before_a_cluster_is_asked(option, toy_model, tmp_path):
-    command = [sys.executable, "-m", "tinyfaces", "detect", str(tmp_path), "--ray", "nowhere:1", "--out", str(tmp_path / "res")]
-    ran = subprocess.run([*command, "--model", str(toy_model), *option], capture_output=True, text=True)
-    assert ran.returncode == 2 and option[1] in ran.stderr and len(ran.stderr.splitlines()) == 1
+def test_a_wrong_option_is_told_before_a_cluster_is_asked(option, run, tmp_path):
+    ran = run("detect", str(tmp_path), "--ray", "nowhere:1", "--out", str(tmp_path / "res"), *option, code=2)
+    assert option[1] in ran.stderr and len(ran.stderr.splitlines()) == 1
 
 
 def test_results_of_another_job_are_not_mixed_with(tmp_path):
