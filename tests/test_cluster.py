@@ -20,6 +20,7 @@ pytest.importorskip("ray", reason="Ray is not installed (the extra ray)")
 parquet = pytest.importorskip("pyarrow.parquet", reason="pyarrow is not installed (the extra ray)")
 
 import fsspec  # noqa: E402
+from fsspec.registry import _registry as KINDS  # noqa: E402
 
 from tinyfaces.detection import detector as detector_module  # noqa: E402
 from tinyfaces.jobs import cluster, fsspec_files  # noqa: E402
@@ -263,7 +264,7 @@ def test_a_missing_kind_of_files_is_one_line(run, tmp_path, monkeypatch, given):
     (tmp_path / "in").mkdir()
     Image.fromarray(paint(64, 64)).save(tmp_path / "in/a.png")
     monkeypatch.setitem(sys.modules, "s3fs", None)
-    monkeypatch.delitem(fsspec.registry._registry, "s3", raising=False)
+    monkeypatch.delitem(KINDS, "s3", raising=False)
     ran = run("detect", *given, "--ray", "local", code=2)
     assert "s3fs" in ran.stderr and len(ran.stderr.splitlines()) == 1, ran.stderr
 
