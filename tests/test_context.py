@@ -20,13 +20,9 @@ def _by_hand(faces):
         others = []
         for other, (a1, b1, a2, b2) in enumerate(faces.boxes.tolist()):
             if other != one and faces.scores[other] >= 0.3:
-                others.append(
-                    (math.hypot(a1 + a2 - x1 - x2, b1 + b2 - y1 - y2), float(faces.scores[other]), max(a2 - a1, b2 - b1))
-                )
-        nearest = sorted(others)[:8]
-        company = sum(score for _, score, _ in nearest)
-        mean = sum(score * math.log(side / max(x2 - x1, y2 - y1)) for _, score, side in nearest) / (company + 0.3)
-        odds = faces.scores[one] / (1 - faces.scores[one]) * (1 + company) ** 0.15 * math.exp(-0.6 * min(abs(mean), 1))
+                others.append((math.hypot(a1 + a2 - x1 - x2, b1 + b2 - y1 - y2), float(faces.scores[other])))
+        company = sum(score for _, score in sorted(others)[:8])
+        odds = faces.scores[one] / (1 - faces.scores[one]) * (1 + company) ** 0.15
         scores.append(odds / (1 + odds))
     return np.array(scores)
 
