@@ -4,7 +4,6 @@ import json
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -114,8 +113,7 @@ def anonymise(
         run_on_cluster(ray, inputs, out, detector, masking.cover.lowest, progress, masking)
         return
     folder = folder_of("--out", Path(out))
-    if given.boxes is not None and (threshold is not None or masking.selection != ALL or spacing != EVERY_FRAME):
-        fail("--boxes masks exactly the boxes given; options that choose among the faces found do not go with it")
+    given.refuse(threshold is not None or masking.selection != ALL or spacing != EVERY_FRAME)
     boxes = given.read()
     state = _state(folder, json_file("--report", report))
     run = runs.Run(find_inputs(inputs.paths, inputs.recursive, folder), "masking faces", progress.quiet)
@@ -142,8 +140,7 @@ def anonymise(
             chosen |= {"scale": detector.scale, "model": detector.model}
         else:
             del chosen["threshold"]
-        sources = {name: runs.shown(path) for name, path in asdict(given).items() if path is not None}
-        run.write(report, _report(run, done, {**chosen, **sources}))
+        run.write(report, _report(run, done, {**chosen, **given.shown()}))
     if not progress.quiet:
         console = Console(highlight=False)
         masked = sum(record.get("tracks", record["faces"]) for _, record in done)
