@@ -11,6 +11,7 @@ import argparse
 import json
 import os
 import re
+import shlex
 import shutil
 import statistics
 import subprocess
@@ -176,7 +177,7 @@ def main() -> None:
     options = parser.parse_args()
     known = DOCS / "review_benchmark.json"
     results: dict = json.loads(known.read_text()) if known.exists() else {}
-    results["command"] = "python benchmarks/review.py"
+    results["command"] = shlex.join(["python", "benchmarks/review.py", *sys.argv[1:]])
     with sync_playwright() as driver, tempfile.TemporaryDirectory() as place:
         browser = driver.chromium.launch(executable_path=options.chromium, args=SWITCHES)
         cores = os.cpu_count() or 1
