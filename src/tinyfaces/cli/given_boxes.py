@@ -25,7 +25,7 @@ class BoxesOptions:
             metavar="FILE|FOLDER",
             rich_help_panel=INPUT,
             help="Mask exactly the boxes in these files, and detect nothing: json, jsonl or csv of tinyfaces, COCO, YOLO, Pascal "
-            "VOC. A file without an entry there is a problem, and is not written.",
+            "VOC, XMP. A file without an entry there is a problem, and is not written.",
         ),
     ] = None
     also_boxes: Annotated[
