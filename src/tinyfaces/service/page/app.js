@@ -1,6 +1,6 @@
-// What the controls do. The service is asked once for all detections down to a low score; the rest happens here.
+// What the controls do. The engine is asked once for all detections down to a low score; the rest happens here.
 
-import { Refusal, detect, offers, picture, restore } from "./service.js";
+import { Refusal, detect, offers, picture, restore } from "./engine.js";
 import { Stage } from "./stage.js";
 
 const LOWEST_SCORE = 0.15; // below it, crowds have more false detections than faces
