@@ -52,10 +52,11 @@ def page(
 
     Any web server can serve the folder. Photos stay in the tab.
     """
+    folder = folder_of("--static", static)
     try:
         models = [tab_model(name, precision) for name in model or ["accurate", "fast"]]
         files = static_page(models, runtime, precision)
-        write_site(folder_of("--static", static), files)
+        write_site(folder, files)
     except ValueError as error:  # ModelError, StaticPageError and SiteFolderError are such
         fail(str(error))
     except OSError as error:

@@ -14,23 +14,19 @@ export const BICUBIC = {
   },
 };
 
-// The part `box` (x1 y1 x2 y2, not rounded) of a picture, scaled to width x height.
+// The part `box` (x1 y1 x2 y2, not rounded) of a picture, scaled to width x height. Values are rounded after each of the two
+// passes, so their order matters: Pillow scales down first where that takes away more than twice as many rows as columns go.
 export function resize(picture, width, height, kernel, box = [0, 0, picture.width, picture.height]) {
   const [x1, y1, x2, y2] = box.map(Math.fround);
-  const across = width !== picture.width || x1 !== 0 || x2 !== width;
-  const down = height !== picture.height || y1 !== 0 || y2 !== height;
-  let { pixels } = picture, rows = picture.height;
-  const vertical = weights(picture.height, y1, y2, height, kernel);
-  if (across) {
-    // Only the rows that the second pass needs.
-    const first = down ? vertical.first[0] : 0;
-    const last = down ? vertical.first[height - 1] + vertical.count[height - 1] : rows;
-    pixels = scaledAcross(pixels, picture.width, first, last, width, weights(picture.width, x1, x2, width, kernel));
-    rows = last - first;
-    for (let y = 0; y < height; y++) vertical.first[y] -= first;
+  const passes = [];
+  if (width !== picture.width || x1 !== 0 || x2 !== width)
+    passes.push((given) => scaledAcross(given, width, weights(picture.width, x1, x2, width, kernel)));
+  if (height !== picture.height || y1 !== 0 || y2 !== height) {
+    const pass = (given) => scaledDown(given, height, weights(picture.height, y1, y2, height, kernel));
+    const fewerRows = picture.height - height;
+    fewerRows > 0 && fewerRows > 2 * (picture.width - width) ? passes.unshift(pass) : passes.push(pass);
   }
-  if (down) pixels = scaledDown(pixels, width, height, vertical);
-  return { width, height, pixels: across || down ? pixels : pixels.slice() };
+  return passes.reduce((given, pass) => pass(given), picture);
 }
 
 // Averages whole blocks of factorX x factorY pixels; at the right and the bottom, of what is left of them.
@@ -82,9 +78,9 @@ function weights(given, start, end, size, { reach, weight }) {
   return { first, count, values, most };
 }
 
-function scaledAcross(pixels, pitch, top, bottom, width, { first, count, values, most }) {
-  const scaled = new Uint8ClampedArray(3 * width * (bottom - top));
-  for (let y = top, place = 0; y < bottom; y++)
+function scaledAcross({ width: pitch, height, pixels }, width, { first, count, values, most }) {
+  const scaled = new Uint8ClampedArray(3 * width * height);
+  for (let y = 0, place = 0; y < height; y++)
     for (let x = 0; x < width; x++) {
       let red = HALF, green = HALF, blue = HALF;
       let at = 3 * (y * pitch + first[x]);
@@ -98,12 +94,12 @@ function scaledAcross(pixels, pitch, top, bottom, width, { first, count, values,
       scaled[place++] = green >> 22;
       scaled[place++] = blue >> 22;
     }
-  return scaled;
+  return { width, height, pixels: new Uint8Array(scaled.buffer) };
 }
 
-function scaledDown(pixels, width, height, { first, count, values, most }) {
+function scaledDown({ width, pixels }, height, { first, count, values, most }) {
   const pitch = 3 * width;
-  const scaled = new Uint8Array(pitch * height);
+  const scaled = new Uint8ClampedArray(pitch * height);
   const sums = new Int32Array(pitch);
   for (let y = 0; y < height; y++) {
     sums.fill(HALF);
@@ -112,10 +108,7 @@ function scaledDown(pixels, width, height, { first, count, values, most }) {
       const row = (first[y] + n) * pitch;
       for (let x = 0; x < pitch; x++) sums[x] += pixels[row + x] * share;
     }
-    for (let x = 0, place = y * pitch; x < pitch; x++) {
-      const value = sums[x] >> 22;
-      scaled[place + x] = value < 0 ? 0 : value > 255 ? 255 : value;
-    }
+    for (let x = 0, place = y * pitch; x < pitch; x++) scaled[place + x] = sums[x] >> 22;
   }
-  return scaled;
+  return { width, height, pixels: new Uint8Array(scaled.buffer) };
 }
