@@ -1,18 +1,19 @@
 """What the static page does in JavaScript, step by step in headless Chromium, against the Python that it repeats."""
 
 import base64
+import io
 import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageCms
 
 import tinyfaces.service
 from browsing import browser as browser
 from browsing import needs_browser, static_server, watched_pages
 from conftest import paint
-from tinyfaces import Detector, Faces
+from tinyfaces import Detector, Faces, read_image
 from tinyfaces.detection.boxes import tiles
 from tinyfaces.detection.context import min_score_needed, rescore_by_neighbours
 from tinyfaces.detection.crops import crop_squares, cut_crops
@@ -244,6 +245,48 @@ def test_faces_of_regions_are_merged_as_in_python(tab):
         [[[as_text(part.boxes), as_text(part.scores)] for part in parts], regions],
     )
     same_faces(from_faces(given), wanted)
+
+
+@pytest.mark.parametrize("kind", ["WEBP", "PNG", "JPEG"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_files_are_read_upright(tab, kind, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    content = io.BytesIO()
+    options = {"lossless": True} if kind == "WEBP" else {"quality": 100, "subsampling": 0} if kind == "JPEG" else {}
+    smooth = Image.fromarray(noise(4, 5)).resize((50, 40), Image.Resampling.BICUBIC)
+    smooth.save(content, kind, exif=exif, **options)
+    given = tab.evaluate(
+        """async ([file, kind]) => {
+        const { readPhoto } = await import("/photos.js");
+        const photo = await readPhoto(new Blob([await bytes(file)], { type: kind }), 1);
+        return [...(await sent(photo)), photo.turned];
+    }""",
+        [as_text(np.frombuffer(content.getvalue(), np.uint8)), f"image/{kind.lower()}"],
+    )
+    wanted = read_image(content.getvalue())
+    assert np.abs(from_picture(given[:3]).astype(int) - wanted).max() <= (3 if kind == "JPEG" else 0)
+    assert given[3] == (kind == "WEBP" and orientation > 1)
+
+
+def test_transparent_parts_are_white_and_profiles_are_passed_over(tab):
+    """As in Python, which takes the numbers of a file as they are."""
+    pixels = np.dstack([noise(20, 30), np.linspace(0, 255, 600).reshape(20, 30).astype(np.uint8)])
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
+    swapped = bytearray(profile.tobytes())
+    red, blue = swapped.index(b"rXYZ"), swapped.index(b"bXYZ")
+    swapped[red : red + 4], swapped[blue : blue + 4] = b"bXYZ", b"rXYZ"
+    for values, options in ((pixels, {}), (pixels[..., :3], {"icc_profile": bytes(swapped)})):
+        content = io.BytesIO()
+        Image.fromarray(values).save(content, "PNG", **options)
+        given = tab.evaluate(
+            """async (file) => {
+            const { readPhoto } = await import("/photos.js");
+            return sent(await readPhoto(new Blob([await bytes(file)]), 1));
+        }""",
+            as_text(np.frombuffer(content.getvalue(), np.uint8)),
+        )
+        assert np.abs(from_picture(given).astype(int) - read_image(content.getvalue())).max() <= 1
 
 
 _TOY = """(image, width, height) => [4, 8, 16, 32].map((stride) => {

@@ -17,7 +17,8 @@ export function offers() {
   return known;
 }
 
-// The faces of a picture, down to low scores: { width, height, model, threshold, boxes, scores }.
+// The faces of a picture, down to low scores: { width, height, model, threshold, boxes, scores, turned }; turned: whether the
+// browser shows the file otherwise.
 export async function detect(file, { model, threshold, signal }) {
   const { models, limits } = await known;
   const record = models.find(({ name }) => name === model);

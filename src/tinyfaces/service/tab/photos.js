@@ -1,5 +1,6 @@
 // From a file to the pixels that Python sees: upright, without colour management, transparent parts white; and back to a file.
 
+import { takeOrientation, turned } from "./orientation.js";
 import { Refusal } from "./refusal.js";
 
 const STRIP_PIXELS = 4_000_000;
@@ -7,8 +8,10 @@ const JPEG_QUALITY = 0.92;
 const PNG = [0x89, 0x50, 0x4e, 0x47];
 const MOST_FALSE = 2; // of 255
 
-// A picture { width, height, pixels, type }; pixels: 3 * width * height values, RGB; type: of the file that it is written to.
-export async function readPhoto(file, megapixels) {
+// A picture { width, height, pixels, type, turned }; pixels: 3 * width * height values, RGB; type: of the file that it is written to;
+// turned: whether it is shown otherwise than the browser shows the file.
+export async function readPhoto(given, megapixels) {
+  const { orientation, file } = await takeOrientation(given);
   if (!file.size) throw new Refusal("The file is empty.");
   const begin = new Uint8Array(await file.slice(0, 4).arrayBuffer());
   let bitmap;
@@ -38,7 +41,8 @@ export async function readPhoto(file, megapixels) {
     }
   }
   bitmap.close();
-  return { width, height, pixels, type: PNG.every((value, at) => begin[at] === value) ? "image/png" : "image/jpeg" };
+  const type = PNG.every((value, at) => begin[at] === value) ? "image/png" : "image/jpeg";
+  return turned({ width, height, pixels, type, turned: orientation > 1 }, orientation);
 }
 
 // A file of the picture, which holds nothing but its pixels.

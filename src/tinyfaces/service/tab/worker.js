@@ -24,7 +24,8 @@ const jobs = {
     const { boxes, scores } = await propose(photo, threshold, { run, enlarges: model.enlarges });
     const at = (number) => [...boxes.subarray(4 * number, 4 * number + 4)].map((side) => short(side, 1e3));
     const listed = [...scores.keys()];
-    return { width: photo.width, height: photo.height, boxes: listed.map(at), scores: listed.map((number) => short(scores[number], 1e6)) };
+    const { width, height, turned } = photo;
+    return { width, height, turned, boxes: listed.map(at), scores: listed.map((number) => short(scores[number], 1e6)) };
   },
 
   async picture({ key, file, megapixels, boxes, output, method, strength }) {
