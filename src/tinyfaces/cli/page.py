@@ -45,7 +45,8 @@ def page(
         ),
     ] = None,
     precision: Annotated[
-        TabPrecision, typer.Option(rich_help_panel=MODEL, help="int8: models of half the size, slightly less exact and no faster in a tab.")
+        TabPrecision,
+        typer.Option(rich_help_panel=MODEL, help="int8: models of half the size, slightly less exact, no faster in a tab."),
     ] = TabPrecision.FLOAT32,
 ) -> None:
     """Write the web page as static files that search photos in the browser's tab, without a service.
