@@ -181,7 +181,7 @@ def test_mistakes_are_told_in_one_line(tmp_path, monkeypatch, options, words):
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
     folder = tmp_path_factory.mktemp("static") / "site"
-    run("--static", str(folder), "--runtime", str(ORT_WEB))
+    run("--static", str(folder), "--runtime", str(ORT_WEB), "--model", "fast", "--model", "accurate")
     return folder
 
 
@@ -218,7 +218,7 @@ def same_set(boxes: np.ndarray, wanted: np.ndarray) -> None:
 
 @needs_runtime
 @needs_browser
-@pytest.mark.parametrize("model", ["accurate", "fast"])
+@pytest.mark.parametrize("model", ["fast", "accurate"])
 def test_the_boxes_are_those_of_python(open_page, model):
     """In the example photo, which is enlarged, turned by its EXIF, and one that is searched in tiles."""
     page = open_page()
@@ -236,7 +236,7 @@ def test_the_boxes_are_those_of_python(open_page, model):
     for number, content in enumerate(files):
         page.evaluate("document.body.dataset.state = ''")
         choose(page, content)
-        if not number and model == "fast":
+        if not number and model == "accurate":
             page.evaluate("document.body.dataset.state = ''")
             page.select_option("#model", model)
             page.wait_for_selector("body[data-state=ready]", timeout=60_000)
