@@ -250,11 +250,12 @@ def test_pictures_that_only_the_service_reads_are_shown_too(open_page):
     assert page.evaluate("document.getElementById('photo').naturalWidth") == 48
 
 
-def test_turned_photos_are_shown_upright(open_page):
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
+def test_turned_photos_are_shown_upright(open_page, kind):
     page = open_page()
     exif = Image.Exif()
     exif[0x0112] = 6
-    choose(page, encoded(grid(6, 3), "PNG", exif=exif))
+    choose(page, encoded(grid(6, 3), kind, exif=exif, quality=100))
     photo = page.locator("#photo").bounding_box()
     assert photo["height"] > photo["width"] and faces_shown(page) == 18
 
