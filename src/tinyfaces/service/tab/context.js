@@ -1,13 +1,10 @@
-// What the faces around a face say about it: in a photo, people near each other mostly look about as large.
+// What the faces around a face say about it: where there are people, there are mostly more.
 
-import { byScore, chosen, longerSide, where } from "./boxes.js";
+import { byScore, chosen, where } from "./boxes.js";
 import { multiplyOdds } from "./decoding.js";
 
 const SURE = 0.3;
 const NEIGHBOURS = 8;
-const DOUBT = 0.3;
-const MAX_DIFFERENCE = 1;
-const WEIGHT_OF_DIFFERENCE = 0.6;
 const WEIGHT_OF_COMPANY = 0.15;
 
 // The score from which faces are needed, to be right about all that end up at `threshold` or more.
@@ -20,19 +17,12 @@ export function rescoreByNeighbours(faces) {
   const { boxes, scores } = faces;
   const sure = where(faces, (number) => scores[number] >= Math.fround(SURE));
   if (!sure.length) return faces;
-  const side = (number) => Math.log(Math.max(longerSide(boxes, number), 1));
   const x = (number) => Math.fround(Math.fround(boxes[4 * number] + boxes[4 * number + 2]) / 2);
   const y = (number) => Math.fround(Math.fround(boxes[4 * number + 1] + boxes[4 * number + 3]) / 2);
-  const places = sure.map((number) => ({ number, x: x(number), y: y(number), side: side(number), score: scores[number] }));
+  const places = sure.map((number) => ({ number, x: x(number), y: y(number), score: scores[number] }));
   const changed = scores.map((score, number) => {
-    const [ownX, ownY, own] = [x(number), y(number), side(number)];
-    let company = 0, difference = 0;
-    for (const one of nearest(places, number, ownX, ownY)) {
-      company += one.score;
-      difference += one.score * (one.side - own);
-    }
-    const ratio = Math.min(Math.abs(difference) / (company + DOUBT), MAX_DIFFERENCE);
-    return multiplyOdds(score, (1 + company) ** WEIGHT_OF_COMPANY * Math.exp(-WEIGHT_OF_DIFFERENCE * ratio));
+    const company = nearest(places, number, x(number), y(number)).reduce((sum, one) => sum + one.score, 0);
+    return multiplyOdds(score, (1 + company) ** WEIGHT_OF_COMPANY);
   });
   return chosen({ boxes, scores: changed }, byScore(changed));
 }
