@@ -1,6 +1,7 @@
 """Faces that a file gives, so that nothing is to be detected; and which photo or video each entry of such a file is about."""
 
 import os
+import sys
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,9 +13,11 @@ import numpy as np
 import numpy.typing as npt
 
 from tinyfaces.detection.faces import Faces
-from tinyfaces.files import named_after
+from tinyfaces.files import name_for_windows, named_after
 from tinyfaces.jobs.inputs import InputFile
 from tinyfaces.jobs.tracking import TrackedFaces
+
+_ON_WINDOWS = sys.platform == "win32"
 
 _Parts: TypeAlias = tuple[str, ...]
 
@@ -37,6 +40,7 @@ class KnownFaces:
         label_suffix: Ending of a label file, which is named after its photo; empty where `name` is the photo's own.
         photo_name: The photo's name with its ending, where a label file says it.
         problem: What is wrong with the entry, in one line; its boxes are not to be used then.
+        alone: Whether the file is about this photo only, so that all folders of its name count.
     """
 
     source: Path
@@ -48,6 +52,7 @@ class KnownFaces:
     label_suffix: str = ""
     photo_name: str = ""
     problem: str | None = None
+    alone: bool = False
 
     def faces(self, photo: Path, width: int, height: int) -> Faces:
         """The faces in pixels of the photo, to 0.001. Those without a score score 1.
@@ -98,6 +103,7 @@ class KnownVideo:
     problem: str | None = None
 
     label_suffix = ""
+    alone = False
 
     def masks(self, video: Path, number: int, size: tuple[int, int]) -> npt.NDArray[np.float32]:
         """The boxes (N, 4) of a frame, x1 y1 x2 y2 in its own pixels.
@@ -185,7 +191,7 @@ def names_below_roots(entries: Sequence[Known]) -> list[Path]:
         parts = [part for part in _parts(entry.name)[root:] if part != ".." and not set(part) & set("/\\:")]
         if isinstance(entry, KnownFaces) and entry.photo_name:
             parts[-1:] = _parts(entry.photo_name)[-1:]
-        names.append(Path(*parts))
+        names.append(Path(*(map(name_for_windows, parts) if _ON_WINDOWS else parts)))
     return names
 
 
@@ -266,12 +272,12 @@ def _roots(entries: Sequence[Known]) -> list[int]:
     """For each entry how many parts of its name, all folders, the entries of its file have in common."""
     shared: dict[Path, _Parts] = {}
     for entry in entries:
-        if not entry.label_suffix:
+        if not entry.label_suffix and not entry.alone:
             folders = _parts(entry.name)[:-1]
             before = shared.get(entry.source, folders)
             same = [here == there for here, there in zip(before, folders, strict=False)] + [False]
             shared[entry.source] = before[: same.index(False)]
-    return [0 if entry.label_suffix else len(shared[entry.source]) for entry in entries]
+    return [0 if entry.label_suffix or entry.alone else len(shared[entry.source]) for entry in entries]
 
 
 def _parts(name: str) -> _Parts:
