@@ -48,7 +48,7 @@ def review(
         ),
     ] = None,
     out: Annotated[
-        str, typer.Option(rich_help_panel=OUTPUT, help="Folder for the anonymised photos; sources are never overwritten.")
+        str, typer.Option(rich_help_panel=OUTPUT, help="Folder for the anonymised files; sources are never overwritten.")
     ] = "anonymised",
     report: Annotated[
         Path | None,
@@ -64,10 +64,16 @@ def review(
     start_over: Annotated[
         bool, typer.Option("--start-over", rich_help_panel=INPUT, help="Forget what was decided in an earlier review.")
     ] = False,
+    quality: Annotated[
+        int,
+        typer.Option(
+            min=0, max=51, rich_help_panel=OUTPUT, help="Quality of videos (constant rate factor): lower is better, and larger."
+        ),
+    ] = 18,
     port: Port = 8000,
 ) -> None:
-    """Look at what will be covered in photos, correct it on a page in the browser, and only then write them (needs the extra: pip
-    install 'tinyfaces[serve]').
+    """Look at what will be covered in photos and videos, correct it on a page in the browser, and only then write them (needs the
+    extra: pip install 'tinyfaces[serve]').
 
     The page is for this machine only. Progress is kept in OUT.state, so that the same command goes on where it stopped.
     """
@@ -79,15 +85,22 @@ def review(
         missing_extra(error, "serve")
 
     masking = Masking(CoverThreshold.of(threshold), masks.style(), keep_metadata, picture=masks.picture())
-    desk = open_desk(inputs, detector, masking, out, report, masks.files(), start_over)
+    desk = open_desk(inputs, detector, masking, out, report, masks.files(), start_over, quality)
     listening = listening_on("127.0.0.1", port)
     address = f"http://127.0.0.1:{listening.getsockname()[1]}/review"
     try:
-        errors.print(f"tinyfaces: review {counted(len(desk.assignment.targets), 'photo')} on {address} (Ctrl-C stops it)")
+        errors.print(f"tinyfaces: review {_counts(desk)} on {address} (Ctrl-C stops it)")
         with desk:
             run(create_review_app(desk), listening, Limits())
     except KeyboardInterrupt:
         errors.print("tinyfaces: stopped; the same command goes on with this review")
+
+
+def _counts(desk: "ReviewDesk") -> str:
+    """Such as "3 photos and 1 video"."""
+    videos = sum(file.is_video for file in desk.assignment.targets)
+    photos = len(desk.assignment.targets) - videos
+    return " and ".join(counted(count, what) for count, what in ((photos, "photo"), (videos, "video")) if count)
 
 
 def open_desk(
@@ -98,6 +111,7 @@ def open_desk(
     report: Path | None = None,
     given: Sequence[Path] = (),
     start_over: bool = False,
+    quality: int = 18,
 ) -> "ReviewDesk":
     """Everything that a review needs, from the files to its progress. Ends the command where something is wrong."""
     from tinyfaces.service.review_desk import Assignment, ReviewDesk
@@ -112,7 +126,10 @@ def open_desk(
     if lies_in(listed, folder):
         errors.print(f"tinyfaces: {listed}: lists the sources and all faces; move it before you publish {out}")
     run = runs.Run(find_inputs(inputs.paths, inputs.recursive, folder), "reviewing")
-    run.drop_videos("only photos can be reviewed")
+    try:
+        import tinyfaces.jobs.video  # noqa: F401
+    except ImportError as error:
+        run.drop_videos(f"{error.name} is not installed, which videos need: pip install 'tinyfaces[video]'")
     run.plan(folder, lambda file: [file.written_name], [listed, database], given)
     run.mark(folder)
     finder = detector.open(offered(masking.cover).lowest)
@@ -122,4 +139,4 @@ def open_desk(
         fail(str(error))
     clear_partials([*run.all_targets, listed])
     targets = {file: targets[0] for file, targets in run.targets.items()}
-    return ReviewDesk(store, finder, Assignment(targets, listed, masking))
+    return ReviewDesk(store, finder, Assignment(targets, listed, masking, quality))
