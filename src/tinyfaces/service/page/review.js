@@ -182,8 +182,10 @@ async function show(number) {
     }
     current = photo;
     if (at("status").textContent.startsWith("Looking")) say("");
-    if (filmed()) await film.open(photo);
-    else {
+    if (filmed()) {
+      film.open(photo);
+      describe();
+    } else {
       film.close(onPhoto);
       editor.open(photo);
       choose(-1);
