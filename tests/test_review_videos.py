@@ -275,6 +275,17 @@ def test_a_written_video_is_not_encoded_again_unless_something_changed(videos, d
     assert list(target.parent.iterdir()) == []
 
 
+def test_of_a_video_that_is_cut_short_the_rest_is_reviewed_and_the_report_says_so(videos, detector, tmp_path):
+    path = write(tmp_path / "a.mkv", crowd(40)[0], sound=False)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
+    number = searched(videos, path, detector)
+    known = videos.video(number)
+    assert known.warning.startswith(f"{path}: ") and 5 < videos.frame_count(number) < 40
+    report = write_video(videos, number, tmp_path / "out/a.mkv", SOLID, 18, lambda frames: None)
+    assert report["problem"] == known.warning and report["frames"] == videos.frame_count(number)
+    assert len(frames_of(tmp_path / "out/a.mkv")) == report["frames"]
+
+
 _CLICKS = """
 import sys
 from pathlib import Path

@@ -262,6 +262,11 @@ class VideoStore:
                 "SELECT time, seconds, keyframe FROM frames WHERE video = ? ORDER BY number", (number,)
             ).fetchall()
 
+    def frame_count(self, number: int) -> int:
+        """How many frames of a video are recorded."""
+        with self.store.transaction() as database:
+            return int(database.execute("SELECT count(*) FROM frames WHERE video = ?", (number,)).fetchone()[0])
+
     def change(self, number: int, edition: int, tracks: Mapping[int, TrackState], drawn: Sequence[DrawnFace]) -> int:
         """Change what becomes of tracks, and change or add drawn faces; the video is no longer accepted then.
 

@@ -174,9 +174,8 @@ class ClipDesk:
     def still(self, number: int) -> Pixels:
         """The frame that stands for a video in the queue. Raises KeyError, VideoError."""
         path = self._tasks[number].file.path
-        times = self._videos.times(number)
-        if times and self._videos.store.photo(number).size is not None:
-            return self._picture(self._small, number, len(times) // 3, _NONE)
+        if self._videos.store.photo(number).size is not None:
+            return self._picture(self._small, number, self._videos.frame_count(number) // 3, _NONE)
         with VideoReader(path) as video:
             return video.pictures(next(video.frames()))[0]
 
@@ -188,7 +187,7 @@ class ClipDesk:
         Raises KeyError, Outdated, and ValueError for a track or frame that the video does not have.
         """
         video = self._videos.video(number)
-        frames = len(self._videos.times(number))
+        frames = self._videos.frame_count(number)
         faces = [DrawnFace(face, state, keys) for face, state, keys in drawn]
         if set(tracks) - {one.number for one in video.tracks} or any(face.keys[-1][0] >= frames for face in faces):
             raise ValueError("there is no such track or frame")
@@ -208,7 +207,7 @@ class ClipDesk:
 
     def frames(self, number: int) -> int:
         """How many frames a searched video has."""
-        return len(self._videos.times(number))
+        return self._videos.frame_count(number)
 
     def changed_since(self, number: int) -> None:
         """Search a video anew, as its file has changed."""

@@ -76,6 +76,7 @@ export class Film {
     at("keys").hidden = true;
     document.body.classList.add("filmed");
     this.timeline.open(clip.seconds);
+    if (clip.warning) this.page.say(clip.warning, true);
     this.first = true;
     this.redraw();
     await this.goTo(this.edits.tracks.values().next().value?.spans[0][0] ?? 0);
