@@ -26,7 +26,21 @@ def review(tmp_path_factory, toy_model):
     folder = tmp_path_factory.mktemp("film")
     write(folder / "clip.mp4", crowd(FRAMES)[0], sound=False)
     Image.fromarray(paint(64, 64, [(8, 8)])).save(folder / "photo.png")
-    options = (".", "--out", "public", "--method", "solid", "--threshold", "0.5", "--quality", "0", "--model", str(toy_model))
+    options = (
+        ".",
+        "--out",
+        "public",
+        "--method",
+        "solid",
+        "--threshold",
+        "0.5",
+        "--quality",
+        "0",
+        "--threads",
+        "1",
+        "--model",
+        str(toy_model),
+    )
     with running_review(folder, *options) as service:
         all_found(service)
         service.folder = folder

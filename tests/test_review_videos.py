@@ -5,6 +5,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -28,12 +29,14 @@ from tinyfaces.jobs.clips import Clip  # noqa: E402
 from tinyfaces.jobs.cover_threshold import CoverThreshold  # noqa: E402
 from tinyfaces.jobs.covered_faces import Masking  # noqa: E402
 from tinyfaces.jobs.frame_seeking import FrameSeeker  # noqa: E402
+from tinyfaces.jobs.inputs import InputFile  # noqa: E402
 from tinyfaces.jobs.masking import MaskStyle  # noqa: E402
 from tinyfaces.jobs.review_store import Outdated, ReviewStore  # noqa: E402
 from tinyfaces.jobs.reviewed_photos import ChangedSince  # noqa: E402
 from tinyfaces.jobs.reviewed_videos import search_video, write_video  # noqa: E402
 from tinyfaces.jobs.video import VideoReader  # noqa: E402
 from tinyfaces.jobs.video_store import DrawnFace, VideoStore  # noqa: E402
+from tinyfaces.service.clip_desk import ClipDesk, ClipTask  # noqa: E402
 from tinyfaces.service.clip_views import ClipView  # noqa: E402
 
 COVER = CoverThreshold.of(0.5)
@@ -286,6 +289,43 @@ def test_of_a_video_that_is_cut_short_the_rest_is_reviewed_and_the_report_says_s
     assert len(frames_of(tmp_path / "out/a.mkv")) == report["frames"]
 
 
+def eventually(test) -> None:
+    deadline = time.monotonic() + 30
+    while not test():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_photos_come_before_videos_but_for_one_that_is_looked_at(videos, detector, tmp_path):
+    paths = [write(tmp_path / "long.mp4", crowd(80)[0], sound=False), write(tmp_path / "short.mp4", crowd(6)[0], sound=False)]
+    long, short = videos.store.enter(paths)
+    tasks = {
+        number: ClipTask(InputFile(path, Path(path.name)), tmp_path / "out" / path.name)
+        for number, path in zip((long, short), paths, strict=True)
+    }
+    photos = threading.Event()
+    photos.set()
+    desk = ClipDesk(videos, detector, tasks, SOLID, 18, lambda number: None, photos.is_set)
+    desk.start()
+    eventually(lambda: desk.entry(long)["done"] == 1)
+    time.sleep(0.1)
+    before = detector.searched
+    time.sleep(0.1)
+    assert detector.searched == before < 40 and desk.entry(short)["state"] == "waiting"
+    desk.want(short)
+    eventually(lambda: desk.entry(short)["state"] == "found")
+    assert desk.entry(long)["state"] == "waiting" and detector.searched <= before + 6 + 3
+    desk.want(long)
+    eventually(lambda: desk.entry(long)["done"] > 20)
+    desk.stop()
+    photos.clear()
+    again = ClipDesk(videos, detector, tasks, SOLID, 18, lambda number: None, photos.is_set)
+    again.start()
+    eventually(lambda: again.entry(long)["state"] == "found")
+    again.stop()
+    assert detector.searched <= 80 + 6 + 9  # those under way when it was stopped are searched twice
+
+
 _CLICKS = """
 import sys
 from pathlib import Path
@@ -339,7 +379,7 @@ def wait_for(service, test, timeout=30.0):
     deadline = time.monotonic() + timeout
     while not test(news := ask(service, "")):
         assert time.monotonic() < deadline, news
-        time.sleep(0.01)
+        time.sleep(0.03)
     return news
 
 
@@ -350,7 +390,20 @@ def test_a_video_over_http(tmp_path, toy_model):
     Image.fromarray(paint(64, 64, [(8, 8)])).save(tmp_path / "one.png")
     before = path.read_bytes()
     with running_review(
-        tmp_path, ".", "--out", "public", "--method", "solid", "--threshold", "0.5", "--quality", "0", "--model", str(toy_model)
+        tmp_path,
+        ".",
+        "--out",
+        "public",
+        "--method",
+        "solid",
+        "--threshold",
+        "0.5",
+        "--quality",
+        "0",
+        "--threads",
+        "1",
+        "--model",
+        str(toy_model),
     ) as service:
         entries = {entry["name"]: entry for entry in all_found(service)}
         assert "review 1 photo and 2 videos on" in service.lines[-1]
@@ -405,7 +458,7 @@ def test_a_review_that_is_killed_while_it_writes_leaves_no_half_file_and_goes_on
     write(tmp_path / "clip.mp4", [frame.repeat(2, 0).repeat(2, 1) for frame in crowd(90)[0]], sound=False)
     for number in range(12):
         Image.fromarray(paint(240, 320, [(8 * number, 8)])).save(tmp_path / f"{number}.png")
-    options = (".", "--out", "public", "--threshold", "0.5", "--model", str(toy_model))
+    options = (".", "--out", "public", "--threshold", "0.5", "--threads", "1", "--model", str(toy_model))
     public = tmp_path / "public"
 
     def check_whole() -> int:
@@ -437,25 +490,3 @@ def test_a_review_that_is_killed_while_it_writes_leaves_no_half_file_and_goes_on
         news = wait_for(service, lambda news: news["writing"]["state"] == "done", 60)["writing"]
         assert news["written"] == 13 and not news["problems"]
     assert check_whole() == 13 and sorted(path.name for path in public.glob(".*")) == [".tinyfaces"]
-
-
-@pytest.mark.slow
-def test_a_video_that_is_looked_at_is_searched_at_once_and_a_killed_search_goes_on(tmp_path, toy_model):
-    write(tmp_path / "long.mp4", crowd(300)[0], sound=False)
-    write(tmp_path / "short.mp4", crowd(6)[0], sound=False)
-    options = (".", "--out", "public", "--threshold", "0.5", "--model", str(toy_model))
-    with running_review(tmp_path, *options) as service:
-        numbers = {entry["name"]: entry["number"] for entry in ask(service, "")["photos"]}
-        wait_for(service, lambda news: any(entry.get("done") for entry in news["photos"]))
-        assert ask(service, f"/videos/{numbers['short.mp4']}")["state"] in ("waiting", "found")
-        states = {}
-
-        def short_is_found(news):
-            states.update({entry["name"]: entry["state"] for entry in news["photos"]})
-            return states["short.mp4"] == "found"
-
-        wait_for(service, short_is_found)
-        assert states["long.mp4"] == "waiting"
-        service.process.kill()
-    with running_review(tmp_path, *options) as service:
-        assert {entry["name"]: entry["state"] for entry in all_found(service)} == {"long.mp4": "found", "short.mp4": "found"}

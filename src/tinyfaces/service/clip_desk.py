@@ -242,12 +242,13 @@ class ClipDesk:
                 self._changes.wait_for(lambda: self._ending or self._wanted or waiting)
                 if self._ending:
                     return
-                number = self._wanted.pop(0) if self._wanted else waiting.pop(0)
+                asked = bool(self._wanted)
+                number = self._wanted.pop(0) if asked else waiting.pop(0)
             entered = self._videos.store.photo(number)
             if entered.size is not None or entered.problem is not None:
                 continue
             try:
-                search_video(self._videos, number, self._detector, self._follower(number))
+                search_video(self._videos, number, self._detector, self._follower(number, asked))
             except Stopped:
                 return
             except _Later:
@@ -257,10 +258,10 @@ class ClipDesk:
                 self._videos.store.failed(number, as_text(described(error, entered.path)))
             self._noted(number)
 
-    def _follower(self, number: int) -> Callable[[int, int | None], None]:
-        """What is told how far the search of a video is; it ends the search where something else comes first."""
+    def _follower(self, number: int, asked: bool) -> Callable[[int, int | None], None]:
+        """What is told how far the search of a video is; it ends the search where something else comes first. asked: whether
+        somebody waits for this video."""
         told = time.monotonic()
-        asked = False
 
         def progress(done: int, expected: int | None) -> None:
             nonlocal told, asked
