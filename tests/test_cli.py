@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -252,3 +253,23 @@ def test_evaluate_wider_tells_what_is_wrong(tmp_path):
     ):
         result = CliRunner().invoke(app, ["evaluate", "wider", *arguments])
         assert result.exit_code == 2 and len(result.stderr.splitlines()) == 1, result.output
+
+
+@pytest.mark.parametrize(
+    ("command", "options", "names"),
+    [
+        ("anonymise", ["--also-boxes", "b.json", "--boxes", "b.json"], "--boxes and --also-boxes do"),
+        ("anonymise", ["--report", "r.json"], "--report does"),
+        ("anonymise", ["--quality", "30"], "--quality does"),
+        ("anonymise", ["--every", "3", "--keep-track", "1", "--to", "9"], "--every, --keep-track and --to do"),
+        ("anonymise", ["--threads", "1"], "--threads does"),
+        ("detect", ["--threads", "1"], "--threads does"),
+        ("detect", ["--format", "csv", "--copies"], "--format and --copies do"),
+        ("detect", ["--show", "scores", "--margin", "0.1"], "--show and --margin do"),
+        ("detect", ["--min-height", "9", "--only-region", "0,0 1,0 1,1"], "--min-height and --only-region do"),
+        ("detect", ["--every", "auto"], "--every does"),
+    ],
+)
+def test_what_a_cluster_would_pass_over_is_refused_before_anything_runs(run, command, options, names):
+    output = run(command, "photos", "--ray", "nowhere:1", "--out", "out", *options, code=2).output
+    assert f"; {names} not go with it" in output and output.count("\n") == 1 and not Path("out").exists()

@@ -14,7 +14,7 @@ from conftest import paint
 from tinyfaces.cli import app
 from tinyfaces.jobs import formats
 
-READ = [name for name in formats.FORMATS if name != "xmp"]
+READ = [*formats.FORMATS]
 WITH_SCORES = ("json", "jsonl", "csv", "coco", "yolo", "wider", "labelstudio", "fiftyone")
 NEEDS_IMAGES = ("yolo", "wider", "csv", "fiftyone")
 

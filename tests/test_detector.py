@@ -1,5 +1,6 @@
 """The detector with a network whose answers are known."""
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -241,3 +242,6 @@ def test_bytes_and_file_objects_are_images_everywhere(toy_model, tmp_path):
 
 def test_a_detector_is_shown_in_one_line(toy_model):
     assert repr(Detector(toy_model)) == f"Detector({str(toy_model)!r}, threshold=0.3, scale=1.0, stages='proposals')"
+    shown = [Image.open(io.BytesIO(Detector(toy_model, threshold=value)._repr_png_())) for value in (0.3, 0.3, 0.31)]
+    assert all(card.format == "PNG" and card.height < 200 for card in shown)
+    assert shown[0].tobytes() == shown[1].tobytes() != shown[2].tobytes()  # it says how the detector is set

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -137,4 +138,24 @@ def test_options_that_do_not_go_together(run, photo):
     assert "--show goes with --save-images" in run("detect", "a.png", "--show", "scores", code=2).stderr
     assert "--margin goes with --crops" in run("detect", "a.png", "--margin", "1", code=2).stderr
     assert "crops.json: --crops is a folder" in run("detect", "a.png", "--crops", "crops.json", code=2).stderr
-    assert "--crops do not go with it" in run("detect", "a.png", "--crops", "c", "--ray", "local", "--out", "o", code=2).stderr
+    assert "--crops does not go with it" in run("detect", "a.png", "--crops", "c", "--ray", "local", "--out", "o", code=2).stderr
+
+
+def test_a_second_run_with_fewer_faces_leaves_no_crop_of_the_first(run, photo, tmp_path):
+    crops = tmp_path / "crops"
+    run("detect", "a.png", "--crops", "crops", "--quiet")
+    Image.fromarray(paint(32, 32, [(8, 8)])).save(crops / "a_face_003.png")  # of the user's own
+    run("detect", "a.png", "--crops", "crops", "--min-height", "20", "--quiet")
+    assert sorted(path.name for path in crops.iterdir()) == ["a_face_000.png", "a_face_003.png"]
+    assert Image.open(crops / "a_face_000.png").size == (48, 40)
+    run("detect", "a.png", "--crops", "crops", "--min-height", "90", "--quiet")
+    assert [path.name for path in crops.iterdir()] == ["a_face_003.png"]
+
+
+def test_crops_of_tracks_that_are_gone_are_removed_too(photo, tmp_path):
+    crops = FaceCrops(tmp_path / "crops")
+    clip, other = (SimpleNamespace(name=Path(name)) for name in ("clip.mp4", "clip_face_2.mp4"))
+    for file, track in ((clip, 2), (clip, 7), (other, 7)):
+        kept = crops.write_track(file, track, np.array([8, 8, 20, 20], np.float32), photo)
+    crops.remove_other_tracks(clip, [tmp_path / "crops/clip_face_002.png"])
+    assert sorted(path.name for path in (tmp_path / "crops").iterdir()) == ["clip_face_002.png", kept.name]

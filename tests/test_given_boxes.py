@@ -145,7 +145,7 @@ def test_boxes_that_cannot_be_read_end_the_command(known, photos, tmp_path):
     (tmp_path / "b.json").write_text("{")
     assert "tinyfaces: b.json: not valid JSON" in known("photos", "--boxes", "b.json", code=2)
     assert "gone: no such file or folder" in known("photos", "--also-boxes", "gone", code=2)
-    assert "do not go with --ray" in known("photos", "--boxes", "b.json", "--ray", "local", code=2)
+    assert "--boxes does not go with it" in known("photos", "--boxes", "b.json", "--ray", "local", code=2)
     assert not (tmp_path / "anonymised").exists()
 
 

@@ -356,3 +356,72 @@ def test_the_description_of_the_addresses_works_offline(open_page, service):
     page = open_page()
     page.goto(f"{service.url}/docs")
     page.wait_for_selector("text=Find the faces in a picture")
+
+
+def test_faces_are_chosen_by_place_with_the_mouse_and_by_text(open_page):
+    page = open_page()
+    choose(page, encoded(grid(8, 4)))
+    assert faces_shown(page) == 32
+    stage = page.locator("#stage").bounding_box()
+    photo = page.locator("#photo").bounding_box()
+    scale = photo["width"] / 128
+    page.click("#draw-except")
+    assert page.get_attribute("#draw-except", "aria-pressed") == "true"
+    page.mouse.move(photo["x"] + 2 * scale, photo["y"] + 2 * scale)
+    page.mouse.down()
+    page.mouse.move(photo["x"] + 20 * scale, photo["y"] + 20 * scale)
+    page.mouse.move(photo["x"] + 32 * scale, photo["y"] + 62 * scale)
+    page.mouse.up()
+    assert faces_shown(page) == 24 and page.get_attribute("#draw-except", "aria-pressed") == "false"
+    assert page.input_value("#except-region") == "2,2 32,2 32,62 2,62"
+    assert page.locator("#crops").is_hidden()  # the drag did not choose a face
+    page.mouse.click(photo["x"] + 108 * scale, photo["y"] + 12 * scale)
+    assert page.locator("#crops").is_visible() and stage["width"] >= photo["width"]
+    page.fill("#only-region", "0,0 0.5,0 0.5,1 0,1")
+    assert faces_shown(page) == 8
+    page.fill("#only-region", "0,0 0.5,0 0.5,1 0,1; 112,0 128,0 128,64 112,64")
+    assert faces_shown(page) == 12
+    page.fill("#only-region", "0,0 0.5")
+    assert page.get_attribute("#only-region", "aria-invalid") == "true" and "3 corners" in page.inner_text("#status")
+    page.fill("#only-region", "")
+    assert page.get_attribute("#only-region", "aria-invalid") == "false" and faces_shown(page) == 24
+
+
+def test_a_picture_and_an_emoji_as_cover(open_page):
+    page = open_page()
+    choose(page, encoded(paint(96, 160, large=[(32, 32)])))
+    page.check("input[value=anonymised]")
+    page.wait_for_selector("#status:has-text('1 face masked')")
+    page.select_option("#cover", "picture")
+    cover = {"name": "blue.png", "mimeType": "image/png", "buffer": encoded(np.full((8, 8, 3), (0, 0, 255), np.uint8))}
+
+    def saved() -> np.ndarray:
+        with page.expect_download() as download:
+            page.click("#save-picture")
+        return np.asarray(Image.open(download.value.path()).convert("RGB"))
+
+    with page.expect_response("**/v1/picture?*"):
+        page.set_input_files("#cover-file", cover)
+    assert (saved()[44:52, 44:52] == (0, 0, 255)).all()
+    page.evaluate("""() => { CanvasRenderingContext2D.prototype.fillText = function (text) {  // a browser with one emoji
+        this.resetTransform();
+        this.fillStyle = text === "😀" ? "rgb(0, 200, 0)" : "black";
+        this.fillRect(0, 0, 256, 256); }; }""")
+    with page.expect_response("**/v1/picture?*"):
+        page.select_option("#cover", "emoji")
+    assert (saved()[44:52, 44:52] == (0, 200, 0)).all()
+    page.fill("#emoji", "🦊")
+    page.wait_for_selector("#status.alert:has-text('no font with that emoji')")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing_serious(open_page, scheme):
+    axe = pytest.importorskip(
+        "axe_playwright_python.sync_playwright", reason="needs axe-playwright-python, which is in the extra test"
+    )
+    page = open_page(color_scheme=scheme)
+    choose(page, encoded(grid(4, 4)))
+    page.check("input[value=anonymised]")
+    page.select_option("#cover", "emoji")
+    found = axe.Axe().run(page).response["violations"]
+    assert [one["id"] for one in found if one["impact"] in ("serious", "critical")] == []

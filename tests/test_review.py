@@ -7,11 +7,13 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -21,13 +23,15 @@ from conftest import paint
 from reviewing import all_found, ask, running_review
 from serving import running_service
 from tinyfaces.detection.faces import Faces
-from tinyfaces.detection.images import ImageError
+from tinyfaces.detection.images import ImageError, read_image
 from tinyfaces.jobs.cover_threshold import CoverThreshold
 from tinyfaces.jobs.covered_faces import Masking
 from tinyfaces.jobs.doubts import doubt
+from tinyfaces.jobs.inputs import find_inputs
 from tinyfaces.jobs.masking import MaskStyle, Plane, mask_faces
 from tinyfaces.jobs.review_store import Outdated, ReviewedFace, ReviewError, ReviewStore
 from tinyfaces.jobs.reviewed_photos import ChangedSince, Decisions, write_reviewed
+from tinyfaces.service.review_desk import Assignment, ReviewDesk
 from tinyfaces.service.review_views import View, ViewCache
 
 COVER = CoverThreshold.of(0.2)
@@ -71,7 +75,7 @@ def test_decisions_are_kept_and_told_apart(tmp_path, photo):
     known = store.photo(number)
     assert known.accepted and known.edition == 1 and known.doubt == 1.5
     decisions = Decisions.of(known)
-    assert decisions.counts() == {"found": 2, "added": 2, "taken_away": 1, "moved": 1, "covered": 3}
+    assert decisions.counts() == {"found": 2, "added": 2, "taken_away": 1, "moved": 1, "covered": 3, "left_clear": 0}
     assert [face.number for face in decisions.added] == [2, 3] and decisions.added[1].score is None
     assert known.covered.tolist() == [[31, 30, 45, 44], FACES.boxes[2].tolist(), [0.5, 1.25, 7, 9]]
     store.change(number, 1, changes[:1])
@@ -220,9 +224,9 @@ def test_few_photos_are_held_and_a_failed_one_is_tried_again():
         return View(np.zeros((4, 4, 3), np.uint8), Masking())
 
     views = ViewCache(load)
-    for number in (1, 2, 1, 3, 4, 5, 1, 2):
+    for number in (1, 2, 1, 3, 4, 5, 6, 7, 1, 2):
         views.get(number)
-    assert loads == [1, 2, 3, 4, 5, 2]
+    assert loads == [1, 2, 3, 4, 5, 6, 7, 2]
     for _ in range(2):
         with pytest.raises(ImageError):
             views.get(-1)
@@ -248,6 +252,35 @@ def test_written_photos_have_exactly_these_covers(tmp_path, photo):
         write_reviewed(replace(known, stamp=(1, 1)), target, Masking())
     assert not target.exists()
     store.close()
+
+
+def test_no_photo_is_searched_while_the_page_is_being_served(tmp_path, monkeypatch):
+    for name in "ab":
+        Image.fromarray(np.zeros((40, 50, 3), np.uint8)).save(tmp_path / f"{name}.png")
+    files = find_inputs([str(tmp_path)], False, tmp_path / "out").files
+    read, served = threading.Event(), threading.Event()
+
+    def slowly(path):
+        read.set()
+        assert served.wait(10)
+        return read_image(path)
+
+    monkeypatch.setattr("tinyfaces.service.review_desk.read_image", slowly)
+    assignment = Assignment({file: tmp_path / "out" / file.name for file in files}, tmp_path / "report.json", Masking())
+    desk = ReviewDesk(open_store(tmp_path), SimpleNamespace(detect=lambda *_, **__: FACES[:0]), assignment)
+    number = desk.queue(-1)["photos"][0]["number"]
+    page = threading.Thread(target=desk.picture, args=(number, True))
+    page.start()
+    assert read.wait(10)
+    with desk:
+        time.sleep(0.2)
+        assert [photo["state"] for photo in desk.queue(-1)["photos"]] == ["waiting"] * 2
+        served.set()
+        page.join()
+        deadline = time.monotonic() + 10
+        while {photo["state"] for photo in desk.queue(-1)["photos"]} != {"found"}:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
 
 
 @pytest.fixture(scope="module")

@@ -287,3 +287,78 @@ def test_the_next_photo_comes_by_itself_once_it_is_searched(open_page, review):
     page.wait_for_selector(f"#name:not(:text-is('{first}'))")
     wait_until(lambda: sum(photo["accepted"] for photo in ask(review, "")["photos"]) == 1)
     assert page.inner_text("#status") == ""
+
+
+def most_doubtful_first(review) -> list[int]:
+    return [photo["number"] for photo in sorted(ask(review, "")["photos"], key=lambda photo: -photo["doubt"])]
+
+
+def held_back(page, review, numbers: list[int]) -> None:
+    """Let the queue say of these photos that they wait to be searched, until the list is emptied."""
+
+    def answer(route):
+        news = ask(review, "")
+        for photo in news["photos"]:
+            if photo["number"] in numbers:
+                photo["state"] = "waiting"
+        route.fulfill(json=news)
+
+    page.route("**/v1/review?since=*", answer)
+    page.reload()
+    page.wait_for_selector("body[data-photo]")
+
+
+def test_the_next_photo_is_one_that_is_loaded_also_when_a_more_doubtful_one_is_found(open_page, review):
+    page = open_page()
+    doubtful, first, second = most_doubtful_first(review)
+    waiting, pictures = [doubtful], []
+    page.route(f"**/photos/{doubtful}/picture*", lambda route: pictures.append(route))  # its picture takes long
+    with page.expect_response(f"**/photos/{second}/picture?covered=true"):
+        held_back(page, review, waiting)
+    assert page.get_attribute("body", "data-photo") == str(first)
+    waiting.clear()
+    page.wait_for_selector("#progress:not(:has-text('searched'))")
+    page.focus("#stage")
+    page.keyboard.press("Enter")
+    page.wait_for_selector(f"body[data-photo='{second}']")
+    page.keyboard.press("Enter")
+    wait_until(lambda: (page.wait_for_timeout(20), pictures)[1])
+    pictures[0].continue_()
+    page.wait_for_selector(f"body[data-photo='{doubtful}']")
+
+
+def test_a_photo_does_not_come_again_while_its_acceptance_is_saved(open_page, review):
+    page = open_page()
+    first, *waiting = most_doubtful_first(review)
+    saved = []
+    page.route("**/accepted", lambda route: saved.append(route))
+    held_back(page, review, waiting)
+    page.focus("#stage")
+    page.keyboard.press("Enter")
+    with page.expect_response("**/v1/review?since=*"):
+        pass
+    saved[0].continue_()
+    wait_until(lambda: (page.wait_for_timeout(20), ask(review, f"/photos/{first}")["accepted"])[1])
+    waiting.clear()
+    page.wait_for_selector(f"body:not([data-photo='{first}'])")
+
+
+def test_covers_and_the_photo_itself_are_there_for_photos_loaded_with_either(open_page, review):
+    page = open_page()
+    number = go_to(page, review, "3.png")
+    colour = "([x, y]) => [...document.getElementById('picture').getContext('2d').getImageData(x, y, 1, 1).data]"
+    stage = page.locator("#stage").bounding_box()
+
+    def shown() -> list[int]:
+        left, top = on_screen(page, 44, 44)
+        return page.evaluate(colour, [left - stage["x"], top - stage["y"]])
+
+    wait_until(lambda: (page.wait_for_timeout(20), max(shown()[:3]) < 10)[1])
+    page.focus("#stage")
+    page.keyboard.press("v")
+    wait_until(lambda: (page.wait_for_timeout(20), shown()[0] > 240)[1])
+    page.keyboard.press("p")
+    page.wait_for_selector(f"body:not([data-photo='{number}'])")
+    wait_until(lambda: (page.wait_for_timeout(20), shown()[0] > 240)[1])
+    page.keyboard.press("v")
+    wait_until(lambda: (page.wait_for_timeout(20), max(shown()[:3]) < 10)[1])

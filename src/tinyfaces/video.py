@@ -139,7 +139,7 @@ def anonymise(
         every: One in so many frames is searched, 1 to 10, and faces are followed through the others; "auto" searches more where
             one is lost. Faster, and less safe.
         style: How faces are masked; blurred if None.
-        cover: A picture to put over each mask: whatever `read_image` takes.
+        cover: A picture to put over each mask: whatever `read_image` takes, or an emoji such as "😀".
         keep_metadata: Keep tags, names of chapters and telemetry. Pictures in the file and attachments always go.
         quality: Constant rate factor of the encoder, 0-51: lower is better, and larger.
         progress: Called with the number of frames that are done since its last call.

@@ -4,7 +4,6 @@ import json
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -29,7 +28,7 @@ from tinyfaces.cli.options import (
     json_file,
     spacing_of,
 )
-from tinyfaces.cli.remote import RayAddress, run_on_cluster
+from tinyfaces.cli.remote import RayAddress, refuse_with_ray, run_on_cluster
 from tinyfaces.cli.which_faces import FaceOptions, TrackOptions
 from tinyfaces.files import write_atomically
 from tinyfaces.jobs.bulk import counted
@@ -46,6 +45,8 @@ from tinyfaces.jobs.spacing import EVERY_FRAME, Spacing
 if TYPE_CHECKING:  # an extra
     from tinyfaces.jobs.clips import Clip
     from tinyfaces.jobs.known_clips import KnownClip
+
+_QUALITY = 18
 
 
 @command(app)
@@ -86,7 +87,7 @@ def anonymise(
         typer.Option(
             min=0, max=51, rich_help_panel=OUTPUT, help="Quality of videos (constant rate factor): lower is better, and larger."
         ),
-    ] = 18,
+    ] = _QUALITY,
     every: Every = "1",
     ray: RayAddress = None,
 ) -> None:
@@ -103,19 +104,17 @@ def anonymise(
     )
     spacing = spacing_of(every)
     if ray is not None:
-        if given.boxes is not None or given.also_boxes is not None:
-            fail("--boxes and --also-boxes do not go with --ray")
-        if report is not None:
-            fail(f"--ray lists what was masked in Parquet files beside {out}; --report does not go with it")
-        if spacing != EVERY_FRAME:
-            fail("--every is for videos, which --ray leaves out")
-        if masking.selection.needs_video:
-            fail("--keep-track, --only-track, --from and --to are for videos, which --ray leaves out")
+        boxes_given = {"--boxes": given.boxes is not None, "--also-boxes": given.also_boxes is not None}
+        refuse_with_ray(boxes_given, "detects all faces itself")
+        refuse_with_ray({"--report": report is not None}, f"lists what was masked in Parquet files beside {out}")
+        of_videos = {"--every": spacing != EVERY_FRAME, "--quality": quality != _QUALITY}
+        for name in ("keep_track", "only_track", "from_", "to"):
+            of_videos[f"--{name.strip('_').replace('_', '-')}"] = getattr(tracks, name) is not None
+        refuse_with_ray(of_videos, "leaves videos out")
         run_on_cluster(ray, inputs, out, detector, masking.cover.lowest, progress, masking)
         return
     folder = folder_of("--out", Path(out))
-    if given.boxes is not None and (threshold is not None or masking.selection != ALL or spacing != EVERY_FRAME):
-        fail("--boxes masks exactly the boxes given; options that choose among the faces found do not go with it")
+    given.refuse(threshold is not None or masking.selection != ALL or spacing != EVERY_FRAME)
     boxes = given.read()
     state = _state(folder, json_file("--report", report))
     run = runs.Run(find_inputs(inputs.paths, inputs.recursive, folder), "masking faces", progress.quiet)
@@ -142,8 +141,7 @@ def anonymise(
             chosen |= {"scale": detector.scale, "model": detector.model}
         else:
             del chosen["threshold"]
-        sources = {name: runs.shown(path) for name, path in asdict(given).items() if path is not None}
-        run.write(report, _report(run, done, {**chosen, **sources}))
+        run.write(report, _report(run, done, {**chosen, **given.shown()}))
     if not progress.quiet:
         console = Console(highlight=False)
         masked = sum(record.get("tracks", record["faces"]) for _, record in done)

@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Generator, Iterable
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
@@ -25,7 +25,7 @@ from tinyfaces.cli.options import (
     folder_of,
     spacing_of,
 )
-from tinyfaces.cli.remote import RayAddress, run_on_cluster
+from tinyfaces.cli.remote import RayAddress, refuse_with_ray, run_on_cluster
 from tinyfaces.cli.tables import print_detections
 from tinyfaces.cli.which_faces import FaceOptions
 from tinyfaces.files import write_parts
@@ -36,7 +36,7 @@ from tinyfaces.jobs.formats import ImageResult
 from tinyfaces.jobs.inputs import InputFile, find_inputs
 from tinyfaces.jobs.journal import Outcome
 from tinyfaces.jobs.outputs import WHERE_VIDEOS_GO, Output, OutputError
-from tinyfaces.jobs.selection import ALL, Selection
+from tinyfaces.jobs.selection import Selection
 from tinyfaces.jobs.spacing import EVERY_FRAME, Spacing
 
 if TYPE_CHECKING:  # an extra
@@ -172,14 +172,12 @@ def detect(
     """
     selection, spacing = faces.selection(), spacing_of(every)
     if ray is not None:
-        if format is not None or no_scores or copies:
-            fail("--ray writes Parquet files; --format, --no-scores and --copies do not go with it")
-        if pictures != PictureOptions():
-            fail("--ray writes Parquet files; --save-images, --save-video and --crops do not go with it")
-        if spacing != EVERY_FRAME:
-            fail("--every is for videos, which --ray leaves out")
-        if selection != ALL:
-            fail("--ray writes all faces; --min-height, --max-height, --only-region and --except-region do not go with it")
+        of_files = {"--format": format is not None, "--no-scores": no_scores, "--copies": copies}
+        of_files |= {f"--{one.name.replace('_', '-')}": getattr(pictures, one.name) != one.default for one in fields(pictures)}
+        refuse_with_ray(of_files, "writes Parquet files")
+        refuse_with_ray({"--every": spacing != EVERY_FRAME}, "leaves videos out")
+        chosen = {f"--{one.name.replace('_', '-')}": getattr(faces, one.name) != one.default for one in fields(faces)}
+        refuse_with_ray(chosen, "writes all faces")
         run_on_cluster(ray, inputs, out, detector, threshold, progress)
         return
     pictures.check()
@@ -247,6 +245,8 @@ def _on_video(file: InputFile, output: Output, run: runs.Run, selection: Selecti
             else:
                 write_video_document(run, output, file, clip.video.shape.size, frames)
         cut = [] if crops is None else [*crops.written.values()]
+        if output.crops is not None and clip.video.problem is None:
+            output.crops.remove_other_tracks(file, cut)
         written = [output.folder / name for name in output.names(file)]
         return Outcome({**clip.summary(), "crops": len(cut)}, clip.video.problem, [*written, *cut])
 

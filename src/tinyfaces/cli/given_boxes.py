@@ -1,7 +1,7 @@
 """`--boxes` and `--also-boxes`: boxes from files, for the files of a run."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -25,7 +25,7 @@ class BoxesOptions:
             metavar="FILE|FOLDER",
             rich_help_panel=INPUT,
             help="Mask exactly the boxes in these files, and detect nothing: json, jsonl or csv of tinyfaces, COCO, YOLO, Pascal "
-            "VOC. A file without an entry there is a problem, and is not written.",
+            "VOC, XMP. A file without an entry there is a problem, and is not written.",
         ),
     ] = None
     also_boxes: Annotated[
@@ -36,6 +36,15 @@ class BoxesOptions:
             help="Mask these boxes too, such as number plates or what another detector found.",
         ),
     ] = None
+
+    def refuse(self, chooses: bool) -> None:
+        """End the command if exactly these boxes are to be masked, and other options choose among the faces found."""
+        if self.boxes is not None and chooses:
+            fail("--boxes masks exactly the boxes given; options that choose among the faces found do not go with it")
+
+    def shown(self) -> dict[str, str]:
+        """The files given, as reports name them."""
+        return {name: runs.shown(path) for name, path in asdict(self).items() if path is not None}
 
     def read(self) -> "GivenBoxes":
         """Read them. Ends the command where that is impossible."""

@@ -57,7 +57,8 @@ class MaskOptions:
         Path | None,
         typer.Option(
             rich_help_panel=OUTPUT,
-            help="Picture to put over each mask, such as an emoji as PNG. What shows through it is masked by --method.",
+            metavar="FILE|EMOJI",
+            help="Picture, or an emoji such as 😀, to put over each mask. What shows through it is masked by --method.",
         ),
     ] = None
 
@@ -74,4 +75,4 @@ class MaskOptions:
 
     def files(self) -> list[Path]:
         """The files that are read for it."""
-        return [] if self.cover is None else [self.cover]
+        return [self.cover] if self.cover is not None and self.cover.exists() else []

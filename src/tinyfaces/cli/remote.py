@@ -1,5 +1,6 @@
 """`tinyfaces detect --ray` and `tinyfaces anonymise --ray`: work on a Ray cluster."""
 
+from collections.abc import Mapping
 from typing import Annotated, Any, TypeAlias
 
 import typer
@@ -30,6 +31,14 @@ RayAddress: TypeAlias = Annotated[
 ]
 
 
+def refuse_with_ray(given: Mapping[str, bool], why: str) -> None:
+    """End the command if an option was given that does not go with --ray. given: options, and whether they were given."""
+    names = [name for name, is_given in given.items() if is_given]
+    if names:
+        listed = " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
+        fail(f"--ray {why}; {listed} {'does' if len(names) == 1 else 'do'} not go with it")
+
+
 def run_on_cluster(
     address: str,
     inputs: InputOptions,
@@ -50,6 +59,7 @@ def run_on_cluster(
         progress: Whether to go on with an earlier run, and what to show.
         masking: How faces are masked: the photos go to `out`. If None, they are only found: Parquet files go to `out`.
     """
+    refuse_with_ray({"--threads": detector.threads is not None}, "gives each photo one thread")
     cluster = _cluster()
     if out is None:
         fail("--ray needs --out, a folder (of any fsspec kind) for Parquet files")

@@ -1,12 +1,14 @@
 """`tinyfaces review`."""
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from tinyfaces.cli import runs
+from tinyfaces.cli.given_boxes import BoxesOptions
 from tinyfaces.cli.listening import Port, listening_on
 from tinyfaces.cli.mask_options import MaskOptions
 from tinyfaces.cli.options import (
@@ -23,6 +25,7 @@ from tinyfaces.cli.options import (
     json_file,
     missing_extra,
 )
+from tinyfaces.cli.which_faces import FaceOptions
 from tinyfaces.files import clear_partials
 from tinyfaces.jobs.bulk import counted
 from tinyfaces.jobs.cover_threshold import CoverThreshold
@@ -31,6 +34,7 @@ from tinyfaces.jobs.doubts import offered
 from tinyfaces.jobs.inputs import find_inputs
 from tinyfaces.jobs.outputs import StateFiles, lies_in
 from tinyfaces.jobs.review_store import ReviewError, ReviewStore
+from tinyfaces.jobs.selection import ALL
 
 if TYPE_CHECKING:  # an extra
     from tinyfaces.service.review_desk import ReviewDesk
@@ -39,7 +43,9 @@ if TYPE_CHECKING:  # an extra
 @command(app)
 def review(
     inputs: InputOptions,
+    given: BoxesOptions,
     detector: DetectorOptions,
+    faces: FaceOptions,
     masks: MaskOptions,
     threshold: Annotated[
         float | None,
@@ -84,8 +90,9 @@ def review(
     except ImportError as error:
         missing_extra(error, "serve")
 
-    masking = Masking(CoverThreshold.of(threshold), masks.style(), keep_metadata, picture=masks.picture())
-    desk = open_desk(inputs, detector, masking, out, report, masks.files(), start_over, quality)
+    masking = Masking(CoverThreshold.of(threshold), masks.style(), keep_metadata, faces.selection(), masks.picture())
+    given.refuse(threshold is not None or masking.selection != ALL)
+    desk = open_desk(inputs, detector, masking, out, report, [*faces.files(), *masks.files()], given, start_over, quality)
     listening = listening_on("127.0.0.1", port)
     address = f"http://127.0.0.1:{listening.getsockname()[1]}/review"
     try:
@@ -109,7 +116,8 @@ def open_desk(
     masking: Masking,
     out: str,
     report: Path | None = None,
-    given: Sequence[Path] = (),
+    read: Sequence[Path] = (),
+    given: BoxesOptions | None = None,
     start_over: bool = False,
     quality: int = 18,
 ) -> "ReviewDesk":
@@ -125,18 +133,29 @@ def open_desk(
     listed = json_file("--report", report) or database.with_name("review.json")
     if lies_in(listed, folder):
         errors.print(f"tinyfaces: {listed}: lists the sources and all faces; move it before you publish {out}")
+    given = given or BoxesOptions()
+    boxes = given.read()
     run = runs.Run(find_inputs(inputs.paths, inputs.recursive, folder), "reviewing")
     try:
         import tinyfaces.jobs.video  # noqa: F401
     except ImportError as error:
         run.drop_videos(f"{error.name} is not installed, which videos need: pip install 'tinyfaces[video]'")
-    run.plan(folder, lambda file: [file.written_name], [listed, database], given)
+    if boxes.files:
+        run.drop_videos("--boxes and --also-boxes of a review are for photos; give those of videos to anonymise")
+    run.plan(folder, lambda file: [file.written_name], [listed, database], [*read, *boxes.files])
+    boxes.assign(run)
     run.mark(folder)
-    finder = detector.open(offered(masking.cover).lowest)
+    finder = detector.open(offered(masking.cover).lowest) if boxes.detects else None
+    found_by = {**(detector.identity() if boxes.detects else {}), **boxes.settings}
+    masks = {**asdict(masking.style), **({} if masking.picture is None else {"cover": masking.picture.digest})}
     try:
-        store = ReviewStore(database, detector.identity(), masking.cover, start_over=start_over)
+        store = ReviewStore(database, found_by, masking.cover, masking.selection, masks, start_over=start_over)
     except ReviewError as error:
         fail(str(error))
+    if store.other_masks:
+        errors.print(
+            f"tinyfaces: {database}: goes on with other masks ({store.other_masks}); write photos again to give them these"
+        )
     clear_partials([*run.all_targets, listed])
     targets = {file: targets[0] for file, targets in run.targets.items()}
-    return ReviewDesk(store, finder, Assignment(targets, listed, masking, quality))
+    return ReviewDesk(store, finder, Assignment(targets, listed, masking, boxes.photo, given.shown(), quality))

@@ -8,6 +8,7 @@ from typing import Any, TypeAlias, overload
 
 import numpy as np
 
+from tinyfaces.detection.cards import card
 from tinyfaces.detection.faces import Faces
 from tinyfaces.detection.first_stage import FirstStage, GivenProposals, OtherDetector, Proposer
 from tinyfaces.detection.fusion import FusionRule
@@ -104,6 +105,16 @@ class Detector:
     def __repr__(self) -> str:
         """Model and settings, short."""
         return f"Detector({self.model!r}, threshold={self.threshold:g}, scale={self.scale!r}, stages={self.stages!r})"
+
+    def _repr_png_(self) -> bytes:
+        """A card for notebooks: what it is and how it is set."""
+        lines = {
+            "threshold": f"{self.threshold:g}",
+            "scale": "as the model needs" if self.scale is None else f"{self.scale}",
+            "stages": self.stages,
+            "runs on": f"{self._options.runs_on} ({self._options.backend}, {self._options.precision})",
+        }
+        return card(f"Detector {self.model}", lines)
 
     @overload
     def detect(self, image: ImageSource, *, threshold: float | None = None, scale: Scale | None = None) -> Faces: ...

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from tinyfaces.detection.images import ImageError, Pixels, open_image, upright
+from tinyfaces.jobs.emoji_cover import emoji_picture, is_emoji
 
 Cover: TypeAlias = npt.NDArray[np.float32]
 """(h, w, 2): the values of a picture in one plane, and its opacity, 0-1."""
@@ -58,7 +59,9 @@ class CoverPicture:
 
 
 def read_cover_picture(path: Path) -> CoverPicture:
-    """Read a picture to cover faces with. Raises ImageError."""
+    """Read a picture to cover faces with, or draw an emoji, if the path is one and there is no such file. Raises ImageError."""
+    if is_emoji(str(path)) and not path.exists():
+        return cover_picture(emoji_picture(str(path)), str(path))
     with open_image(path) as image:
         return cover_picture(image, str(path))
 

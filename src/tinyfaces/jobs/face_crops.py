@@ -1,7 +1,8 @@
 """Faces cut out of photos and videos, each in a file of its own."""
 
 import math
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,7 +43,8 @@ class FaceCrops:
         return self._place(file, 0)
 
     def write(self, result: ImageResult, image: AnyImage) -> list[Path]:
-        """Write the faces of a photo, highest score first, and give their paths.
+        """Write the faces of a photo, highest score first, and give their paths. Crops of the same photo from an earlier run that
+        have higher numbers are removed, as they are of other faces.
 
         Raises:
             CropError: A file of that name is no crop, or was given.
@@ -54,6 +56,9 @@ class FaceCrops:
             self._check(place)
         for number, pixels in _cut(image, result.faces.boxes, self.margin):
             write_atomically(places[number], as_marked_picture(Image.fromarray(pixels), "PNG"), self.first(result))
+        number = len(places)
+        while self._remove(self._place(result, number)):
+            number += 1
         return places
 
     def write_track(self, file: Named, track: int, box: npt.NDArray[np.float32], picture: Pixels) -> Path:
@@ -74,6 +79,21 @@ class FaceCrops:
         for _, pixels in _cut(picture, box[None], self.margin):
             write_atomically(place, as_marked_picture(Image.fromarray(pixels), "PNG"), self.first(file))
         return place
+
+    def remove_other_tracks(self, file: Named, written: Collection[Path]) -> None:
+        """Remove the crops of a video that an earlier run wrote and this one did not. Raises OSError."""
+        first = self.first(file)
+        numbered = re.compile(re.escape(first.name.removesuffix("000.png")) + r"\d{3,}\.png")
+        for place in sorted(first.parent.iterdir()) if first.parent.is_dir() else ():
+            if numbered.fullmatch(place.name) and place not in written:
+                self._remove(place)
+
+    def _remove(self, place: Path) -> bool:
+        """Remove a crop; what is none, or was given, stays. Gives whether it is gone."""
+        if not place.is_file() or self.is_given(place) or not is_marked_picture(place):
+            return False
+        place.unlink()
+        return True
 
     def _check(self, place: Path) -> None:
         if self.is_given(place):

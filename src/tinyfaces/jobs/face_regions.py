@@ -18,7 +18,8 @@ NAMESPACES = {
 """The prefixes in a packet, and what they stand for."""
 
 _TOOLKIT = "tinyfaces"
-_ROTATED = (5, 6, 7, 8)
+ROTATED = (5, 6, 7, 8)
+"""EXIF orientations in which width and height are exchanged."""
 
 
 def xmp_name(result: Named) -> Path:
@@ -64,7 +65,17 @@ def stored_area(box: list[float], width: int, height: int, turned: int) -> tuple
     across, down = {
         1: (x, y), 2: (1 - x, y), 3: (1 - x, 1 - y), 4: (x, 1 - y), 5: (y, x), 6: (y, 1 - x), 7: (1 - y, 1 - x), 8: (1 - y, x),
     }[turned]  # fmt: skip
-    return (across, down, h, w) if turned in _ROTATED else (across, down, w, h)
+    return (across, down, h, w) if turned in ROTATED else (across, down, w, h)
+
+
+def upright_area(across: float, down: float, width: float, height: float, turned: int) -> list[float]:
+    """The other way round: x1 y1 x2 y2, relative to the upright photo, from an area that is relative to the stored one."""
+    x, y = {
+        1: (across, down), 2: (1 - across, down), 3: (1 - across, 1 - down), 4: (across, 1 - down),
+        5: (down, across), 6: (1 - down, across), 7: (1 - down, 1 - across), 8: (down, 1 - across),
+    }[turned]  # fmt: skip
+    w, h = (height, width) if turned in ROTATED else (width, height)
+    return [x - w / 2, y - h / 2, x + w / 2, y + h / 2]
 
 
 def _orientation(path: Path) -> int:
@@ -79,7 +90,7 @@ def _orientation(path: Path) -> int:
 def description(result: ImageResult, about: str = "''") -> str:
     """The faces as an `rdf:Description`. about: the quoted name of the resource, as other descriptions in a packet have it."""
     turned = _orientation(result.path)
-    width, height = (result.height, result.width) if turned in _ROTATED else (result.width, result.height)
+    width, height = (result.height, result.width) if turned in ROTATED else (result.width, result.height)
     boxes = result.faces.to_dict()["boxes"]
     regions = "".join(_region(*stored_area(box, result.width, result.height, turned)) for box in boxes)
     spaces = "".join(f"\n    xmlns:{name}='{NAMESPACES[name]}'" for name in ("mwg-rs", "stArea", "stDim"))

@@ -28,6 +28,11 @@ _HIDDEN, _EARLIER, _EARLIER_FOLDER, _BROKEN = "hidden", "earlier results", "fold
 _ANY_DEPTH = "**"
 
 
+def is_image_name(path: Path) -> bool:
+    """Whether a name ends as an image's."""
+    return path.suffix.lower() in SUFFIXES
+
+
 @dataclass(frozen=True)
 class InputFile:
     """An image or video to read.

@@ -37,6 +37,7 @@ class KnownFaces:
         label_suffix: Ending of a label file, which is named after its photo; empty where `name` is the photo's own.
         photo_name: The photo's name with its ending, where a label file says it.
         problem: What is wrong with the entry, in one line; its boxes are not to be used then.
+        alone: Whether the file is about this photo only, so that all folders of its name count.
     """
 
     source: Path
@@ -48,6 +49,7 @@ class KnownFaces:
     label_suffix: str = ""
     photo_name: str = ""
     problem: str | None = None
+    alone: bool = False
 
     def faces(self, photo: Path, width: int, height: int) -> Faces:
         """The faces in pixels of the photo, to 0.001. Those without a score score 1.
@@ -98,6 +100,7 @@ class KnownVideo:
     problem: str | None = None
 
     label_suffix = ""
+    alone = False
 
     def masks(self, video: Path, number: int, size: tuple[int, int]) -> npt.NDArray[np.float32]:
         """The boxes (N, 4) of a frame, x1 y1 x2 y2 in its own pixels.
@@ -266,12 +269,12 @@ def _roots(entries: Sequence[Known]) -> list[int]:
     """For each entry how many parts of its name, all folders, the entries of its file have in common."""
     shared: dict[Path, _Parts] = {}
     for entry in entries:
-        if not entry.label_suffix:
+        if not entry.label_suffix and not entry.alone:
             folders = _parts(entry.name)[:-1]
             before = shared.get(entry.source, folders)
             same = [here == there for here, there in zip(before, folders, strict=False)] + [False]
             shared[entry.source] = before[: same.index(False)]
-    return [0 if entry.label_suffix else len(shared[entry.source]) for entry in entries]
+    return [0 if entry.label_suffix or entry.alone else len(shared[entry.source]) for entry in entries]
 
 
 def _parts(name: str) -> _Parts:

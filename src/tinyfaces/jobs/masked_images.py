@@ -11,9 +11,10 @@ from PIL import Image
 from tinyfaces.detection.detector import Detector
 from tinyfaces.detection.faces import Faces
 from tinyfaces.detection.images import ImageSource, open_source, read_image, upright
-from tinyfaces.jobs.cover_picture import CoverPicture, cover_picture
+from tinyfaces.jobs.cover_picture import CoverPicture, cover_picture, read_cover_picture
 from tinyfaces.jobs.cover_threshold import CoverThreshold
 from tinyfaces.jobs.covered_faces import Masking, covered_faces
+from tinyfaces.jobs.emoji_cover import is_emoji
 from tinyfaces.jobs.masking import MaskStyle
 from tinyfaces.jobs.photos import masked_picture, photo_of
 from tinyfaces.jobs.selection import ALL, Selection
@@ -48,7 +49,8 @@ def anonymise(
             height: 0.15 up to 24 pixels, 0.4 from 256 on. The detector's own has no effect.
         selection: Which of the faces found are masked.
         style: How faces are masked; blurred if None.
-        cover: A picture to put over each mask, such as an emoji: whatever `read_image` takes. What shows through it is masked.
+        cover: A picture to put over each mask: whatever `read_image` takes, or an emoji such as "😀", which a colour font of the
+            system must have. What shows through it is masked.
 
     Returns:
         A new upright image of the same size without metadata; only its colour profile and resolution are in `info`. Its mode is
@@ -89,7 +91,9 @@ def anonymise(
 
 
 def read_cover(cover: ImageSource) -> CoverPicture:
-    """A picture to put over masks. Raises ImageError."""
+    """A picture to put over masks, or an emoji. Raises ImageError."""
+    if isinstance(cover, str) and is_emoji(cover):
+        return read_cover_picture(Path(cover))
     with open_source(cover) as opened:
         return cover_picture(opened, getattr(opened, "filename", "") or "cover")
 

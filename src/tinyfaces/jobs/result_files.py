@@ -15,19 +15,21 @@ import numpy as np
 
 from tinyfaces.detection.faces import Faces
 from tinyfaces.jobs.box_checks import checked_boxes, checked_numbers, checked_scores, stated_size
-from tinyfaces.jobs.inputs import is_hidden
+from tinyfaces.jobs.inputs import is_hidden, is_image_name
 from tinyfaces.jobs.known_faces import Known, KnownFaces, KnownVideo
 from tinyfaces.jobs.labelling_files import cvat_entries, fiftyone_entries, label_studio_entries
+from tinyfaces.jobs.region_files import holds_regions, packet_of, photo_faces, sidecar_faces
 from tinyfaces.jobs.tracking import TrackedFaces
 from tinyfaces.parsing.coco_entries import boxes_of_entries, column, list_of_objects, owners
-from tinyfaces.parsing.texts import AnnotationError, json_of, reason, text_of
+from tinyfaces.parsing.texts import AnnotationError, bytes_of, json_of, reason, text_of
 from tinyfaces.parsing.voc_objects import voc_boxes, voc_root
 from tinyfaces.parsing.wider_boxes import from_wider
 from tinyfaces.parsing.yolo_lines import yolo_boxes
 
 _NOT_BOXES = ("classes.txt", "labels.txt", "obj.names", "data.yaml")
 _PROBLEMS = "_problems.csv"
-_LABEL_FILES = (".txt", ".xml")
+_SIDECAR = ".xmp"
+_LABEL_FILES = (".txt", ".xml", _SIDECAR)
 _MOST_FRAMES = 100_000_000
 _SIDES = ("x1", "y1", "x2", "y2")
 
@@ -58,7 +60,8 @@ def read_box_files(path: Path) -> BoxFiles:
 
     Args:
         path: `.json` (of tinyfaces, COCO, Label Studio or FiftyOne, also gzipped), `.jsonl` or `.csv`, `.txt` (YOLO or WIDER
-            FACE), `.xml` (Pascal VOC or CVAT), or a folder of them.
+            FACE), `.xml` (Pascal VOC or CVAT), `.xmp` (face regions), a photo that holds such regions, or a folder of them.
+            Photos count in a folder that holds nothing else.
 
     Raises:
         AnnotationError: There is nothing to read, or the one file is malformed.
@@ -66,40 +69,43 @@ def read_box_files(path: Path) -> BoxFiles:
     if not path.exists():
         raise AnnotationError(f"{path}: no such file or folder")
     if not path.is_dir():
-        if not _is_readable(path):
-            raise AnnotationError(f"{path}: boxes are read from .json, .jsonl, .csv, .txt and .xml files, or a folder of them")
-        return BoxFiles(path, _read(path, path.parent), [path], [], _fingerprint([path]))
-    files = [file for file in sorted(path.rglob("*")) if _is_wanted(file, path)]
+        if not _is_readable(path) and not is_image_name(path):
+            raise AnnotationError(
+                f"{path}: boxes are read from .json, .jsonl, .csv, .txt, .xml and .xmp files, photos with face regions, "
+                "or a folder of them"
+            )
+        content = _content(path)
+        mark = hashlib.sha256(hashlib.sha256(content).digest()).hexdigest()[:16]
+        return BoxFiles(path, _read(path, content, path.parent), [path], [], mark)
+    there = [file for file in sorted(path.rglob("*")) if not _is_left_out(file, path)]
+    files = [file for file in there if _is_readable(file)] or [file for file in there if holds_regions(file)]
     if not files:
-        raise AnnotationError(f"{path}: holds no files of boxes (.json, .jsonl, .csv, .txt, .xml)")
+        raise AnnotationError(f"{path}: holds no files of boxes (.json, .jsonl, .csv, .txt, .xml, .xmp, photos with regions)")
     entries: list[Known] = []
     problems = []
-    for file in files:
-        try:
-            entries += _read(file, path)
-        except AnnotationError as error:
-            problems.append(str(error))
-    return BoxFiles(path, entries, files, problems, _fingerprint(files))
-
-
-def _is_wanted(file: Path, folder: Path) -> bool:
-    hidden = any(is_hidden(part) for part in file.relative_to(folder).parts)
-    own = file.name in _NOT_BOXES or file.name.endswith(_PROBLEMS)
-    return not hidden and not own and _is_readable(file) and file.is_file()
-
-
-def _fingerprint(files: list[Path]) -> str:
-    """Raises AnnotationError."""
     total = hashlib.sha256()
     for file in files:
         try:
-            total.update(hashlib.sha256(file.read_bytes()).digest())
-        except OSError as error:
-            raise AnnotationError(f"{file}: cannot be read ({reason(error)})") from None
-    return total.hexdigest()[:16]
+            content = _content(file)
+            total.update(hashlib.sha256(content).digest())
+            entries += _read(file, content, path)
+        except AnnotationError as error:
+            problems.append(str(error))
+            total.update(str(error).encode("utf-8", "replace"))
+    return BoxFiles(path, entries, files, problems, total.hexdigest()[:16])
 
 
-def _reader_of(file: Path) -> Callable[[Path], list[Known]] | None:
+def _is_left_out(file: Path, folder: Path) -> bool:
+    hidden = any(is_hidden(part) for part in file.relative_to(folder).parts)
+    return hidden or file.name in _NOT_BOXES or file.name.endswith(_PROBLEMS) or not file.is_file()
+
+
+def _content(file: Path) -> bytes:
+    """All that a file says about boxes; of a photo, its XMP. Raises AnnotationError."""
+    return packet_of(file) if is_image_name(file) else bytes_of(file)
+
+
+def _reader_of(file: Path) -> Callable[[Path, bytes], list[Known]] | None:
     name = file.name.lower().removesuffix(".gz")
     return next((reader for ending, reader in _DOCUMENTS.items() if name.endswith(ending)), None)
 
@@ -108,16 +114,21 @@ def _is_readable(file: Path) -> bool:
     return _reader_of(file) is not None or file.suffix.lower() in _LABEL_FILES
 
 
-def _read(file: Path, folder: Path) -> list[Known]:
-    """The entries of a file. Raises AnnotationError, but for what a label file, which is about one photo, has wrong."""
+def _read(file: Path, content: bytes, folder: Path) -> list[Known]:
+    """The entries of a file with this content. Raises AnnotationError, but for what a label file, which is about one photo, has
+    wrong."""
     reader = _reader_of(file)
     if reader is not None:
-        return reader(file)
+        return reader(file, content)
     name = file.relative_to(folder).with_suffix("").as_posix()
+    if file.suffix.lower() == _SIDECAR:
+        return [sidecar_faces(file, content, name)]
+    if is_image_name(file):
+        return [photo_faces(file, content, file.relative_to(folder).as_posix())]
     try:
         if file.suffix.lower() != ".xml":
-            return [_lines(file, name)]
-        root = voc_root(file)
+            return [_lines(file, content, name)]
+        root = voc_root(file, content)
         if root.tag != "annotations":
             return [_voc(root, file, name)]
     except AnnotationError as error:
@@ -136,10 +147,10 @@ def _voc(root: ElementTree.Element, file: Path, name: str) -> KnownFaces:
     return KnownFaces(file, name, checked_boxes(boxes, str(file)), None, size, label_suffix=file.suffix, photo_name=photo_name)
 
 
-def _lines(file: Path, name: str) -> KnownFaces:
+def _lines(file: Path, content: bytes, name: str) -> KnownFaces:
     """What a file of YOLO or WIDER FACE says. Raises AnnotationError."""
     suffix = file.suffix
-    text = text_of(file)
+    text = text_of(file, content)
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     if len(lines) > 1 and lines[1].isdecimal():
         rows = _wider_rows(file, lines)
@@ -167,9 +178,9 @@ def _wider_rows(file: Path, lines: list[str]) -> list[list[float]]:
     return rows
 
 
-def _json(file: Path) -> list[Known]:
+def _json(file: Path, given: bytes) -> list[Known]:
     """Photos of tinyfaces, a video of tinyfaces, a report of `anonymise`, or a file of COCO, Label Studio or FiftyOne."""
-    content = json_of(file)
+    content = json_of(file, given)
     if isinstance(content, list) and all(isinstance(task, dict) and "data" in task for task in content):
         return label_studio_entries(content, file)
     if isinstance(content, dict):
@@ -189,11 +200,11 @@ def _is_video_of_a_report(record: object) -> bool:
     return isinstance(record, dict) and "frames" in record and "boxes" not in record
 
 
-def _jsonl(file: Path) -> list[Known]:
+def _jsonl(file: Path, content: bytes) -> list[Known]:
     """A photo, or a frame of a video, per line."""
     entries: list[Known] = []
     videos: dict[str, list[dict[str, Any]]] = {}
-    for number, line in enumerate(text_of(file).split("\n"), start=1):  # names may hold what else ends a line
+    for number, line in enumerate(text_of(file, content).split("\n"), start=1):  # names may hold what else ends a line
         if not line.strip():
             continue
         try:
@@ -209,9 +220,9 @@ def _jsonl(file: Path) -> list[Known]:
     return [*entries, *(_video(file, frames[0], frames) for frames in videos.values())]
 
 
-def _csv(file: Path) -> list[Known]:
+def _csv(file: Path, content: bytes) -> list[Known]:
     """A face per line. A line without a box says that a photo has no faces."""
-    text = text_of(file)
+    text = text_of(file, content)
     header = text.partition("\n")[0]
     rows = csv.DictReader(
         io.StringIO(text, newline=""), delimiter=";" if header.count(";") > header.count(",") else ",", skipinitialspace=True
@@ -291,7 +302,7 @@ def _coco(file: Path, content: dict[str, Any]) -> list[Known]:
     return entries
 
 
-_DOCUMENTS: dict[str, Callable[[Path], list[Known]]] = {".json": _json, ".jsonl": _jsonl, ".csv": _csv}
+_DOCUMENTS: dict[str, Callable[[Path, bytes], list[Known]]] = {".json": _json, ".jsonl": _jsonl, ".csv": _csv}
 """Files with entries about many photos."""
 
 

@@ -17,8 +17,10 @@ import numpy as np
 import numpy.typing as npt
 
 from tinyfaces.detection.faces import Faces
+from tinyfaces.detection.merging import joined
 from tinyfaces.jobs.cover_threshold import CoverThreshold
 from tinyfaces.jobs.journal import Stamp, stamp_of
+from tinyfaces.jobs.selection import ALL, Selection
 
 FaceState: TypeAlias = Literal["covered", "clear", "deleted"]
 """What is to become of a face; "deleted": it is none, and is not shown any more."""
@@ -66,8 +68,9 @@ class ReviewedFace:
         box: x1 y1 x2 y2 in pixels of the upright photo.
         score: The detector's, from 0 to 1; None where a person drew the face.
         state: What is to become of it.
-        found: Whether the detector is sure enough of it to cover it by itself.
+        found: Whether the detector is sure enough of it to cover it by itself, or a file gives it.
         moved: Whether its box is no longer the one that was found.
+        left_out: Why the selection keeps it clear unless a person says otherwise; empty where it does not.
     """
 
     number: int
@@ -76,6 +79,7 @@ class ReviewedFace:
     state: FaceState
     found: bool = False
     moved: bool = False
+    left_out: str = ""
 
 
 @dataclass(frozen=True)
@@ -119,6 +123,8 @@ class ReviewStore:
         path: Where it lies.
         settings: What the faces found depend on beside the photos.
         cover: The score from which a face is covered unless a person says otherwise.
+        selection: Which of the faces found are covered unless a person says otherwise.
+        masks: How they are covered when they are written, which may change while the review goes on; see `other_masks`.
         start_over: Forget what the file holds.
 
     Raises:
@@ -126,18 +132,30 @@ class ReviewStore:
             cannot be written.
     """
 
-    def __init__(self, path: Path, settings: Mapping[str, Any], cover: CoverThreshold, *, start_over: bool = False) -> None:
+    def __init__(
+        self,
+        path: Path,
+        settings: Mapping[str, Any],
+        cover: CoverThreshold,
+        selection: Selection = ALL,
+        masks: Mapping[str, Any] | None = None,
+        *,
+        start_over: bool = False,
+    ) -> None:
         self.path = path
         self.cover = cover
+        self.selection = selection
+        self.other_masks = ""
+        """Which masks are not those that the review had before, such as "method: blur, now solid"."""
         self._lock = threading.RLock()
-        wanted = json.dumps({**settings, "threshold": cover.settings()}, sort_keys=True)
+        fixed = {**settings, "threshold": cover.settings(), **selection.settings()}
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._database = sqlite3.connect(path, timeout=0.5, isolation_level=None, check_same_thread=False)
         except (OSError, sqlite3.Error) as error:
             raise ReviewError(f"{path}: cannot be written ({(getattr(error, 'strerror', None) or str(error)).lower()})") from None
         try:
-            self._open(wanted, start_over)
+            self._open(fixed, dict(masks or {}), start_over)
         except sqlite3.OperationalError as error:
             self._database.close()
             raise ReviewError(f"{path}: {'another review is using it' if 'locked' in str(error) else error}") from None
@@ -177,9 +195,13 @@ class ReviewStore:
         with self.transaction():
             self._forget(number, stamp_of(self.photo(number).path))
 
-    def found(self, number: int, stamp: Stamp, size: tuple[int, int], faces: Faces, doubt: float) -> None:
-        """Record the faces of a photo of a size (width, height). stamp: that of its file before it was read."""
-        record = json.dumps({"boxes": faces.boxes.tolist(), "scores": faces.scores.tolist()})
+    def found(
+        self, number: int, stamp: Stamp, size: tuple[int, int], faces: Faces, doubt: float, given: Faces | None = None
+    ) -> None:
+        """Record the faces of a photo of a size (width, height). stamp: that of its file before it was read; given: faces that
+        are covered whatever their score is and wherever they are."""
+        every, _ = joined([faces, Faces.empty() if given is None else given])
+        record = json.dumps({"boxes": every.boxes.tolist(), "scores": every.scores.tolist(), "given": len(every) - len(faces)})
         with self.transaction() as database:
             database.execute("DELETE FROM changes WHERE photo = ?", (number,))
             database.execute(
@@ -242,28 +264,27 @@ class ReviewStore:
                 "SELECT face, x1, y1, x2, y2, state FROM changes WHERE photo = ? ORDER BY face", (number,)
             ).fetchall()
         path, size, changed, width, height, found, doubt, problem, accepted, edition, written = row
+        faces = {} if found is None else self._found(json.loads(found), width, height)
         return ReviewedPhoto(
             number, Path(os.fsdecode(path)), (size, changed), None if width is None else (width, height),
-            self._faces({} if found is None else json.loads(found), changes), doubt or 0.0, problem, bool(accepted), edition,
-            written,
+            _changed(faces, changes), doubt or 0.0, problem, bool(accepted), edition, written,
         )  # fmt: skip
 
-    def _faces(self, found: Mapping[str, Any], changes: Sequence[tuple[Any, ...]]) -> list[ReviewedFace]:
-        faces = {}
-        boxes, scores = found.get("boxes", []), found.get("scores", [])
-        reached = self.cover.reached(Faces(np.array(boxes, np.float32), np.array(scores, np.float32))).tolist()
-        for number, (box, score, sure) in enumerate(zip(boxes, scores, reached, strict=True)):
-            faces[number] = ReviewedFace(number, tuple(box), score, "covered" if sure else "clear", sure)
-        for number, *sides, state in changes:
-            box = (sides[0], sides[1], sides[2], sides[3])
-            known = faces.get(number)
-            if known is None:
-                faces[number] = ReviewedFace(number, box, None, state)
-            else:
-                faces[number] = replace(known, box=box, state=state, moved=known.box != box)
-        return list(faces.values())
+    def _found(self, found: Mapping[str, Any], width: int, height: int) -> dict[int, ReviewedFace]:
+        """The faces of a photo by their numbers, before a person changed them."""
+        faces = Faces(np.array(found["boxes"], np.float32).reshape(-1, 4), np.array(found["scores"], np.float32))
+        given = [number >= len(faces) - found.get("given", 0) for number in range(len(faces))]
+        reached = self.cover.reached(faces).tolist()
+        reasons = self.selection.reasons(faces.boxes, width, height)
+        known = {}
+        for number, (box, score) in enumerate(zip(found["boxes"], found["scores"], strict=True)):
+            sure = given[number] or reached[number]
+            left_out = reasons[number] if sure and not given[number] else ""
+            state: FaceState = "covered" if sure and not left_out else "clear"
+            known[number] = ReviewedFace(number, tuple(box), score, state, sure, left_out=left_out)
+        return known
 
-    def _open(self, wanted: str, start_over: bool) -> None:
+    def _open(self, fixed: Mapping[str, Any], masks: Mapping[str, Any], start_over: bool) -> None:
         database = self._database
         database.execute("PRAGMA locking_mode = EXCLUSIVE")  # one review at a time; the lock goes with the process
         there = {row[0] for row in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
@@ -277,18 +298,15 @@ class ReviewStore:
                     database.execute(f"DROP TABLE IF EXISTS {name}")
                 database.execute(f"CREATE TABLE IF NOT EXISTS {name} ({columns})")
             known = database.execute("SELECT settings FROM review").fetchone()
-            if known is None:
-                database.execute("INSERT INTO review VALUES (?)", (wanted,))
-        if known is not None and known[0] != wanted:
-            before, now = json.loads(known[0]), json.loads(wanted)
-            other = [
-                f"{name}: {before.get(name)}, now {now.get(name)}"
-                for name in {**before, **now}
-                if before.get(name) != now.get(name)
-            ]
-            raise ReviewError(
-                f"{self.path}: belongs to a review with other settings ({', '.join(other)}); use those, or --start-over"
-            )
+            before = {} if known is None else json.loads(known[0])
+            masks_before = before.pop("masks", masks)
+            if known is not None and (other := _differences(before, fixed)):
+                raise ReviewError(f"{self.path}: belongs to a review with other settings ({other}); use those, or --start-over")
+            self.other_masks = _differences(masks_before, masks)
+            if self.other_masks:
+                database.execute("UPDATE photos SET written = NULL")
+            database.execute("DELETE FROM review")
+            database.execute("INSERT INTO review VALUES (?)", (json.dumps({**fixed, "masks": masks}, sort_keys=True),))
 
     def _forget(self, number: int, stamp: Stamp) -> None:
         self._database.execute("DELETE FROM changes WHERE photo = ?", (number,))
@@ -316,3 +334,22 @@ class ReviewStore:
                 with suppress(sqlite3.Error):
                     self._database.execute("ROLLBACK")
                 raise
+
+
+def _changed(faces: dict[int, ReviewedFace], changes: Sequence[tuple[Any, ...]]) -> list[ReviewedFace]:
+    """Faces by their numbers as people changed them."""
+    for number, *sides, state in changes:
+        box = (sides[0], sides[1], sides[2], sides[3])
+        known = faces.get(number)
+        if known is None:
+            faces[number] = ReviewedFace(number, box, None, state)
+        else:
+            faces[number] = replace(known, box=box, state=state, moved=known.box != box)
+    return list(faces.values())
+
+
+def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """What is another setting now, such as "model: fast, now accurate"."""
+    then, today = json.loads(json.dumps([before, now]))
+    names = [name for name in {**then, **today} if then.get(name) != today.get(name)]
+    return ", ".join(f"{name}: {then.get(name, 'not set')}, now {today.get(name, 'not set')}" for name in names)

@@ -54,7 +54,7 @@ def search_video(videos: VideoStore, number: int, detector: Detector, progress: 
         progress(done, video.frames_expected)
 
     with VideoReader(path) as video:
-        clip = Clip(video, detector, 1, advance, videos.store.cover, found=found)
+        clip = Clip(video, detector, 1, advance, videos.store.cover, videos.store.selection, found=found)
         waiting: list[FoundFrame] = []
         saved = time.monotonic()
         try:

@@ -21,9 +21,10 @@ def bytes_of(file: Path) -> bytes:
         raise AnnotationError(f"{file}: cannot be read ({reason(error)})") from None
 
 
-def text_of(file: Path) -> str:
-    """A text in UTF-8 or UTF-16, with or without a byte order mark. Raises AnnotationError."""
-    content = bytes_of(file)
+def text_of(file: Path, content: bytes | None = None) -> str:
+    """A text in UTF-8 or UTF-16, with or without a byte order mark. content: of the file, where it is read already. Raises
+    AnnotationError."""
+    content = bytes_of(file) if content is None else content
     utf16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     try:
         return content.decode("utf-16" if utf16 else "utf-8-sig")
@@ -31,9 +32,9 @@ def text_of(file: Path) -> str:
         raise AnnotationError(f"{file}: cannot be read ({reason(error)})") from None
 
 
-def json_of(file: Path) -> Any:
-    """What a JSON file holds. Raises AnnotationError."""
-    content = bytes_of(file)
+def json_of(file: Path, content: bytes | None = None) -> Any:
+    """What a JSON file holds. content: of the file, where it is read already. Raises AnnotationError."""
+    content = bytes_of(file) if content is None else content
     try:
         return json.loads(content)
     except (ValueError, RecursionError) as error:

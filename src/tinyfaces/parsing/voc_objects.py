@@ -11,10 +11,11 @@ from tinyfaces.parsing.texts import AnnotationError, bytes_of
 _TRUE = ("1", "true", "yes")
 
 
-def voc_root(file: Path) -> ElementTree.Element:
-    """The root of an XML file, in the encoding that it names. Raises AnnotationError."""
+def voc_root(file: Path, content: bytes | None = None) -> ElementTree.Element:
+    """The root of an XML file, in the encoding that it names. content: of the file, where it is read already. Raises
+    AnnotationError."""
     try:
-        return _xml_of(bytes_of(file))
+        return _xml_of(bytes_of(file) if content is None else content)
     except (ElementTree.ParseError, ValueError, LookupError) as error:
         if isinstance(error, AnnotationError):
             raise

@@ -118,12 +118,12 @@ class ClipDesk:
         }  # fmt: skip
         if entered.problem is not None or entered.size is None:
             state = "waiting" if entered.problem is None else "problem"
-            counts = dict.fromkeys(("found", "added", "taken_away", "moved", "covered"), 0)
+            counts = dict.fromkeys(("found", "added", "taken_away", "moved", "left_clear", "covered"), 0)
             return {**line, "state": state, "done": done, "frames": total, **counts}
         video = self._videos.video(number)
         found, added, clear = len(video.tracks), len(video.added), len(video.clear)
         return {
-            **line, "state": "found", "found": found, "added": added, "taken_away": clear, "moved": 0,
+            **line, "state": "found", "found": found, "added": added, "taken_away": clear, "moved": 0, "left_clear": 0,
             "covered": found + added - clear, "warning": None if video.warning is None else as_text(video.warning),
         }  # fmt: skip
 

@@ -4,7 +4,8 @@ import json
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from tinyfaces.files import write_parts
 from tinyfaces.jobs.bulk import as_text, described
 from tinyfaces.jobs.covered_faces import Masking
 from tinyfaces.jobs.inputs import InputFile
+from tinyfaces.jobs.known_faces import KnownFaces
 from tinyfaces.jobs.review_store import ReviewedFace, ReviewedPhoto, ReviewStore
 from tinyfaces.jobs.reviewed_photos import ChangedSince, Decisions, search, write_reviewed
 from tinyfaces.service.review_views import Region, View, ViewCache, thumbnail
@@ -32,12 +34,16 @@ class Assignment:
         targets: Each photo or video, and the file it is written to.
         report: The JSON file that says what was found, added and taken away.
         masking: How faces are covered, and what else of a photo stays.
+        given: The faces that files give for a photo; may raise KnownFacesError.
+        sources: The files that were given, as the report names them.
         quality: Of videos, see `tinyfaces.jobs.video_writer`.
     """
 
     targets: Mapping[InputFile, Path]
     report: Path
     masking: Masking
+    given: Callable[[InputFile], Sequence[KnownFaces]] = lambda file: ()
+    sources: Mapping[str, str] = field(default_factory=dict)
     quality: int = 18
 
 
@@ -48,11 +54,11 @@ class ReviewDesk:
 
     Args:
         store: Its progress.
-        detector: Finds faces.
+        detector: Finds faces; None to begin with nothing but what is given.
         assignment: What is to be done.
     """
 
-    def __init__(self, store: ReviewStore, detector: Detector, assignment: Assignment) -> None:
+    def __init__(self, store: ReviewStore, detector: Detector | None, assignment: Assignment) -> None:
         self.store = store
         self.assignment = assignment
         self._detector = detector
@@ -65,6 +71,7 @@ class ReviewDesk:
         self._revisions: dict[int, int] = {}
         self._wanted: list[int] = []
         self._ending = False
+        self._serving = 0  # requests of the page at work
         self._thumbnails: OrderedDict[int, bytes] = OrderedDict()
         self._views = ViewCache(lambda number: View(read_image(self._files[number].path), assignment.masking))
         self._writing: dict[str, Any] = {"state": "idle"}
@@ -121,16 +128,18 @@ class ReviewDesk:
         if known is not None:
             return known
         clips = self._clips_of(number)
-        return self._keep_thumbnail(number, read_image(self._files[number].path) if clips is None else clips.still(number))
+        with self._page_first():
+            return self._keep_thumbnail(number, read_image(self._files[number].path) if clips is None else clips.still(number))
 
     def picture(self, number: int, covered: bool, region: Region | None = None) -> tuple[bytes, str]:
         """A photo or a part of it as it is or as it will be written, and the media type. Raises KeyError, ImageError."""
         self.entry(number)
-        view = self._views.get(number)
-        with view.lock:
-            if covered:
-                view.cover(self.store.photo(number).covered)
-            return view.picture(covered, region)
+        with self._page_first():
+            view = self._views.get(number)
+            with view.lock:
+                if covered:
+                    view.cover(self.store.photo(number).covered)
+                return view.picture(covered, region)
 
     def change(self, number: int, edition: int, faces: Sequence[ReviewedFace]) -> tuple[dict[str, Any], Region | None]:
         """Change faces of a photo. Gives its line in the queue, and the part of the picture that this changes.
@@ -138,11 +147,12 @@ class ReviewDesk:
         Raises KeyError, Outdated, ImageError.
         """
         self.entry(number)
-        view = self._views.get(number)
-        with view.lock:
-            view.cover(self.store.photo(number).covered)
-            self.store.change(number, edition, faces)
-            region = view.cover(self.store.photo(number).covered)
+        with self._page_first():
+            view = self._views.get(number)
+            with view.lock:
+                view.cover(self.store.photo(number).covered)
+                self.store.change(number, edition, faces)
+                region = view.cover(self.store.photo(number).covered)
         return self._note(number), region
 
     def accept(self, number: int, edition: int, accepted: bool) -> dict[str, Any]:
@@ -195,7 +205,7 @@ class ReviewDesk:
         with self._changes:
             sums = {
                 name: sum(self._entries[number][name] for number in accepted)
-                for name in ("found", "added", "taken_away", "moved")
+                for name in ("found", "added", "taken_away", "moved", "left_clear")
             }
             self._writing = {
                 "state": "done", "done": len(accepted), "total": len(accepted), "written": len(records),
@@ -204,7 +214,9 @@ class ReviewDesk:
             self._revision += 1
 
     def _report(self, records: Sequence[Any], problems: Sequence[Any]) -> Iterator[str]:
-        settings = self.assignment.masking.settings()
+        settings = {**self.assignment.masking.settings(), **self.assignment.sources}
+        if self._detector is None:
+            del settings["threshold"]
         yield f'{{"settings": {json.dumps(settings)},\n"files": [\n'
         yield ",\n".join(map(json.dumps, records))
         yield '\n],\n"problems": [\n'
@@ -238,6 +250,18 @@ class ReviewDesk:
             self._wanted.append(number)
             self._changes.notify_all()
 
+    @contextmanager
+    def _page_first(self) -> Iterator[None]:
+        """Let the search ahead begin with no other photo while the page is being served."""
+        with self._changes:
+            self._serving += 1
+        try:
+            yield
+        finally:
+            with self._changes:
+                self._serving -= 1
+                self._changes.notify_all()
+
     def _search_ahead(self) -> None:
         """Search all photos that are not searched yet, those first that somebody waits for."""
         waiting = [
@@ -245,7 +269,7 @@ class ReviewDesk:
         ]
         while True:
             with self._changes:
-                self._changes.wait_for(lambda: self._ending or self._wanted or waiting)
+                self._changes.wait_for(lambda: self._ending or ((self._wanted or waiting) and not self._serving))
                 if self._ending:
                     return
                 number = self._wanted.pop(0) if self._wanted else waiting.pop(0)
@@ -253,7 +277,8 @@ class ReviewDesk:
             if photo.size is not None or photo.problem is not None:
                 continue
             try:
-                self._keep_thumbnail(number, search(self.store, number, self._detector))
+                given = self.assignment.given(self._files[number])
+                self._keep_thumbnail(number, search(self.store, number, self._detector, given))
             except Exception as error:  # whatever a photo raises, it is that photo's alone
                 self.store.failed(number, as_text(described(error, photo.path)))
             self._note(number)
@@ -291,7 +316,7 @@ class ReviewDesk:
 
     def _open_clips(self) -> "ClipDesk | None":
         videos = {number: file for number, file in self._files.items() if file.is_video}
-        if not videos:
+        if not videos or self._detector is None:
             return None
         from tinyfaces.jobs.video_store import VideoStore
         from tinyfaces.service.clip_desk import ClipDesk, ClipTask

@@ -16,13 +16,13 @@ from tinyfaces.jobs.covered_faces import Masking
 from tinyfaces.jobs.masking import Plane, mask_faces
 
 THUMBNAIL_SIDE = 176
-LARGEST_SHOWN = 12_000_000
+LARGEST_SHOWN = 6_000_000
 """Pixels of a picture that is sent. Larger photos are reduced, and sent part by part where the page zooms in."""
 
 _LOSSLESS = 1_000_000  # pixels up to which a picture is sent without loss
 _QUALITY = 92
 _KEPT_PIXELS = 60_000_000
-_KEPT_PHOTOS = 4  # the one that is looked at, its neighbours, and one more
+_KEPT_PHOTOS = 6  # the one that is looked at, its neighbours, two that come next, and one more
 _REACH = 3.0  # pixels that a mask is larger than its enlarged box, rounded up
 
 Region: TypeAlias = tuple[int, int, int, int]

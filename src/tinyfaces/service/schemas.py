@@ -77,7 +77,11 @@ def body(*fields: str, optional: Sequence[str] = (), cover: bool = False) -> dic
         properties[name] = {"type": "string", "description": boxes}
     needed = ["file", *fields]
     if cover:
-        properties["cover"] = {"type": "string", "format": "binary", "description": "A picture to put over each mask."}
+        properties["cover"] = {
+            "type": "string",
+            "format": "binary",
+            "description": "A picture or an emoji to put over each mask.",
+        }
     content = {"multipart/form-data": {"schema": {"type": "object", "required": needed, "properties": properties}}}
     if not fields:
         content["image/*"] = {"schema": {"type": "string", "format": "binary"}}

@@ -24,7 +24,7 @@ from tinyfaces.service.memory import Budget, HeldBytes, uses
 from tinyfaces.service.metrics import Metrics
 from tinyfaces.service.pictures import PictureKind, make_picture
 from tinyfaces.service.queue import DetectionQueue, Engine, QueueFull
-from tinyfaces.service.uploads import Upload, busy, decode, decode_cover, open_picture, receive
+from tinyfaces.service.uploads import COVER, Upload, busy, decode, decode_cover, draw_cover, open_picture, receive
 
 Restore: TypeAlias = Callable[[Pixels, npt.NDArray[np.float32]], Pixels]
 
@@ -116,7 +116,9 @@ class ServiceState:
             yield Picture(upload.name, format, await self.in_thread(decode, image))
 
     async def cover_of(self, upload: Upload) -> CoverPicture | None:
-        """The picture to cover faces with that came with an upload."""
+        """The picture to cover faces with that came with an upload, or its emoji, drawn."""
+        if COVER in upload.fields:
+            return await self.in_thread(draw_cover, upload.fields[COVER])
         if upload.cover is None:
             return None
         image = await self.in_thread(open_picture, replace(upload, content=upload.cover), self.limits)

@@ -23,6 +23,7 @@ from tinyfaces.detection.extra_formats import HEIF, plugin_for
 from tinyfaces.detection.images import ImageError, Pixels, read_image
 from tinyfaces.detection.views import Scale, scale_factor
 from tinyfaces.jobs.cover_picture import CoverPicture, cover_picture
+from tinyfaces.jobs.emoji_cover import emoji_picture, is_emoji
 from tinyfaces.service.limits import Limits
 from tinyfaces.service.memory import MemoryFull, Share
 
@@ -31,7 +32,7 @@ FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "BMP", "GIF", "TIFF", "HEIF")
 """Formats that are decoded, HEIF where the extra is installed. Pillow's rarer decoders are not exposed to the network."""
 
 COVER = "cover"
-"""The name of the file in a form that is a picture to cover faces with."""
+"""The name in a form of a file that is a picture to cover faces with, or of a field with an emoji."""
 
 _FORM_BYTES = 2_000_000  # of the other fields of a form: enough for 20,000 boxes
 _NAME_LENGTH = 255
@@ -45,7 +46,7 @@ class Upload:
     Args:
         name: Name of the file, as the client gave it; a plain name or empty.
         content: Content of the file.
-        fields: The other fields of the form.
+        fields: The other fields of the form; `COVER` is an emoji.
         cover: Content of a second file, a picture to cover faces with.
     """
 
@@ -62,7 +63,7 @@ def busy(reason: str) -> HTTPException:
 
 async def receive(request: Request, limits: Limits, share: Share, fields: Collection[str] = ()) -> Upload:
     """Read a request's body: a form with a `file`, or just the bytes of a picture. fields: those that a form may have beside it;
-    `COVER` is a second file.
+    `COVER` is a second file, or an emoji.
 
     Raises:
         HTTPException: 400 for no file, a broken form or a name that is a path; 408 if it is too slow; 413 if it is too large; 415
@@ -89,11 +90,11 @@ async def receive(request: Request, limits: Limits, share: Share, fields: Collec
         raise HTTPException(408, message, {"Connection": "close"}) from None
     except ClientDisconnect:
         raise HTTPException(400, "the upload was interrupted") from None
-    if COVER in upload.fields:
-        raise HTTPException(422, f"{COVER}: must be a file")
     for name in upload.fields:
         if name not in fields:
             raise HTTPException(422, f"{name}: no such form field; choose from {', '.join(['file', *fields])}")
+    if COVER in upload.fields and (upload.cover is not None or not is_emoji(upload.fields[COVER])):
+        raise HTTPException(422, f"{COVER}: must be a file or an emoji, and given once")
     if not upload.content:
         raise HTTPException(400, "the file is empty")
     if len(upload.content) > limits.bytes or len(upload.cover or b"") > limits.bytes:
@@ -193,6 +194,14 @@ def decode(image: Image.Image) -> Pixels:
         return read_image(image)
     except ImageError as error:
         raise HTTPException(422, str(error).removeprefix("PIL image: ")) from None
+
+
+def draw_cover(emoji: str) -> CoverPicture:
+    """An emoji to cover faces with. Raises HTTPException 422 where this machine has no font for it."""
+    try:
+        return cover_picture(emoji_picture(emoji), COVER)
+    except ImageError as error:
+        raise HTTPException(422, f"{COVER}: {error}") from None
 
 
 def decode_cover(image: Image.Image) -> CoverPicture:

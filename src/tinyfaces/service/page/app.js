@@ -64,6 +64,7 @@ async function ask(opened) {
   at("threshold").value = models.find(({ name }) => name === model).threshold;
   at("smallest").value = 0;
   at("largest").value = 100;
+  at("only-region").value = at("except-region").value = "";
   return { ...found, coverThreshold };
 }
 
@@ -112,9 +113,42 @@ function coverScore(tall, points) {
   return from + ((to - from) * Math.log(tall / low)) / Math.log(high / low);
 }
 
+// The polygons in a field, as corners in pixels; null where the text is none.
+function regionsIn(field) {
+  const { width, height } = current.found;
+  const polygons = [];
+  for (const text of field.value.split(";").filter((part) => part.trim())) {
+    const corners = text.trim().split(/\s+/).map((corner) => corner.split(",").map((side) => (side.trim() ? Number(side) : NaN)));
+    if (corners.length < 3 || !corners.every((corner) => corner.length === 2 && corner.every(Number.isFinite))) return null;
+    const shares = corners.every((corner) => corner.every((side) => side >= 0 && side <= 1));
+    polygons.push(shares ? corners.map(([x, y]) => [x * width, y * height]) : corners);
+  }
+  return polygons;
+}
+
+// Whether a point is in a polygon: a line from it to the right crosses its sides an odd number of times.
+function within(x, y, corners) {
+  return corners.reduce((inside, [x1, y1], place) => {
+    const [x2, y2] = corners[(place + 1) % corners.length];
+    return y1 > y !== y2 > y && x < x1 + ((x2 - x1) * (y - y1)) / (y2 - y1) ? !inside : inside;
+  }, false);
+}
+
+// The regions of both fields; a field that is not understood counts as empty, and says so.
+function regions() {
+  const [only, except] = ["only-region", "except-region"].map((id) => {
+    const polygons = regionsIn(at(id));
+    at(id).setAttribute("aria-invalid", polygons === null);
+    return polygons ?? [];
+  });
+  stage.regions = [...only.map((corners) => ({ corners, only: true })), ...except.map((corners) => ({ corners, only: false }))];
+  return { only, except };
+}
+
 function filter() {
   if (!current?.found) return;
   const { boxes, scores, coverThreshold } = current.found;
+  const { only, except } = regions();
   const threshold = Number(at("threshold").value);
   const minHeight = at("smallest").value === "0" ? 0 : height(at("smallest"));
   const maxHeight = at("largest").value === "100" ? Infinity : height(at("largest"));
@@ -123,7 +157,9 @@ function filter() {
   for (let number = 0; number < boxes.length; number++) {
     const tall = boxes[number][3] - boxes[number][1];
     const needed = byHeight ? coverScore(tall, coverThreshold) : threshold;
-    if (scores[number] >= needed && tall >= minHeight && tall <= maxHeight) {
+    const [x, y] = [(boxes[number][0] + boxes[number][2]) / 2, (boxes[number][1] + boxes[number][3]) / 2];
+    const placed = (!only.length || only.some((corners) => within(x, y, corners))) && !except.some((corners) => within(x, y, corners));
+    if (placed && scores[number] >= needed && tall >= minHeight && tall <= maxHeight) {
       shown.push(number);
       heights.push(tall);
     }
@@ -186,17 +222,58 @@ function changeView() {
   else if (at("photo").src !== current.url) at("photo").src = current.url;
 }
 
+// --- covers ---
+
+// What tells one choice of a cover from another.
+function coverKey() {
+  const kind = at("cover").value, file = at("cover-file").files[0];
+  return kind === "emoji" ? at("emoji").value : kind === "picture" && file ? `${file.name} ${file.size} ${file.lastModified}` : "";
+}
+
+// The chosen picture, or the emoji as this browser draws it; null for none.
+async function cover() {
+  const kind = at("cover").value;
+  if (kind === "picture") return at("cover-file").files[0] ?? null;
+  const text = at("emoji").value.trim();
+  if (kind !== "emoji" || !text) return null;
+  const drawn = drawnText(text);
+  if (drawn.toDataURL() === drawnText("\u{10fffe}").toDataURL()) throw new Refusal("This browser has no font with that emoji.");
+  return new Promise((done) => drawn.toBlob(done, "image/png"));
+}
+
+function drawnText(text) {
+  const canvas = document.createElement("canvas");
+  canvas.width = canvas.height = 256;
+  const pen = canvas.getContext("2d");
+  pen.font = "200px 'Apple Color Emoji', 'Segoe UI Emoji', 'Noto Color Emoji', sans-serif";
+  const { actualBoundingBoxLeft: left, actualBoundingBoxRight: right, actualBoundingBoxAscent: above, actualBoundingBoxDescent: below } = pen.measureText(text);
+  const scale = 256 / Math.max(1, left + right, above + below);
+  pen.setTransform(scale, 0, 0, scale, 128 - (scale * (right - left)) / 2, 128 + (scale * (above - below)) / 2);
+  pen.fillText(text, 0, 0);
+  return canvas;
+}
+
+function changeCover() {
+  at("emoji").hidden = at("cover").value !== "emoji";
+  at("cover-file").hidden = at("cover").value !== "picture";
+  later(anonymise, 0);
+}
+
+// What tells one anonymised picture from another.
+function wanted() {
+  return JSON.stringify([at("method").value, at("strength").value, coverKey(), shownBoxes()]);
+}
+
 // Which faces are hidden is told by the boxes; the picture is made once for each choice of them.
 async function anonymise() {
   const opened = current;
   const boxes = shownBoxes();
   const query = { output: "anonymised", method: at("method").value, strength: at("strength").value };
-  const wanted = () => JSON.stringify([at("method").value, at("strength").value, shownBoxes()]);
   const asked = wanted();
   try {
     if (opened.anonymised?.key !== asked) {
       say("Anonymising …");
-      const blob = await picture(opened.file, boxes, query, { signal: opened.asking.signal });
+      const blob = await picture(opened.file, boxes, query, { signal: opened.asking.signal, cover: await cover() });
       if (current !== opened || wanted() !== asked) return;
       if (opened.anonymised) URL.revokeObjectURL(opened.anonymised.url);
       opened.anonymised = { key: asked, blob, url: URL.createObjectURL(blob) };
@@ -329,7 +406,7 @@ async function savePicture() {
     let blob, kind;
     if (view() === "anonymised") {
       await anonymise();
-      [blob, kind] = [opened.anonymised?.blob, "anonymised"];
+      [blob, kind] = [current === opened && opened.anonymised?.key === wanted() ? opened.anonymised.blob : null, "anonymised"];
     } else {
       [blob, kind] = [await picture(opened.file, shownBoxes(), { output: "annotated" }, { signal: opened.asking.signal }), "faces"];
     }
@@ -392,6 +469,28 @@ at("strength").oninput = () => {
   at("strength-value").textContent = at("strength").value;
   later(anonymise);
 };
+at("cover").onchange = at("cover-file").onchange = changeCover;
+at("emoji").oninput = () => later(anonymise);
+for (const [kind, id] of [["only", "only-region"], ["except", "except-region"]]) {
+  const button = at(`draw-${kind}`), field = at(id);
+  field.oninput = () => {
+    filter();
+    const wrong = field.getAttribute("aria-invalid") === "true";
+    say(wrong ? "A region needs 3 corners or more, such as 0,0 0.5,0 0.5,1." : "", wrong);
+  };
+  button.onclick = () => {
+    const begins = button.getAttribute("aria-pressed") !== "true";
+    for (const other of [at("draw-only"), at("draw-except")]) other.setAttribute("aria-pressed", begins && other === button);
+    stage.askForRectangle(begins ? drawn : null);
+  };
+  const drawn = (box) => {
+    button.setAttribute("aria-pressed", false);
+    if (!box) return;
+    const [x1, y1, x2, y2] = box;
+    field.value = [field.value.trim(), `${x1},${y1} ${x2},${y1} ${x2},${y2} ${x1},${y2}`].filter(Boolean).join("; ");
+    field.oninput();
+  };
+}
 at("model").onchange = () => current && open(current.file, current.name, !at("credit").hidden);
 at("previous").onclick = () => step(-1);
 at("next").onclick = () => step(1);

@@ -304,7 +304,7 @@ export class Editor {
     pen.imageSmoothingQuality = quality;
     const put = (image, [left, top, width, height], source) =>
       pen.drawImage(image, ...source, (this.left + left * scale) * dense, (this.top + top * scale) * dense, width * scale * dense, height * scale * dense);
-    const image = this.covers ? photo.covered : photo.clear;
+    const image = (this.covers ? photo.covered : photo.clear) ?? photo.covered ?? photo.clear; // the other one is on its way
     const [x, y, width, height] = this.visible, share = image.width / photo.width, rise = image.height / photo.height;
     put(image, [x, y, width, height], [x * share, y * rise, width * share, height * rise]);
     const detail = photo.detail;

@@ -6,14 +6,18 @@ import { Film } from "./film.js";
 import { Outdated, accept, change, photo as photoOf, picture, queue, video, write } from "./review_service.js";
 
 const ASK = 600; // ms between two looks at the queue while photos are searched or written
-const KEPT = 3; // photos that are ready to be shown
+const HURRY = 150; // the same while the next photo is waited for
+const AHEAD = 2; // photos that are loaded before they are next
 const LARGEST_PATCH = 16e6; // pixels of a part that is fetched in one piece
 
 const at = (id) => document.getElementById(id);
 const entries = new Map(); // each photo's line in the queue, by its number
 const rows = new Map(); // its button
 const ready = new Map(); // promises of photos that are loaded
+const loaded = new Set(); // those of them that can be shown at once
+let settled = new Set(); // photos that were searched when the one on the screen was chosen
 const skipped = new Set(); // photos that were left without a decision
+const deciding = new Set(); // photos whose decision is being saved
 let revision = -1, total = 0;
 let current = null; // { number, width, height, edition, edits, clear, covered, detail }
 let wanted = 0; // the photo that is to be shown
@@ -55,7 +59,10 @@ async function look() {
     revision = news.revision;
     total = news.total;
     for (const entry of news.photos) note(entry, false);
-    if (news.photos.length) order();
+    if (news.photos.length) {
+      order();
+      prepare();
+    }
     showWriting(news.writing);
     if (!wanted) {
       const first = best();
@@ -65,7 +72,7 @@ async function look() {
     say(`The review cannot be reached: ${error.message}`, true);
   }
   const waiting = [...entries.values()].some(({ state }) => state === "waiting");
-  setTimeout(look, waiting || writing.state === "running" ? ASK : 4 * ASK);
+  setTimeout(look, waiting && !wanted ? HURRY : waiting || writing.state === "running" ? ASK : 4 * ASK);
 }
 
 function note(entry, ordered = true) {
@@ -110,10 +117,16 @@ function newRow({ number, name }) {
   return row;
 }
 
-// The doubtful first; those not searched yet last.
+// The doubtful first; those not searched yet last. What is searched while a photo is looked at comes after the others until the
+// next one is chosen: nothing moves in before those that are loaded already.
 function ordered() {
-  const rank = ({ state }) => ({ found: 0, waiting: 1, problem: 2 })[state];
-  return [...entries.values()].sort((a, b) => rank(a) - rank(b) || b.doubt - a.doubt || a.number - b.number);
+  const rank = ({ number, state }) => (settled.has(number) ? 0 : { found: 1, waiting: 2, problem: 3 }[state]);
+  return [...entries.values()].sort((a, b) => rank(a) - rank(b) || (rank(a) === 0 && b.doubt - a.doubt) || a.number - b.number);
+}
+
+function settle() {
+  settled = new Set([...entries.values()].filter(({ state }) => state === "found").map(({ number }) => number));
+  order();
 }
 
 function order() {
@@ -124,14 +137,17 @@ function order() {
 
 function open(number) {
   const entry = entries.get(number);
-  return entry?.state === "found" && !entry.accepted;
+  return entry?.state === "found" && !entry.accepted && !deciding.has(number);
 }
 
-// The most doubtful photo that waits for a decision; those passed over come last.
-function best(but = 0) {
+// The photos that wait for a decision: those that can be shown at once first, then the doubtful; those passed over come last.
+function upcoming(but = 0) {
+  const late = (number) => (skipped.has(number) ? 2 : 0) + (loaded.has(number) ? 0 : 1);
   const waiting = ordered().map(({ number }) => number).filter((number) => open(number) && number !== but);
-  return waiting.find((number) => !skipped.has(number)) ?? waiting[0] ?? 0;
+  return waiting.sort((a, b) => late(a) - late(b));
 }
+
+const best = (but) => upcoming(but)[0] ?? 0;
 
 function beside(by) {
   const numbers = ordered().filter(({ state }) => state === "found").map(({ number }) => number);
@@ -140,32 +156,54 @@ function beside(by) {
 
 // --- one photo ---
 
+// A photo with the picture that is shown first; the other one comes by `complete`.
 function load(number) {
   if (!ready.has(number)) {
-    const loading = entries.get(number)?.kind === "video" ? video(number) : Promise.all([photoOf(number), picture(number, false), picture(number, true)]).then(([facts, clear, covered]) => ({
-      ...facts, edits: new Edits(facts.faces), clear, covered, detail: null,
+    const side = editor.covers ? "covered" : "clear";
+    const loading = entries.get(number)?.kind === "video" ? video(number) : Promise.all([photoOf(number), picture(number, editor.covers)]).then(([facts, image]) => ({
+      ...facts, edits: new Edits(facts.faces), clear: null, covered: null, detail: null, [side]: image,
     }));
-    loading.catch(() => ready.delete(number));
+    loading.then(() => ready.get(number) === loading && loaded.add(number), () => ready.delete(number));
     ready.set(number, loading);
   }
   return ready.get(number);
 }
 
-// Load what is likely to be shown next, and forget what is not.
+// Fetch the picture that is still missing. The covers may be changing: they wait for what is being saved.
+function complete(photo) {
+  if (!photo.clear) {
+    picture(photo.number, false).then((image) => {
+      if (photo !== current && !ready.has(photo.number)) return image.close();
+      photo.clear = image;
+      if (photo === current) editor.redraw("picture");
+    }, (error) => say(error.message, true));
+  }
+  if (!photo.covered) saving = saving.then(() => photo.covered ?? refresh(photo)).catch((error) => stale(photo, error));
+}
+
+function forget(number) {
+  ready.delete(number);
+  loaded.delete(number);
+}
+
+// Load what is likely to be shown next, the neighbours in the list after it, and forget everything else.
 function prepare() {
-  const likely = [wanted, best(wanted), beside(1), beside(-1)].filter(Boolean);
-  const keep = new Set(likely.slice(0, KEPT));
+  if (!wanted) return;
+  const next = [wanted, ...upcoming(wanted).slice(0, AHEAD)], keep = new Set([...next, beside(1), beside(-1)].filter(Boolean));
   for (const [number, loading] of ready)
     if (!keep.has(number)) {
-      ready.delete(number);
+      forget(number);
       loading.then((photo) => photo !== current && [photo.clear, photo.covered].forEach((image) => image?.close?.()), () => {});
     }
-  for (const number of keep) load(number).catch(() => {});
+  Promise.allSettled(next.map(load)).then(() => {
+    if (next[0] === wanted) for (const number of keep) if (number === beside(1) || number === beside(-1)) load(number).catch(() => {});
+  });
 }
 
 async function show(number) {
   if (current && number !== wanted && open(wanted)) skipped.add(wanted);
   wanted = number;
+  settle();
   for (const [other, { button }] of rows) {
     button.tabIndex = other === number ? 0 : -1;
     if (other === number) button.setAttribute("aria-current", "true");
@@ -176,7 +214,7 @@ async function show(number) {
     if (wanted !== number) return;
     if (photo.state === "waiting") {
       awaited = number;
-      ready.delete(number);
+      forget(number);
       say(`Looking for faces in ${photo.name} …`);
       return;
     }
@@ -192,7 +230,10 @@ async function show(number) {
     }
     rows.get(number).button.scrollIntoView({ block: "nearest", inline: "nearest" });
     document.body.dataset.photo = number;
-    requestAnimationFrame(prepare);
+    requestAnimationFrame(() => {
+      if (!filmed()) complete(photo);
+      prepare();
+    });
   } catch (error) {
     say(error.message, true);
   }
@@ -258,7 +299,8 @@ function save(faces) {
 
 async function patch(photo, region) {
   const [left, top, width, height] = region;
-  if (width * height > LARGEST_PATCH) return refresh(photo);
+  if (photo !== current && !ready.has(photo.number)) return; // fetched anew when it is shown again
+  if (!photo.covered || width * height > LARGEST_PATCH) return refresh(photo);
   const part = await picture(photo.number, true, region);
   if (photo.covered instanceof ImageBitmap) photo.covered = asCanvas(photo.covered);
   const across = photo.covered.width / photo.width, down = photo.covered.height / photo.height;
@@ -282,7 +324,7 @@ function asCanvas(bitmap) {
 
 // Where a photo is shown reduced and one looks closer, the part that is seen is fetched as it is.
 async function sharpen() {
-  const photo = current, covers = editor.covers, image = photo.covered;
+  const photo = current, covers = editor.covers, image = photo.covered ?? photo.clear;
   if (image.width >= photo.width || editor.scale * devicePixelRatio * 1.2 < image.width / photo.width) return;
   const region = editor.visible;
   if (photo.detail?.covers === covers && String(photo.detail.region) === String(region)) return;
@@ -295,7 +337,7 @@ async function sharpen() {
 
 function stale(photo, error) {
   say(error.message, true);
-  ready.delete(photo.number);
+  forget(photo.number);
   if (error instanceof Outdated && wanted === photo.number) show(photo.number);
 }
 
@@ -339,10 +381,11 @@ function decide() {
   if (!current || current.number !== wanted) return;
   const photo = current, accepted = !entries.get(photo.number).accepted;
   skipped.delete(photo.number);
+  deciding.add(photo.number);
   saving = saving.then(async () => {
     note((await accept(photo.number, photo.edition, accepted, () => say("Not saved yet; trying again …", true))).photo);
     if (at("status").classList.contains("alert")) say("");
-  }).catch((error) => stale(photo, error));
+  }).catch((error) => stale(photo, error)).finally(() => deciding.delete(photo.number));
   if (!accepted) return;
   const next = best(photo.number);
   if (next) show(next);

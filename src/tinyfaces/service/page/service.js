@@ -14,9 +14,10 @@ export async function detect(file, { model, threshold, waiting, signal }) {
   return (await post(`v1/detect?${query}`, { file }, { waiting, signal })).json();
 }
 
-// The picture with the given faces framed or masked, as { output, method } say, as a blob.
-export async function picture(file, boxes, query, options) {
-  return (await post(`v1/picture?${new URLSearchParams(query)}`, { file, boxes: JSON.stringify(boxes) }, options)).blob();
+// The picture with the given faces framed or masked, as { output, method } say, as a blob. cover: a picture over each mask, or null.
+export async function picture(file, boxes, query, { cover = null, ...options } = {}) {
+  const fields = { file, boxes: JSON.stringify(boxes), ...(cover && { cover }) };
+  return (await post(`v1/picture?${new URLSearchParams(query)}`, fields, options)).blob();
 }
 
 // A small face in a part of the picture, restored, as a blob.
@@ -30,7 +31,7 @@ async function post(address, { file, ...fields }, { waiting = () => {}, signal }
   for (;;) {
     const form = new FormData();
     form.append("file", file, "picture"); // the file's own name is nobody's business
-    for (const [name, value] of Object.entries(fields)) form.append(name, value);
+    for (const [name, value] of Object.entries(fields)) value instanceof Blob ? form.append(name, value, name) : form.append(name, value);
     let answer;
     try {
       answer = await fetch(address, { method: "POST", body: form, signal });

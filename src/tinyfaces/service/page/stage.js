@@ -11,11 +11,18 @@ export class Stage {
     this.boxes = []; // [x1, y1, x2, y2] of the faces shown
     this.chosen = -1; // one of them
     this.frames = true;
+    this.regions = []; // { corners: [[x, y], ...], only } of what is chosen by place
+    this.asked = null; // who gets the rectangle that is drawn next
+    this.rectangle = null; // what is being drawn
     this.zoom = null; // null: as much as fits
     this.drawing = 0;
     stage.addEventListener("scroll", () => this.redraw(), { passive: true });
     stage.addEventListener("pointermove", (event) => event.pointerType === "mouse" && this.point(event, false));
-    stage.addEventListener("click", (event) => this.point(event, true));
+    stage.addEventListener("click", (event) => (this.justDrawn ? (this.justDrawn = false) : this.point(event, true)));
+    stage.addEventListener("pointerdown", (event) => this.begin(event));
+    stage.addEventListener("pointermove", (event) => this.rectangle && this.stretch(event));
+    stage.addEventListener("pointerup", (event) => this.rectangle && this.end(event));
+    stage.addEventListener("pointercancel", () => this.rectangle && this.finish(null));
     stage.addEventListener("wheel", (event) => this.wheel(event), { passive: false });
     new ResizeObserver(() => this.layout()).observe(view);
     addEventListener("resize", () => this.layout());
@@ -75,6 +82,49 @@ export class Stage {
     if (this.zoom && !(insideX && insideY)) stage.scrollTo(x - stage.clientWidth / 2, y - stage.clientHeight / 2);
   }
 
+  // Let the next drag draw a rectangle, of which done gets [x1, y1, x2, y2] in pixels of the picture; null: none any more.
+  askForRectangle(done) {
+    this.asked = done;
+    this.rectangle = null;
+    this.stage.classList.toggle("drawing", Boolean(done));
+    this.redraw();
+  }
+
+  begin(event) {
+    this.justDrawn = false;
+    if (!this.asked || event.button > 0) return;
+    event.preventDefault();
+    this.stage.setPointerCapture(event.pointerId);
+    this.from = this.inPicture(event);
+    this.rectangle = [...this.from, ...this.from];
+  }
+
+  stretch(event) {
+    const [a, b] = this.from, [c, d] = this.inPicture(event);
+    this.rectangle = [Math.min(a, c), Math.min(b, d), Math.max(a, c), Math.max(b, d)];
+    this.redraw();
+  }
+
+  end(event) {
+    this.stretch(event);
+    const [x1, y1, x2, y2] = this.rectangle.map(Math.round);
+    this.justDrawn = true;
+    this.finish(x2 > x1 && y2 > y1 ? [x1, y1, x2, y2] : null);
+  }
+
+  finish(box) {
+    const done = this.asked;
+    this.askForRectangle(null);
+    done(box);
+  }
+
+  // Where a pointer is, in pixels of the picture, never outside of it.
+  inPicture(event) {
+    const place = this.stage.getBoundingClientRect(), [left, top] = this.origin();
+    const x = (event.clientX - place.left - left) / this.scale, y = (event.clientY - place.top - top) / this.scale;
+    return [Math.min(this.width, Math.max(0, x)), Math.min(this.height, Math.max(0, y))];
+  }
+
   // Where the picture's corner lies in the view.
   origin() {
     const margin = Math.max(0, (this.stage.clientWidth - this.width * this.scale) / 2);
@@ -126,6 +176,22 @@ export class Stage {
     if (this.frames) {
       frame(this.boxes, "rgb(0 0 0 / 60%)", 3);
       frame(this.boxes, "#3dff8b", 1.5);
+    }
+    const outline = (corners, colour, dash) => {
+      pen.beginPath();
+      for (const [x, y] of corners) pen.lineTo(left + x * scale, top + y * scale);
+      pen.closePath();
+      for (const [style, thick] of [["rgb(0 0 0 / 60%)", 5], [colour, 2.5]]) {
+        [pen.strokeStyle, pen.lineWidth] = [style, thick];
+        pen.setLineDash(dash);
+        pen.stroke();
+      }
+      pen.setLineDash([]);
+    };
+    for (const { corners, only } of this.frames || this.asked ? this.regions : []) outline(corners, only ? "#4cc3ff" : "#ff9d2e", only ? [] : [8, 6]);
+    if (this.rectangle) {
+      const [x1, y1, x2, y2] = this.rectangle;
+      outline([[x1, y1], [x2, y1], [x2, y2], [x1, y2]], "#ffffff", []);
     }
     const chosen = this.boxes.slice(this.chosen, this.chosen + 1);
     if (this.chosen >= 0) {
