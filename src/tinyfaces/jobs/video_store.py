@@ -204,9 +204,9 @@ class VideoStore:
                 [(number, one.number, json.dumps(one.spans), one.best, one.score, json.dumps(one.box)) for one in tracks],
             )
             database.execute(
-                "UPDATE photos SET size = ?, changed = ?, width = ?, height = ?, found = '{}', doubt = ?, problem = NULL "
+                "UPDATE photos SET size = ?, changed = ?, width = ?, height = ?, found = ?, doubt = ?, problem = NULL "
                 "WHERE number = ?",
-                (*stamp, *size, doubt, number),
+                (*stamp, *size, json.dumps({"boxes": [], "scores": []}), doubt, number),
             )
 
     def video(self, number: int) -> ReviewedVideo:
