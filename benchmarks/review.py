@@ -31,15 +31,21 @@ from page import DESKTOP, DOCS, ROOT, SHOTS, SWITCHES, as_jpeg, mosaic
 from serve import machine
 from tinyfaces.files import write_atomically
 
-PHOTOS, LARGE_PHOTOS = 100, 20
+PHOTOS, LARGE_PHOTOS = 100, 10
 PARTS = ("shots", "session", "large", "many")
 LOOK = 1.0  # seconds that the script takes for each photo, in which the next ones are searched and loaded
 
-_WATCH = """() => { window.shown = []; window.begun = 0; window.inputs = 0;
+_WATCH = """() => { window.shown = []; window.begun = 0; window.inputs = 0; window.late = 0;
+performance.setResourceTimingBufferSize(5000);
+const there = (number) => performance.getEntriesByType("resource").some((entry) =>
+    entry.name.includes(`/photos/${number}/picture`) && entry.responseEnd > 0 && entry.responseEnd < window.begun);
 for (const kind of ["keydown", "pointerdown"])
     addEventListener(kind, (event) => { window.begun = performance.now(); window.inputs++; }, true);
 const note = () => window.shown.push(performance.now() - window.begun);
-new MutationObserver(() => requestAnimationFrame(() => requestAnimationFrame(note)))
+new MutationObserver(() => {
+    if (!there(document.body.dataset.photo)) window.late++;
+    requestAnimationFrame(() => requestAnimationFrame(note));
+})
     .observe(document.body, { attributes: true, attributeFilter: ["data-photo"] }); }"""
 _FRAMES = """async (moves) => {
     const stage = document.getElementById("stage"), place = stage.getBoundingClientRect(), times = [];
@@ -110,7 +116,8 @@ def session(page: Page, address: str, photos: int) -> dict:
     page.wait_for_timeout(200)
     times = page.evaluate("window.shown")
     inputs = page.evaluate("window.inputs") / photos
-    return {"photos": photos, "seconds": round(seconds, 1), "inputs_per_photo": inputs, "next_ms": told(times)}
+    late = page.evaluate("window.late")
+    return {"late": late, "photos": photos, "seconds": round(seconds, 1), "inputs_per_photo": inputs, "next_ms": told(times)}
 
 
 def fluidity(page: Page, address: str) -> dict:
@@ -148,7 +155,7 @@ def take_shots(browser: Browser, address: str) -> None:
 
 
 def as_table(results: dict) -> str:
-    session, large, many = results["session"], results["large"], results["many"]
+    session, large, many = results["session"], results.get("large"), results["many"]
 
     def shown(times: dict) -> str:
         return f"median {times['median']} ms, 95% within {times['95%']} ms, longest {times['longest']} ms"
@@ -163,7 +170,12 @@ def as_table(results: dict) -> str:
             f"| {session['photos']} photos, from the first to the last accepted | {session['seconds']} s |",
             f"| Keys and clicks per accepted photo, every fourth with a correction | {session['inputs_per_photo']:.2f} |",
             f"| From the key that accepts to the next photo on the screen | {shown(session['next_ms'])} |",
-            f"| The same, {large['photos']} photos of 12 megapixels | {shown(large['next_ms'])} |",
+            f"| Photos whose picture was not there when the key was pressed | {session['late']} |",
+            *(
+                [f"| The same two, {large['photos']} photos of 12 megapixels | {shown(large['next_ms'])}; {large['late']} |"]
+                if large
+                else []
+            ),
             f"| Frame while choosing faces, {many['faces']} on one photo | {shown(many['choosing_ms'])} |",
             f"| Frame while zooming, the same photo | {shown(many['zooming_ms'])} |", "",
         ]

@@ -41,6 +41,7 @@ NOT_RUN = {
     r"tinyfaces train": "takes hours; test_proposal_loop.py and test_second_stage_loop.py train on photos that they make",
     r"tinyfaces export": "needs what training makes; test_export.py exports",
     r"tinyfaces (evaluate wider|detect WIDER_val)": "needs WIDER FACE; test_wider.py runs it",
+    r"tinyfaces page": "needs files from npm; test_static_page.py runs it",
     r"tinyfaces review": "runs until it is stopped; test_review.py and test_review_page.py run it",
     r".* --ray ": "needs a cluster; test_cluster.py runs it",
 }

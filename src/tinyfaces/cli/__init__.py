@@ -8,12 +8,13 @@ from typing import Annotated
 
 import typer
 
-from tinyfaces.cli import anonymise, convert, count, detect, env, evaluate, models, restore, review, serve, train
+from tinyfaces.cli import anonymise, convert, count, detect, env, evaluate, models, page, restore, review, serve, train
 from tinyfaces.cli.options import UNUSABLE, app
 from tinyfaces.jobs.bulk import FULL
 
 __all__ = [
-    "anonymise", "app", "convert", "count", "detect", "env", "evaluate", "main", "models", "restore", "review", "serve", "train",
+    "anonymise", "app", "convert", "count", "detect", "env", "evaluate", "main", "models", "page", "restore", "review", "serve",
+    "train",
 ]  # fmt: skip
 
 

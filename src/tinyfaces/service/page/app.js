@@ -1,6 +1,6 @@
-// What the controls do. The service is asked once for all detections down to a low score; the rest happens here.
+// What the controls do. The engine is asked once for all detections down to a low score; the rest happens here.
 
-import { Refusal, detect, offers, picture, restore } from "./service.js";
+import { Refusal, detect, offers, picture, restore } from "./engine.js";
 import { Stage } from "./stage.js";
 
 const LOWEST_SCORE = 0.15; // below it, crowds have more false detections than faces
@@ -39,7 +39,7 @@ async function open(file, name, credit = false) {
     const [found, visible] = await Promise.all([ask(opened), show(opened)]);
     if (current !== opened) return;
     opened.found = found;
-    if (!visible) await showConverted(opened);
+    if (!visible || shownOtherwise(found)) await showConverted(opened);
     if (current !== opened) return;
     stage.width === found.width && stage.height === found.height ? stage.layout() : stage.open(found.width, found.height);
     opened.tallest = Math.max(LOWEST_HEIGHT * 2, ...found.boxes.map(([, top, , bottom]) => Math.ceil(bottom - top)));
@@ -84,7 +84,13 @@ async function show(opened) {
   return true;
 }
 
-// For pictures that the service reads and the browser does not, such as TIFF.
+// Browsers pass over the orientation of some files, such as WebP.
+function shownOtherwise({ width, height, turned = false }) {
+  const photo = at("photo");
+  return turned || (photo.naturalWidth > photo.naturalHeight) !== (width > height);
+}
+
+// For pictures that the service reads and the browser does not, such as TIFF, or shows otherwise.
 async function showConverted(opened) {
   const converted = await picture(opened.file, [], { output: "annotated" }, { signal: opened.asking.signal });
   URL.revokeObjectURL(opened.url);
