@@ -16,6 +16,7 @@ from tinyfaces.jobs.clocks import Packet
 from tinyfaces.jobs.cover_picture import CoverPicture
 from tinyfaces.jobs.cover_threshold import CoverThreshold
 from tinyfaces.jobs.fields import one_face_each
+from tinyfaces.jobs.found_faces import FoundFaces
 from tinyfaces.jobs.masking import MaskStyle
 from tinyfaces.jobs.searched_frames import Planned, filled, planned
 from tinyfaces.jobs.selection import ALL, Selection
@@ -49,6 +50,7 @@ class Clip:
             detector's threshold.
         selection: Which faces are of interest. The others are followed, and left out.
         spacing: Which frames are searched. In the others faces are followed.
+        found: Frames that were searched before, which are not searched again. Those that are searched are added.
     """
 
     def __init__(
@@ -60,6 +62,7 @@ class Clip:
         cover: CoverThreshold | None = None,
         selection: Selection = ALL,
         spacing: Spacing = EVERY_FRAME,
+        found: FoundFaces | None = None,
     ) -> None:
         self.video = video
         self._detector = detector
@@ -69,6 +72,7 @@ class Clip:
         self._tracker = Tracker(video.rate, self._cover)
         self._selection = selection
         self._spacing = spacing
+        self._found = found
         self._clear: dict[int, str] = {}
         self.frames = self.searched = self.faces = self.max_faces = 0
         self._followed: dict[int, FollowedFace] = {}
@@ -137,6 +141,11 @@ class Clip:
         return self._detect(one.frame) if one.searched else Faces.empty()
 
     def _detect(self, frame: av.VideoFrame) -> Faces:
+        if self._found is None:
+            return self._detect_anew(frame)
+        return self._found.of(frame.pts or 0, lambda: self._detect_anew(frame))
+
+    def _detect_anew(self, frame: av.VideoFrame) -> Faces:
         lowest = self._cover.lowest
         faces = [self._detector.detect(picture, threshold=lowest) for picture in self.video.pictures(frame)]
         found = one_face_each(faces) if len(faces) > 1 else faces[0]

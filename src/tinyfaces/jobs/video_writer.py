@@ -1,9 +1,8 @@
 """A video written again: new frames, with the sound, subtitles, timing and colour of another video."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, cast
@@ -16,9 +15,10 @@ from PIL import Image
 
 from tinyfaces.jobs import other_streams, pixel_formats
 from tinyfaces.jobs.clocks import Packet
-from tinyfaces.jobs.cover_picture import Cover, CoverPicture
+from tinyfaces.jobs.cover_picture import CoverPicture
 from tinyfaces.jobs.inputs import CONTAINERS
-from tinyfaces.jobs.masking import MaskStyle, Plane, mask_faces
+from tinyfaces.jobs.masked_frames import FrameMasker
+from tinyfaces.jobs.masking import MaskStyle
 from tinyfaces.jobs.other_streams import kind_of
 from tinyfaces.jobs.video import VideoReader, naming
 
@@ -72,7 +72,7 @@ class VideoWriter:
         self._kind = CONTAINERS[suffix]
         with naming(source.path, "cannot be encoded"):
             self._encoding = pixel_formats.choose(source.stream, self._kind, *source.shape.stored)
-            self._covers = [] if picture is None else self._in_planes(picture)
+            self._masker = FrameMasker(source, self._encoding, picture)
             try:
                 self._open(path, source, quality, data=keep_metadata)
             except FFmpegError:
@@ -112,16 +112,8 @@ class VideoWriter:
 
     def write(self, frame: av.VideoFrame, boxes: npt.NDArray[np.float32], style: MaskStyle) -> None:
         """Write a frame with faces masked. boxes: (N, 4) in pixels of the first frame, upright; other frames get its size."""
-        shape = self._source.shape
-        stored = shape.turn.undo(boxes, *shape.size) if len(boxes) else boxes
-        covers = self._covers or None
-
-        def mask(planes: list[Plane]) -> None:
-            if covers is not None:
-                planes = [replace(plane, cover=cover) for plane, cover in zip(planes, covers, strict=True)]
-            mask_faces(planes, stored, style)
-
-        self._write(frame, mask if len(boxes) else None)
+        with naming(self._source.path, "cannot be encoded"):
+            self._encode(self._masker.masked(frame, boxes, style))
 
     def write_drawn(self, frame: av.VideoFrame, drawing: npt.NDArray[np.uint8]) -> None:
         """Write a frame with a drawing in green.
@@ -132,26 +124,25 @@ class VideoWriter:
         """
         stored = Image.fromarray(self._source.shape.turn.unapply(drawing))
 
-        def draw(planes: list[Plane]) -> None:
-            for plane, ink in zip(planes, self._ink(), strict=True):
-                height, width = plane.values.shape
-                shades = np.asarray(stored.resize((width, height), Image.Resampling.BOX))
-                drawn = shades > 0
-                opaque = shades[drawn] / 255
-                mixed = plane.values[drawn].astype(np.float64) * (1 - opaque) + ink * opaque
-                plane.values[drawn] = np.rint(mixed).astype(plane.values.dtype)
-
-        self._write(frame, draw if drawing.any() else None)
-
-    def _write(self, frame: av.VideoFrame, edit: Callable[[list[Plane]], None] | None) -> None:
-        """Write a frame whose planes are edited first, in place, as they are stored."""
         with naming(self._source.path, "cannot be encoded"):
             frame = self._encoding.convert(frame, *self._source.shape.stored)
-            if edit is not None:
+            if drawing.any():
                 frame.make_writable()
-                edit(pixel_formats.planes(frame))
-            frame.pict_type = 0  # the encoder chooses, whatever the source had
-            self._mux(self._stream.encode(frame))
+                self._draw(frame, stored)
+            self._encode(frame)
+
+    def _draw(self, frame: av.VideoFrame, drawing: Image.Image) -> None:
+        for plane, ink in zip(pixel_formats.planes(frame), self._ink(), strict=True):
+            height, width = plane.values.shape
+            shades = np.asarray(drawing.resize((width, height), Image.Resampling.BOX))
+            drawn = shades > 0
+            opaque = shades[drawn] / 255
+            mixed = plane.values[drawn].astype(np.float64) * (1 - opaque) + ink * opaque
+            plane.values[drawn] = np.rint(mixed).astype(plane.values.dtype)
+
+    def _encode(self, frame: av.VideoFrame) -> None:
+        frame.pict_type = 0  # the encoder chooses, whatever the source had
+        self._mux(self._stream.encode(frame))
 
     def _ink(self) -> list[float]:
         """The value of the drawing's colour in each plane."""
@@ -160,15 +151,6 @@ class VideoWriter:
             frame.pts, frame.time_base = 0, Fraction(1, 1)
             self._inks = [float(plane.values[0, 0]) for plane in pixel_formats.planes(self._encoding.convert(frame, 16, 16))]
         return self._inks
-
-    def _in_planes(self, picture: CoverPicture) -> list[Cover]:
-        """A picture in the planes of a frame to write, as it is stored."""
-        turn = self._source.shape.turn
-        turned = CoverPicture(turn.unapply(picture.pixels), turn.unapply(picture.opacity))
-        frame = av.VideoFrame.from_ndarray(turned.pixels, format="rgb24")
-        frame.pts, frame.time_base = 0, Fraction(1, 1)
-        planes = pixel_formats.planes(self._encoding.convert(frame, frame.width, frame.height))
-        return turned.in_planes([plane.values.copy() for plane in planes])
 
     def _gives_away(self, packet: Packet) -> bool:
         """Whether a packet holds what was not seen when the file was looked through, as that is damaged there."""
