@@ -88,10 +88,11 @@ class Clip:
         """Each frame with its faces, in pixels of the first frame, while threads search the next ones."""
         waiting: deque[av.VideoFrame] = deque()
         frames = planned(self.video, self.video.frames(on_packet), self._spacing)
-        found = overlapped(frames, self._search, self._workers, ahead=2 * self._spacing.frames)
-        for frame, faces, searched in filled(found, lambda one: self._detect(one.frame), self._spacing):
-            waiting.append(frame)
-            settled = self._tracker.push(faces, float(frame.time or 0), searched=searched)
+        # Every searched frame keeps one thread busy; one more is at hand when one is done.
+        found = overlapped(frames, self._search, self._workers, most=(self._workers + 1) * self._spacing.frames)
+        for one in filled(found, lambda one: self._detect(one.frame), self._spacing, self._workers):
+            waiting.append(one.frame)
+            settled = self._tracker.push(one.faces, float(one.frame.time or 0), searched=one.searched, found=one.found)
             if settled is not None:
                 yield waiting.popleft(), self._counted(settled)
         for settled in self._tracker.finish():
