@@ -16,6 +16,7 @@ from tinyfaces.detection.faces import Faces  # noqa: E402
 from tinyfaces.jobs.camera_motion import Motion, Reduced  # noqa: E402
 from tinyfaces.jobs.clips import Clip  # noqa: E402
 from tinyfaces.jobs.patch_matching import Grey, followed  # noqa: E402
+from tinyfaces.jobs.result_files import read_box_files  # noqa: E402
 from tinyfaces.jobs.searched_frames import Planned, filled, planned  # noqa: E402
 from tinyfaces.jobs.spacing import Spacing  # noqa: E402
 from tinyfaces.jobs.tracking import Tracker  # noqa: E402
@@ -291,12 +292,27 @@ def test_results_say_which_frames_were_searched(run, tmp_path):
     for frame in frames:
         if "searched" in frame:
             assert len(frame["boxes"]) == 5 and not any(frame["found"])
+    run("detect", "crowd.mkv", "--every", "3", "--out", "found", "--format", "csv")
+    columns, *rows = (line.split(",") for line in (tmp_path / "found" / "crowd.mkv.csv").read_text().splitlines())
+    assert {(int(row[1]), row[columns.index("searched")]) for row in rows} == {(n, str(int(n % 3 == 0))) for n in range(10)}
+    (again,) = read_box_files(tmp_path / "found" / "crowd.mkv.csv").entries
+    assert [again.frames[n].searched for n in range(10)] == [n % 3 == 0 for n in range(10)]
     run("detect", "crowd.mkv", "--out", "all", "--format", "json")
     assert "searched" not in (tmp_path / "all" / "crowd.mkv.json").read_text()
+
+
+def test_count_searches_fewer_frames_too(run, tmp_path):
+    write(tmp_path / "crowd.mkv", crowd(1)[0] * 20)
+    counts = {}
+    for every in ("1", "3"):
+        output = run("count", "crowd.mkv", "--every", every, "--format", "json", "--quiet")
+        (counts[every],) = json.loads(output)["files"]
+    assert counts["3"]["searched"] == 8 and counts["1"]["searched"] == counts["1"]["frames"] == counts["3"]["frames"] == 20
+    assert counts["3"]["max_faces"] == counts["3"]["faces"] == 5
 
 
 def test_spacings_that_make_no_sense(run, tmp_path):
     write(tmp_path / "crowd.mkv", crowd(2)[0])
     for every in ("0", "11", "often", "-1", "2.5"):
-        for command in ("anonymise", "detect"):
+        for command in ("anonymise", "detect", "count"):
             assert "--every must be" in run(command, "crowd.mkv", "--every", every, code=2)

@@ -17,6 +17,7 @@ from tinyfaces.cli.mask_options import MaskOptions
 from tinyfaces.cli.options import (
     MODEL,
     OUTPUT,
+    SPEED,
     DetectorOptions,
     Every,
     InputOptions,
@@ -27,6 +28,7 @@ from tinyfaces.cli.options import (
     fail,
     folder_of,
     json_file,
+    missing_extra,
     spacing_of,
 )
 from tinyfaces.cli.remote import RayAddress, run_on_cluster
@@ -45,6 +47,7 @@ from tinyfaces.jobs.spacing import EVERY_FRAME, Spacing
 
 if TYPE_CHECKING:  # an extra
     from tinyfaces.jobs.clips import Clip
+    from tinyfaces.jobs.encoders import EncoderChoice
     from tinyfaces.jobs.known_clips import KnownClip
 
 
@@ -87,6 +90,15 @@ def anonymise(
             min=0, max=51, rich_help_panel=OUTPUT, help="Quality of videos (constant rate factor): lower is better, and larger."
         ),
     ] = 18,
+    encoder: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME[:PRESET]|auto",
+            rich_help_panel=SPEED,
+            help="Encoder of videos, such as h264_nvenc, h264_qsv, h264_videotoolbox or libx264:veryfast; auto takes that of a "
+            "graphics card where it works. By default, one of software, in the codec of the original.",
+        ),
+    ] = None,
     every: Every = "1",
     ray: RayAddress = None,
 ) -> None:
@@ -102,6 +114,7 @@ def anonymise(
         masks.picture(),
     )
     spacing = spacing_of(every)
+    writer = _encoder(encoder)
     if ray is not None:
         if given.boxes is not None or given.also_boxes is not None:
             fail("--boxes and --also-boxes do not go with --ray")
@@ -109,6 +122,8 @@ def anonymise(
             fail(f"--ray lists what was masked in Parquet files beside {out}; --report does not go with it")
         if spacing != EVERY_FRAME:
             fail("--every is for videos, which --ray leaves out")
+        if encoder is not None:
+            fail("--encoder is for videos, which --ray leaves out")
         if masking.selection.needs_video:
             fail("--keep-track, --only-track, --from and --to are for videos, which --ray leaves out")
         run_on_cluster(ray, inputs, out, detector, masking.cover.lowest, progress, masking)
@@ -128,16 +143,18 @@ def anonymise(
     boxes.assign(run)
     run.mark(folder)
     settings = {"command": "anonymise", **masking.settings(), "quality": quality, **spacing.settings(), **boxes.settings}
+    settings |= {} if encoder is None else {"encoder": encoder}
     run.open(detector, masking.cover.lowest, state.journal, resume=progress.resume, settings=settings, detects=boxes.detects)
     for file, outcome in run.process(
-        lambda file: _on_image(file, run, boxes, masking), lambda file: _on_video(file, run, boxes, masking, quality, spacing)
+        lambda file: _on_image(file, run, boxes, masking),
+        lambda file: _on_video(file, run, boxes, masking, quality, spacing, writer),
     ):
         if outcome.record is not None and not progress.quiet:
             for line in lost_lines(runs.shown(file.path), outcome.record["removed"]):
                 typer.echo(line)
     done = list(run.records())
     if report is not None:
-        chosen = masking.settings() | spacing.settings()
+        chosen = masking.settings() | spacing.settings() | ({} if encoder is None else {"encoder": encoder})
         if boxes.detects:
             chosen |= {"scale": detector.scale, "model": detector.model}
         else:
@@ -178,14 +195,42 @@ def _on_image(file: InputFile, run: runs.Run, boxes: GivenBoxes, masking: Maskin
     return Outcome(record, written=[target])
 
 
-def _on_video(file: InputFile, run: runs.Run, boxes: GivenBoxes, masking: Masking, quality: int, spacing: Spacing) -> Outcome:
+def _encoder(given: str | None) -> "EncoderChoice | None":
+    """Which encoder `--encoder` names. Ends the command where it cannot be used."""
+    if given is None:
+        return None
+    try:
+        from tinyfaces.jobs.encoders import EncoderChoice
+    except ImportError as error:
+        missing_extra(error, "video")
+    try:
+        return EncoderChoice.of(given)
+    except ValueError as error:
+        fail(str(error))
+
+
+def _on_video(
+    file: InputFile,
+    run: runs.Run,
+    boxes: GivenBoxes,
+    masking: Masking,
+    quality: int,
+    spacing: Spacing,
+    encoder: "EncoderChoice | None",
+) -> Outcome:
     known = boxes.video(file)
     with _clip(file, run, masking, known, boxes.detects, spacing) as clip:
         from tinyfaces.jobs.clips import write_masked
 
         target = run.targets[file][0]
         written = write_masked(
-            clip, target, masking.style, quality=quality, keep_metadata=masking.keep_metadata, picture=masking.picture
+            clip,
+            target,
+            masking.style,
+            quality=quality,
+            keep_metadata=masking.keep_metadata,
+            picture=masking.picture,
+            encoder=encoder,
         )
         if written.losses:
             run.note(f"{file.path}: written without {', '.join(written.losses)}")

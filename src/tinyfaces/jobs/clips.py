@@ -15,6 +15,7 @@ from tinyfaces.jobs.bulk import overlapped
 from tinyfaces.jobs.clocks import Packet
 from tinyfaces.jobs.cover_picture import CoverPicture
 from tinyfaces.jobs.cover_threshold import CoverThreshold
+from tinyfaces.jobs.encoders import EncoderChoice
 from tinyfaces.jobs.fields import one_face_each
 from tinyfaces.jobs.masking import MaskStyle
 from tinyfaces.jobs.searched_frames import Planned, filled, planned
@@ -187,7 +188,14 @@ class Written:
 
 
 def write_masked(
-    clip: FollowedClip, target: Path, style: MaskStyle, *, quality: int, keep_metadata: bool, picture: CoverPicture | None = None
+    clip: FollowedClip,
+    target: Path,
+    style: MaskStyle,
+    *,
+    quality: int,
+    keep_metadata: bool,
+    picture: CoverPicture | None = None,
+    encoder: EncoderChoice | None = None,
 ) -> Written:
     """Write a video again with its faces masked, and with a picture over each mask if there is one.
 
@@ -200,7 +208,13 @@ def write_masked(
     with (
         replacing(target) as partial,
         VideoWriter(
-            partial, target.suffix.lower(), clip.video, quality=quality, keep_metadata=keep_metadata, picture=picture
+            partial,
+            target.suffix.lower(),
+            clip.video,
+            quality=quality,
+            keep_metadata=keep_metadata,
+            picture=picture,
+            encoder=encoder,
         ) as writer,
     ):
         for frame, settled in clip.follow(writer.copy):

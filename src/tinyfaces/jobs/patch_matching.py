@@ -88,7 +88,7 @@ def followed(greys: Sequence[Grey], boxes: Boxes, camera: Sequence[Motion]) -> t
         found = likeness >= _ALIKE
         place[~found] = expected[~found]
         places[number] = place
-        kept[number] = kept[number - 1] & (found | (_within(place, greys[number].luma) < _WITHIN))
+        kept[number] = kept[number - 1] & (found | ~recognisable(place, greys[number]))
         own = np.where(found[:, None], (place - expected)[:, :2], 0)
     return places, kept
 
@@ -110,11 +110,11 @@ def _climbed(
     return boxes, likeness
 
 
-def _within(boxes: Boxes, luma: Luma) -> npt.NDArray[np.float64]:
-    """The share (N,) of each box that lies in the picture."""
-    size = np.array(luma.shape[::-1])
-    seen = np.minimum(boxes[:, 2:], size) - np.maximum(boxes[:, :2], 0)
-    return np.asarray(np.maximum(seen, 0).prod(axis=1) / np.maximum((boxes[:, 2:] - boxes[:, :2]).prod(axis=1), 1e-6))
+def recognisable(boxes: Boxes, grey: Grey) -> npt.NDArray[np.bool_]:
+    """Whether so much of each box (N, 4) lies in the picture that what is in it can be recognised."""
+    size = np.array(grey.luma.shape[::-1])
+    seen = np.maximum(np.minimum(boxes[:, 2:], size) - np.maximum(boxes[:, :2], 0), 0)
+    return np.asarray(seen.prod(axis=1) >= _WITHIN * (boxes[:, 2:] - boxes[:, :2]).prod(axis=1))
 
 
 def _halved(luma: Luma) -> Luma:

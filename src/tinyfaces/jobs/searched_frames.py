@@ -13,7 +13,7 @@ from tinyfaces.detection.faces import Faces
 from tinyfaces.jobs.assignment import heaviest_pairs
 from tinyfaces.jobs.bulk import overlapped
 from tinyfaces.jobs.camera_motion import Boxes, Motion
-from tinyfaces.jobs.patch_matching import Grey, followed
+from tinyfaces.jobs.patch_matching import Grey, followed, recognisable
 from tinyfaces.jobs.spacing import Spacing
 from tinyfaces.jobs.video import VideoReader
 
@@ -163,10 +163,11 @@ def _followed(frames: list[Planned], greys: list[Grey], camera: list[Motion], fi
     between = []
     for number in range(1, len(greys) - 1):
         paired = Faces(onward[number, a] + off * number / (len(greys) - 1), np.minimum(first.scores[a], last.scores[b]))
-        between.append(
-            _joined([paired, Faces(onward[number, ahead], first.scores[ahead]), Faces(back[number], last.scores[behind])])
-        )
-    still, already = ahead[kept[-1, ahead]], kept_back[0]
+        seen, seen_back = ahead[kept[number, ahead]], kept_back[number]
+        alone = Faces(onward[number, seen], first.scores[seen])
+        between.append(_joined([paired, alone, Faces(back[number, seen_back], last.scores[behind[seen_back]])]))
+    still = ahead[kept[-1, ahead] & recognisable(onward[-1, ahead], greys[-1])]
+    already = kept_back[0] & recognisable(back[0], greys[0])
     gap = _Gap(
         frames, (first, last), camera, between,
         Faces(onward[-1, still], first.scores[still]), Faces(back[0, already], last.scores[behind[already]]),
