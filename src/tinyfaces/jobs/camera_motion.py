@@ -83,8 +83,7 @@ class Reduced:
 
 def _starts(length: int, side: int) -> list[int]:
     """Where squares begin that cover a length."""
-    count = -(-length // side) + (length > side)
-    return [round(place) for place in np.linspace(0, length - side, count)]
+    return [round(place) for place in np.linspace(0, length - side, -(-length // side))]
 
 
 def _peak(peaks: npt.NDArray[np.float32]) -> tuple[float, float]:

@@ -16,6 +16,7 @@ _NEAR, _FAR = (np.stack(np.meshgrid(reach, reach), axis=-1).reshape(-1, 2) for r
 _STEPS = 3
 _MAYBE_ALIKE = 0.4
 _ALIKE = 0.75  # correlation from which two patches show the same
+_PLAIN = 0.92  # the same, from which no place nearby is tried
 _NO_BETTER = 0.02  # correlation that a place must gain for each pixel it lies beyond the one that was expected
 _FLAT = 2.0  # spread of grey values below which a patch shows nothing
 _WITHIN = 0.85  # share of a box that the frame must show to recognise it
@@ -97,9 +98,9 @@ def _climbed(
     grey: Grey, boxes: Boxes, levels: npt.NDArray[np.int64], templates: npt.NDArray[np.float32]
 ) -> tuple[Boxes, npt.NDArray[np.float32]]:
     """Where boxes (N, 4) get by steps to what is more alike, and how alike that is (N,)."""
-    boxes, likeness = boxes.copy(), np.zeros(len(boxes), np.float32)
-    rows = np.arange(len(boxes))
-    for _ in range(_STEPS):
+    boxes, likeness = boxes.copy(), _tried(grey, boxes, levels, templates, np.zeros((1, 2), np.int64))[:, 0]
+    rows = np.flatnonzero(likeness < _PLAIN)
+    for _ in range(_STEPS if len(rows) else 0):
         near = _tried(grey, boxes[rows], levels[rows], templates[rows], _NEAR)
         best = (near - _NO_BETTER * np.hypot(*_NEAR.T)).argmax(axis=1)
         likeness[rows] = near[np.arange(len(rows)), best]

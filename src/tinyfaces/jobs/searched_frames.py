@@ -20,7 +20,7 @@ from tinyfaces.jobs.video import VideoReader
 _CUT = 20.0  # mean change of grey values from frame to frame, 0-255, from which both are searched
 _SAME_FACE = 0.25  # overlap of where a face is expected with where one is found
 _NEAR = 0.4  # the same, from which nothing else need show that it is the same face
-_LOST = 0.1  # share of the faces that may be lost between two frames before a frame between is searched
+_LOST = 0.06  # share of the faces that may be lost between two frames before a frame between is searched
 _DOUBLE = 0.5  # overlap of what was followed from both sides, from which it is one face
 
 
