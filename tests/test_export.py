@@ -8,7 +8,8 @@ pytest.importorskip("safetensors")
 
 from tinyfaces.detection.runtime import load_session  # noqa: E402
 from tinyfaces.training.checkpoints import load_network  # noqa: E402
-from tinyfaces.training.export import export, fused, store_in_float16  # noqa: E402
+from tinyfaces.training.export import export, store_in_float16  # noqa: E402
+from tinyfaces.training.folding import folded  # noqa: E402
 from tinyfaces.training.networks.proposal_network import VARIANTS, ProposalNetwork  # noqa: E402
 
 
@@ -45,7 +46,7 @@ def test_parity(variant, tmp_path):
 @torch.no_grad()
 def test_fusing_leaves_no_normalisation_and_the_same_outputs():
     network = _network("accurate")
-    merged = fused(network)
+    merged = folded(network)
     assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in merged.modules())
     images = torch.rand(1, 3, 64, 64) * 255
     for ours, theirs in zip(merged(images), network(images), strict=True):

@@ -13,6 +13,7 @@ from test_packs import write_source  # noqa: E402
 from tinyfaces.cli import app  # noqa: E402
 from tinyfaces.training import together  # noqa: E402
 from tinyfaces.training.checkpoints import load_network  # noqa: E402
+from tinyfaces.training.folding import folded  # noqa: E402
 from tinyfaces.training.networks.proposal_network import FAST, VARIANTS, ProposalNetwork  # noqa: E402
 from tinyfaces.training.packs import PackConfig, PackLibrary, prepare_pack, write_packs  # noqa: E402
 from tinyfaces.training.together import Clock, endless_batches, load_together_config, train_together  # noqa: E402
@@ -83,6 +84,28 @@ def test_ten_steps_of_two_networks_and_on_from_the_checkpoint(config):
     finished, said = run(config, 13)
     assert finished["step"] == 13
     assert torch.equal(finished["thorough"]["network"][weights], again["thorough"]["network"][weights])
+
+
+def test_a_frozen_trunk_stays_and_the_rest_learns(config):
+    began = load_network(config.parent / "fast.pt")[0].state_dict()
+    frozen = {"networks.fast.frozen_trunk": True, "fixed_norm_from": 1.0}
+    run(config, 2, **frozen)
+    state, _ = run(config, 3, **frozen)  # resumed
+    for name, value in state["fast"]["network"].items():
+        stays = name.startswith(("stem", "fine", "stages", "context"))
+        assert torch.equal(value, began[name]) == stays, name
+
+
+def test_looking_through_a_folded_trunk_changes_nothing():
+    torch.manual_seed(1)
+    network = ProposalNetwork(FAST).eval()
+    network.freeze_trunk()
+    images = torch.rand(1, 3, 64, 96) * 255
+    for folded_, whole in zip(network.answers(folded(network).trunk(images)), network(images), strict=True):
+        torch.testing.assert_close(folded_, whole, rtol=1e-4, atol=1e-4)
+    sum(output.square().sum() for output in network(images)).backward()
+    learning = {name for name, parameter in network.named_parameters() if parameter.grad is not None}
+    assert learning and all(name.startswith(("laterals", "from_above", "branches", "heads")) for name in learning)
 
 
 def test_a_run_goes_on_with_its_own_settings_and_packs_alone(config):

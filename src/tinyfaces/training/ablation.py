@@ -25,7 +25,7 @@ from tinyfaces.training import losses
 from tinyfaces.training.candidate_batches import make_batch, make_pools
 from tinyfaces.training.candidates import Candidates, read_candidates
 from tinyfaces.training.checkpoints import load_second_stage
-from tinyfaces.training.export import fused
+from tinyfaces.training.folding import folded
 from tinyfaces.training.networks.second_stage_networks import SLIM, Discriminator, Generator
 from tinyfaces.training.second_stage_loop import train_second_stage
 from tinyfaces.training.second_stage_measures import psnr
@@ -48,7 +48,7 @@ class TorchStage:
     """Generator and discriminator in torch, as a judge of crops."""
 
     def __init__(self, generator: Generator, discriminator: Discriminator) -> None:
-        self.generator, self.discriminator = fused(generator), fused(discriminator)
+        self.generator, self.discriminator = folded(generator), folded(discriminator)
 
     @torch.no_grad()
     def __call__(self, crops: Pixels) -> Judgements:

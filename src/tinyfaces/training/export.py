@@ -1,16 +1,14 @@
 """Export of trained weights: ONNX for inference, safetensors for fine-tuning."""
 
-import copy
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import onnx
 import torch
 from safetensors.torch import save
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from tinyfaces.detection.crops import HIGH_SIDE, LOW_SIDE
 from tinyfaces.detection.runtime import (
@@ -24,30 +22,14 @@ from tinyfaces.detection.runtime import (
 )
 from tinyfaces.files import write_atomically
 from tinyfaces.training.checkpoints import load_network, load_second_stage
-from tinyfaces.training.networks.proposal_network import STRIDES, ProposalNetwork
+from tinyfaces.training.folding import folded
+from tinyfaces.training.networks.proposal_network import STRIDES
 from tinyfaces.training.networks.second_stage_networks import Discriminator
 
 _OPSET = 17
 _MIN_STORED_IN_FLOAT16 = 256  # values; biases stay as they are
 LARGEST_DIFFERENCE = 1e-3
 """That ONNX Runtime's outputs may have from torch's."""
-
-Network = TypeVar("Network", bound=nn.Module)
-
-
-def fused(network: Network) -> Network:
-    """A copy in which every batch normalisation is part of the convolution before it, and the scaling of pixels
-    too; for inference only."""
-    merged = copy.deepcopy(network).eval()
-    for module in merged.modules():
-        if isinstance(module, nn.Sequential) and len(module) > 1:
-            for place in range(len(module) - 1):
-                convolution, norm = module[place], module[place + 1]
-                if isinstance(convolution, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
-                    module[place], module[place + 1] = fuse_conv_bn_eval(convolution, norm), nn.Identity()
-    if isinstance(merged, ProposalNetwork):
-        merged.take_raw_pixels()
-    return merged
 
 
 def export(checkpoint: Path, out: Path, in_float16: bool = False) -> float:
@@ -118,7 +100,7 @@ def write_onnx(
     axes: dict[str, dict[int, str]],
     out: Path,
 ) -> float:
-    """Write a fused network as ONNX, and compare it with torch on noise.
+    """Write a folded network as ONNX, and compare it with torch on noise.
 
     Args:
         network: a proposal network, a generator, or a discriminator that gives a tuple.
@@ -138,7 +120,7 @@ def write_onnx(
     out.parent.mkdir(parents=True, exist_ok=True)
     try:
         torch.onnx.export(
-            fused(network), (torch.zeros(shapes[0]),), str(partial), input_names=[signature.input],
+            folded(network), (torch.zeros(shapes[0]),), str(partial), input_names=[signature.input],
             output_names=list(signature.outputs), dynamic_axes=axes, opset_version=_OPSET, dynamo=False,
         )  # fmt: skip
         difference = largest_difference(network, partial, signature, shapes, largest_input)

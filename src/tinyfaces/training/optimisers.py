@@ -16,7 +16,7 @@ def make_optimisers(
     """Muon for the convolutions but the stem and heads, AdamW for the rest; for all where `optimiser` is "adamw".
 
     Args:
-        network: a proposal network.
+        network: a proposal network, whose parameters without gradients are left as they are.
         muon_lr: Muon's peak rate. adamw_lr: AdamW's.
         weight_decay: of whatever has more than one dimension.
         optimiser: "muon" or "adamw".
@@ -24,14 +24,15 @@ def make_optimisers(
     Returns:
         One or two optimisers, whose groups know their `peak` rate (see `set_learning_rate`).
     """
+    learning = {name: parameter for name, parameter in network.named_parameters() if parameter.requires_grad}
     special = {
         id(parameter)
-        for name, parameter in network.named_parameters()
+        for name, parameter in learning.items()
         if optimiser == "muon" and parameter.ndim == 4 and not name.startswith(("stem", "heads"))
     }
-    muon = [p for p in network.parameters() if id(p) in special]
-    decayed = [p for p in network.parameters() if id(p) not in special and p.ndim > 1]
-    plain = [p for p in network.parameters() if p.ndim <= 1]
+    muon = [p for p in learning.values() if id(p) in special]
+    decayed = [p for p in learning.values() if id(p) not in special and p.ndim > 1]
+    plain = [p for p in learning.values() if p.ndim <= 1]
     groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
     optimisers: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, adamw_lr, betas=(0.9, 0.99))]
     if muon:

@@ -143,6 +143,11 @@ class ProposalNetwork(nn.Module):
             with torch.no_grad():
                 head.bias.copy_(torch.tensor([_PRIOR_LOGIT, 0.0, 0.0, log_side, log_side]))
 
+    def freeze_trunk(self) -> None:
+        """Let everything before the pyramid stay as it is in training."""
+        for part in (self.stem, self.fine, self.stages, self.context):
+            part.requires_grad_(False)
+
     @torch.no_grad()
     def take_raw_pixels(self) -> None:
         """Let the stem's convolution, once its normalisation is part of it, do the scaling of pixels: the same outputs, two
@@ -164,15 +169,24 @@ class ProposalNetwork(nn.Module):
             Four maps Nx5xH/sxW/s, s in STRIDES. Channel 0 is the face logit; 1-2 the centre's offset, in strides, from the point
             ((x + 0.5) s, (y + 0.5) s); 3-4 log(width / s) and log(height / s).
         """
+        return self.answers(self.trunk(images))
+
+    def trunk(self, images: Tensor) -> list[Tensor]:
+        """What is seen at each of STRIDES, before the pyramid: maps NxCxH/sxW/s of images Nx3xHxW as `forward` takes them."""
         # Comments give the shapes of `accurate`.
         if not self.takes_raw_pixels:  # what lies around an image is black, as zeros would be around raw pixels
             images = F.pad((images - _MIDDLE) / _CONTRAST, (1, 1, 1, 1), value=-_MIDDLE / _CONTRAST)  # Nx3xH+2xW+2
         features = self.fine(F.relu(self.stem(images)))  # Nx16xH/2xW/2
-        levels = []
-        for stage, lateral in zip(self.stages, self.laterals, strict=True):
+        seen = []
+        for stage in self.stages:
             features = stage(features)  # Nx32xH/4xW/4, Nx48xH/8xW/8, Nx80xH/16xW/16, Nx112xH/32xW/32
-            seen = self.context(features) if stage is self.stages[-1] else features
-            levels.append(lateral(seen))  # Nx32xH/4xW/4, Nx32xH/8xW/8, Nx48xH/16xW/16, Nx48xH/32xW/32
+            seen.append(self.context(features) if stage is self.stages[-1] else features)
+        return seen
+
+    def answers(self, seen: list[Tensor]) -> list[Tensor]:
+        """The four maps that `forward` gives, of what `trunk` saw."""
+        levels = [lateral(features) for lateral, features in zip(self.laterals, seen, strict=True)]
+        # Nx32xH/4xW/4, Nx32xH/8xW/8, Nx48xH/16xW/16, Nx48xH/32xW/32
         merged = F.relu(levels[-1])  # Nx48xH/32xW/32
         pyramid = [merged]
         for level, reduce in zip(reversed(levels[:-1]), reversed(self.from_above), strict=True):
