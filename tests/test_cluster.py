@@ -20,6 +20,7 @@ pytest.importorskip("ray", reason="Ray is not installed (the extra ray)")
 parquet = pytest.importorskip("pyarrow.parquet", reason="pyarrow is not installed (the extra ray)")
 
 import fsspec  # noqa: E402
+from fsspec.registry import _registry as KINDS  # noqa: E402
 
 from tinyfaces.detection import detector as detector_module  # noqa: E402
 from tinyfaces.jobs import cluster, fsspec_files  # noqa: E402
@@ -65,7 +66,10 @@ def test_a_worker_killed_in_the_middle_leaves_each_image_in_one_row(toy_model, t
             killed = busy[0]
             os.kill(killed, signal.SIGKILL)
         time.sleep(0.02)
-    output, errors = running.communicate(timeout=120)
+    try:
+        output, errors = running.communicate(timeout=120)
+    finally:
+        running.terminate()  # which ends Ray too
     assert killed is not None and running.returncode == 1, errors
     assert "40 images" in output and "bad.jpg: not an image" in errors
 
@@ -243,36 +247,36 @@ def test_workers_mask_photos(toy_model, tmp_path, kind):
     assert not cluster._is_whole(job, name, files)  # its photos are gone
 
 
-def test_anonymise_on_ray(toy_model, tmp_path):
+def test_anonymise_on_ray(run, toy_model, tmp_path):
     for number in range(3):
         (tmp_path / f"in/{number}").mkdir(parents=True)
         Image.fromarray(paint(64, 64, [(24, 24)])).save(tmp_path / f"in/{number}/a.png")
-    command = [sys.executable, "-m", "tinyfaces", "anonymise", "in", "-r", "--ray", "local", "--method", "solid"]
-    ran = subprocess.run([*command, "--model", str(toy_model)], cwd=tmp_path, capture_output=True, text=True)
+    options = ["anonymise", "in", "-r", "--ray", "local", "--method", "solid"]
+    command = [sys.executable, "-m", "tinyfaces", *options, "--model", str(toy_model)]
+    ran = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)  # as Ray ends the process whose cluster fails
     assert ran.returncode == 0 and "3 faces in 3 images" in ran.stdout and "anonymised_parts" in ran.stdout, ran.stderr
     written = sorted(path.relative_to(tmp_path / "anonymised").as_posix() for path in (tmp_path / "anonymised").rglob("*.*"))
     assert written == [".tinyfaces", "0/a.png", "1/a.png", "2/a.png"]
     assert np.asarray(Image.open(tmp_path / "anonymised/1/a.png")).max() == 0
     before = (tmp_path / "in/0/a.png").read_bytes()
-    ran = subprocess.run([*command, "--model", str(toy_model), "--out", "in"], cwd=tmp_path, capture_output=True, text=True)
-    assert ran.returncode == 2 and "never overwritten" in ran.stderr and (tmp_path / "in/0/a.png").read_bytes() == before
+    ran = run(*options, "--out", "in", code=2)
+    assert "never overwritten" in ran.stderr and (tmp_path / "in/0/a.png").read_bytes() == before
 
 
 @pytest.mark.parametrize("given", (["in", "--out", "s3://b/x"], ["s3://b/x", "--out", "out"]))
-def test_a_missing_kind_of_files_is_one_line(toy_model, tmp_path, given):
+def test_a_missing_kind_of_files_is_one_line(run, tmp_path, monkeypatch, given):
     (tmp_path / "in").mkdir()
     Image.fromarray(paint(64, 64)).save(tmp_path / "in/a.png")
-    code = "import sys; sys.modules['s3fs'] = None; from tinyfaces.cli import app; app()"
-    command = [sys.executable, "-c", code, "detect", *given, "--ray", "local", "--model", str(toy_model)]
-    ran = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-    assert ran.returncode == 2 and "s3fs" in ran.stderr and len(ran.stderr.splitlines()) == 1, ran.stderr
+    monkeypatch.setitem(sys.modules, "s3fs", None)
+    monkeypatch.delitem(KINDS, "s3", raising=False)
+    ran = run("detect", *given, "--ray", "local", code=2)
+    assert "s3fs" in ran.stderr and len(ran.stderr.splitlines()) == 1, ran.stderr
 
 
 @pytest.mark.parametrize("option", (("--precision", "int3"), ("--stages", "three"), ("--backend", "none")))
-def test_a_wrong_option_is_told_before_a_cluster_is_asked(option, toy_model, tmp_path):
-    command = [sys.executable, "-m", "tinyfaces", "detect", str(tmp_path), "--ray", "nowhere:1", "--out", str(tmp_path / "res")]
-    ran = subprocess.run([*command, "--model", str(toy_model), *option], capture_output=True, text=True)
-    assert ran.returncode == 2 and option[1] in ran.stderr and len(ran.stderr.splitlines()) == 1
+def test_a_wrong_option_is_told_before_a_cluster_is_asked(option, run, tmp_path):
+    ran = run("detect", str(tmp_path), "--ray", "nowhere:1", "--out", str(tmp_path / "res"), *option, code=2)
+    assert option[1] in ran.stderr and len(ran.stderr.splitlines()) == 1
 
 
 def test_results_of_another_job_are_not_mixed_with(tmp_path):

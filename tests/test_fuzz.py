@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 FUZZ = Path(__file__).parents[1] / "benchmarks/fuzz.py"
-NUMBERS = {"photos": 600, "videos": 60, "labels": 300, "uploads": 300}
+NUMBERS = {"photos": 300, "videos": 60, "labels": 200, "uploads": 200}
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the script measures memory by /proc")

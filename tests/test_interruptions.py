@@ -16,7 +16,7 @@ SCRIPT = Path(__file__).parents[1] / "benchmarks/interruptions.py"
     "part,options", [("kills", ["--kills", "6"]), ("two at once", ["--minutes", "0.1"]), ("full disks", ["--levels", "2"])]
 )
 def test_nothing_is_lost_or_left_half_written(tmp_path, part, options):
-    command = [sys.executable, SCRIPT, *options, "--photos", "6", "--frames", "6", "--commands", "anonymise", "json", "voc"]
+    command = [sys.executable, SCRIPT, *options, "--photos", "4", "--frames", "4", "--commands", "anonymise", "json", "voc"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
     figures = json.loads(done.stdout)

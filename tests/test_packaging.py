@@ -65,6 +65,15 @@ def test_the_container_is_small_unprivileged_and_watched():
     assert last.index("\nUSER tinyfaces") < last.index("\nCMD ") and "HEALTHCHECK" in last
 
 
+def test_the_container_holds_no_gpl_unless_asked_for():
+    """The wheels of pillow-heif contain x265."""
+    lines = (ROOT / "Containerfile").read_text(encoding="utf-8").splitlines()
+    steps = [line for line in lines if not line.startswith("#")]
+    assert not any("heif" in line for line in steps) and steps.count("ARG EXTRAS=serve") == 2, "one for each stage"
+    assert sum("[${EXTRAS}]" in line for line in steps) == 2
+    assert not any("heif" in package for package in [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["serve"]])
+
+
 def test_the_lock_satisfies_what_is_asked_for():
     from packaging.requirements import Requirement
 

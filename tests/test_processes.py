@@ -11,6 +11,7 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("tensorboard")
 pytest.importorskip("cv2")
 
+from forked import start_processes, wait_for  # noqa: E402
 from test_proposal_loop import data  # noqa: E402, F401 (a fixture)
 from test_second_stage_loop import _candidates  # noqa: E402
 from tinyfaces.training import proposal_loop, second_stage_loop  # noqa: E402
@@ -23,9 +24,11 @@ from tinyfaces.training.settings import SecondStageConfig, load_config  # noqa: 
 from tinyfaces.training.shared_norm import SharedBatchNorm2d, share_norms  # noqa: E402
 
 
-def _joined(rank: int, world: int, trainings) -> None:
-    """One process of several runs, one after the other, as torchrun would begin it."""
-    for port, train, config in trainings:
+def _joined(rank: int, trainings) -> None:
+    """One process of several runs, one after the other, as torchrun would begin it. The first ones take part in each."""
+    for world, port, train, config in trainings:
+        if rank >= world:
+            continue
         os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(world), "LOCAL_RANK": str(rank)}
         os.environ |= {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port), "CUDA_VISIBLE_DEVICES": ""}
         train(config)
@@ -58,22 +61,21 @@ def _free_port() -> int:
 
 @pytest.fixture(scope="module")
 def trained(data, tmp_path_factory):  # noqa: F811
-    """Both configurations, and by the number of processes what both runs have come to. To start a process takes longer than
-    either run."""
+    """Both configurations, and by the number of processes what both runs have come to."""
     first = load_config(data / "small.toml", {"steps": 3, "crops.size": 64, "evaluate_every": 100})
     second = SecondStageConfig(
         "here", steps=4, pretrain_steps=1, batch=16, warmup=2, threads=1, evaluate_every=100, out="",
         adversarial=0.1, classification=0.1, box=0.1,
     )  # fmt: skip
-    states = {}
-    for world in (1, 2, 4):
-        places = [tmp_path_factory.mktemp(f"{name}_{world}") for name in ("first", "second")]
-        trainings = [
-            (_free_port(), train, replace(config, out=str(place)))
-            for train, config, place in zip((_first_stage, _second_stage), (first, second), places, strict=True)
+    trainings, places = [], {}
+    for world in (4, 2, 1):
+        places[world] = [tmp_path_factory.mktemp(f"{name}_{world}") for name in ("first", "second")]
+        trainings += [
+            (world, _free_port(), train, replace(config, out=str(place)))
+            for train, config, place in zip((_first_stage, _second_stage), (first, second), places[world], strict=True)
         ]
-        torch.multiprocessing.spawn(_joined, (world, trainings), nprocs=world)
-        states[world] = [torch.load(place / "last.pt", weights_only=True) for place in places]
+    wait_for(start_processes(4, _joined, trainings))
+    states = {world: [torch.load(place / "last.pt", weights_only=True) for place in places[world]] for world in places}
     return first, second, states
 
 
@@ -119,7 +121,7 @@ def test_normalisations_take_the_statistics_of_all_processes(tmp_path):
     torch.manual_seed(0)
     values = torch.randn(4, 3, 6, 5) * torch.tensor([1.0, 30.0, 0.1])[:, None, None] + 20
     torch.save(values, tmp_path / "values.pt")
-    torch.multiprocessing.spawn(_norms_of_uneven_shares, (_free_port(), str(tmp_path)), nprocs=2)
+    wait_for(start_processes(2, _norms_of_uneven_shares, _free_port(), str(tmp_path)))
     parts = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
     norm = torch.nn.BatchNorm2d(3)
     whole = values.clone().requires_grad_()

@@ -4,10 +4,8 @@ import copy
 import dataclasses
 import gzip
 import json
-import os
 import pickle
 import socket
-import subprocess
 import sys
 from pathlib import Path
 from typing import NamedTuple
@@ -20,8 +18,12 @@ from typer.testing import CliRunner
 torch = pytest.importorskip("torch")
 pytest.importorskip("tensorboard")
 
+from torch.distributed import run as torchrun  # noqa: E402
+from torch.distributed.launcher.api import elastic_launch  # noqa: E402
+
 import tinyfaces.training.settings as run_settings  # noqa: E402
-from tinyfaces.cli import app  # noqa: E402
+from forked import FORK, START_METHOD, start_processes, wait_for  # noqa: E402
+from tinyfaces.cli import app, main  # noqa: E402
 from tinyfaces.training.batches import batches_from, new_batch_of, takes_large_crops, takes_natural_crops  # noqa: E402
 from tinyfaces.training.cache import open_cache  # noqa: E402
 from tinyfaces.training.checkpoints import load_network  # noqa: E402
@@ -112,7 +114,8 @@ def test_a_resumed_run_ends_in_the_same_state(data, tmp_path, monkeypatch, teach
     assert list((tmp_path / "whole").glob("events.out.tfevents*"))
 
 
-def test_a_run_goes_on_with_its_own_settings_and_photos_alone(data, tmp_path, teacher):
+def test_a_run_goes_on_with_its_own_settings_and_photos_alone(data, tmp_path, teacher, monkeypatch):
+    monkeypatch.setattr("tinyfaces.training.batches.START_METHOD", START_METHOD)
     _run(data, tmp_path / "run", steps=3)
     kept = {name: (tmp_path / "run" / name).read_bytes() for name in ("last.pt", "best.pt", "config.json", "log.jsonl")}
     fewer = dataclasses.replace(load_config(data / "small.toml", {}).train[0], part="rest")
@@ -288,7 +291,8 @@ def test_crops_that_do_not_divide_are_refused(data, crops):
 
 @pytest.mark.slow
 def test_it_learns(data, tmp_path):
-    _run(data, tmp_path / "run", steps=150, batch=8, ema=0.95, save_every=150, evaluate_every=150)
+    settings = {"steps": 80, "batch": 8, "crops.size": 64, "ema": 0.95, "save_every": 80, "evaluate_every": 80}
+    _run(data, tmp_path / "run", **settings)
     last = [json.loads(line) for line in (tmp_path / "run/log.jsonl").read_text().splitlines()][-1]
     assert last["best ap all"] > 0.6
     best = load_network(tmp_path / "run/best.pt")[0].state_dict()
@@ -300,6 +304,18 @@ def _distance(a: dict, b: dict) -> float:
     return sum((a[name].double() - b[name].double()).square().sum().item() for name in a if a[name].is_floating_point()) ** 0.5
 
 
+def _torchrun(node: int, port: int, words: list[str]) -> None:
+    """What torchrun does on one of two machines, but that the command is forked from it rather than started afresh."""
+    machines = ["--nnodes", "2", "--nproc-per-node", "1", "--master-addr", "localhost", "--master-port", str(port)]
+    options = torchrun.parse_args([*machines, "--node-rank", str(node), "--start-method", FORK, "tinyfaces"])
+    elastic_launch(torchrun.config_from_args(options)[0], _command)(*words)
+
+
+def _command(*words: str) -> None:
+    sys.argv = ["tinyfaces", *words]
+    main()
+
+
 @pytest.mark.slow
 def test_two_processes_on_two_nodes_learn_what_one_does_from_the_same_crops(data, tmp_path, teacher):
     """torchrun begins one process on each of two "nodes", as it would on two machines; both train, and one writes."""
@@ -308,20 +324,10 @@ def test_two_processes_on_two_nodes_learn_what_one_does_from_the_same_crops(data
         port = free.getsockname()[1]
     settings = {"start": teacher, "fixed_norm_steps": 6, "steps": 6, "evaluate_every": 100, "teacher": teacher}
     options = [text for name, value in {**settings, "out": tmp_path / "two"}.items() for text in ("--set", f"{name}={value}")]
-    nodes = ["--nnodes", "2", "--nproc-per-node", "1", "--master-addr", "localhost", "--master-port", str(port)]
-    command = ["-m", "tinyfaces", "train", "proposals", "--config", str(data / "small.toml"), *options]
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1] / "src"), "OMP_NUM_THREADS": "1"}
-    running = [
-        subprocess.Popen(
-            [sys.executable, "-m", "torch.distributed.run", *nodes, "--node-rank", str(rank), *command],
-            env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        )
-        for rank in range(2)
-    ]  # fmt: skip
+    words = ["train", "proposals", "--config", str(data / "small.toml"), *options]
+    running = start_processes(2, _torchrun, port, words)
     one = _run(data, tmp_path / "one", **settings)
-    for process in running:
-        output = process.communicate(timeout=120)[0]
-        assert process.returncode == 0, output.decode()
+    wait_for(running)
     two = torch.load(tmp_path / "two/last.pt", weights_only=True)
     begun = torch.load(teacher, weights_only=True)["average"]
     assert two["step"] == one["step"] == 6

@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import socket
-import subprocess
 import sys
 from dataclasses import fields
 from pathlib import Path
@@ -17,6 +16,8 @@ pytest.importorskip("tensorboard")
 cv2 = pytest.importorskip("cv2")
 
 import tinyfaces.training.second_stage_loop as module  # noqa: E402
+from forked import start_processes, wait_for  # noqa: E402
+from tinyfaces.cli import main  # noqa: E402
 from tinyfaces.training.candidate_batches import make_batch  # noqa: E402
 from tinyfaces.training.candidates import Candidates  # noqa: E402
 from tinyfaces.training.networks.second_stage_networks import make_networks  # noqa: E402
@@ -114,36 +115,37 @@ def _command(tmp_path: Path, name: str, **settings) -> list[str]:
     (tmp_path / "second_stage.toml").write_text(f'candidates = "{folder}"\nbatch = 8\nthreads = 1\nevaluate_every = 1000\n')
     chosen = {"out": tmp_path / name, "pretrain_steps": 4, **settings}
     options = [text for key, value in chosen.items() for text in ("--set", f"{key}={value}")]
-    return [sys.executable, "-m", "tinyfaces", "train", "second-stage", "--config", str(tmp_path / "second_stage.toml"), *options]
+    return ["tinyfaces", "train", "second-stage", "--config", str(tmp_path / "second_stage.toml"), *options]
 
 
-KILLED = """
-import os, signal
-from tinyfaces.training.second_stage_loop import SecondStageRun
-learn = SecondStageRun.learn
-def killed(self, batch):
-    if self.step == 6:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return learn(self, batch)
-SecondStageRun.learn = killed
-from tinyfaces.cli import main
-main()
-"""
+def _killed(rank: int, words: list[str]) -> None:
+    learn = module.SecondStageRun.learn
 
-FIXED_NORM = """
-import torch
-torch.nn.BatchNorm2d.train = lambda self, mode=True: torch.nn.Module.train(self, False)
-from tinyfaces.cli import main
-main()
-"""
+    def killed(self, batch):
+        if self.step == 6:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return learn(self, batch)
+
+    module.SecondStageRun.learn = killed
+    sys.argv = words
+    main()
+
+
+def _with_fixed_norms(rank: int, port: int, words: list[str]) -> None:
+    """One of two processes, as torchrun would begin it."""
+    os.environ |= {"WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+    torch.nn.BatchNorm2d.train = lambda self, mode=True: torch.nn.Module.train(self, False)
+    sys.argv = words
+    main()
 
 
 @pytest.mark.slow
 def test_a_killed_run_loses_only_what_came_after_the_last_checkpoint(tmp_path):
     last = tmp_path / "killed/last.pt"
-    python, _, _, *arguments = _command(tmp_path, "killed", steps=8, save_every=4)
-    killed = subprocess.run([python, "-c", KILLED, *arguments], capture_output=True)
-    assert killed.returncode == -signal.SIGKILL
+    with pytest.raises(torch.multiprocessing.ProcessExitedException) as ended:
+        wait_for(start_processes(1, _killed, _command(tmp_path, "killed", steps=8, save_every=4)))
+    assert ended.value.exit_code == -signal.SIGKILL
     assert torch.load(last, weights_only=True)["step"] == 4
     settings = {"out": str(tmp_path / "killed"), "pretrain_steps": 4, "steps": 8, "save_every": 100}
     train_second_stage(load_second_stage_config(tmp_path / "second_stage.toml", settings))
@@ -164,21 +166,11 @@ def test_two_processes_learn_what_one_does_from_the_same_candidates(tmp_path, mo
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
     settings = {"steps": 6, "pretrain_steps": 2, "adversarial": 0.1, "classification": 0.1, "box": 0.1, "warmup": 2}
-    python, _, _, *arguments = _command(tmp_path, "two", **settings)
-    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
-    running = [
-        subprocess.Popen(
-            [python, "-c", FIXED_NORM, *arguments], env={**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        )
-        for rank in range(2)
-    ]  # fmt: skip
+    running = start_processes(2, _with_fixed_norms, port, _command(tmp_path, "two", **settings))
     monkeypatch.setattr(torch.nn.BatchNorm2d, "train", lambda self, mode=True: torch.nn.Module.train(self, False))
     file = tmp_path / "second_stage.toml"
     train_second_stage(load_second_stage_config(file, {"out": str(tmp_path / "one"), **settings}))
-    for process in running:
-        output = process.communicate(timeout=120)[0]
-        assert process.returncode == 0, output.decode()
+    wait_for(running)
     one, two = (torch.load(tmp_path / name / "last.pt", weights_only=True) for name in ("one", "two"))
     torch.manual_seed(0)
     networks = dict(zip(("generator", "discriminator"), make_networks("slim", "srn+rn"), strict=True))

@@ -4,6 +4,7 @@ Windows and macOS are simulated: nothing here was run there.
 """
 
 import ast
+import json
 import ntpath
 import os
 import socket
@@ -12,9 +13,11 @@ from types import SimpleNamespace
 
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
-from tinyfaces.cli import runs
-from tinyfaces.files import GivenFiles
+from tinyfaces.cli import app, runs
+from tinyfaces.files import GivenFiles, name_for_windows
+from tinyfaces.jobs import known_faces
 from tinyfaces.jobs.inputs import names_below
 
 PACKAGE = Path(__file__).parents[1] / "src/tinyfaces"
@@ -43,6 +46,39 @@ def test_a_problem_names_a_file_with_a_drive(monkeypatch):
     monkeypatch.setattr(runs.Run, "_end_if_empty", lambda self: None)
     runs.Run(SimpleNamespace(files=[], problems=[line], left_out={}), "", quiet=True)
     assert seen == [Path("C:\\photos\\gone.jpg")]
+
+
+RESERVED = getattr(ntpath, "isreserved", lambda name: PureWindowsPath(name).is_reserved())
+
+
+@pytest.mark.parametrize("name", ["con", "NUL.txt", "Aux.tar.gz", "com1", "LPT9.jpg", "prn .jpg", "conin$", "COM\u00b9.jpg"])
+def test_names_of_devices_get_a_mark_on_windows(name):
+    assert RESERVED(name) and not RESERVED(name_for_windows(name)) and name_for_windows(name) == f"_{name}"
+
+
+@pytest.mark.parametrize(
+    "name, other",
+    [
+        ("a.jpg", "a.jpg"), ("console.jpg", "console.jpg"), ("com10.jpg", "com10.jpg"), (".hidden", ".hidden"),
+        ("漢 1.jpg", "漢 1.jpg"), ("a. ", "a"), ("...", "_"), ('10:30 "x"?.jpg', "10_30 _x__.jpg"), ("a\tb|c.png", "a_b_c.png"),
+        ("nul. ", "_nul"),
+    ],
+)  # fmt: skip
+def test_other_names_are_as_windows_takes_them(name, other):
+    assert name_for_windows(name) == other
+
+
+def test_names_that_a_file_of_boxes_says_are_taken_by_windows(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    images = [{"id": n, "file_name": name, "width": 20, "height": 20} for n, name in enumerate(("day/con.jpg", "day/a?.jpg"))]
+    annotations = [{"id": n, "image_id": n, "category_id": 1, "bbox": [1, 2, 3, 4]} for n in range(2)]
+    coco = {"images": images, "annotations": annotations, "categories": [{"id": 1, "name": "face"}]}
+    (tmp_path / "all.json").write_text(json.dumps(coco))
+    for windows, names in ((False, {"con.txt", "a?.txt"}), (True, {"_con.txt", "a_.txt"})):
+        monkeypatch.setattr(known_faces, "_ON_WINDOWS", windows)
+        done = CliRunner().invoke(app, ["convert", "all.json", "--format", "yolo", "--out", str(windows)])
+        assert done.exit_code == 0, done.output
+        assert {path.name for path in (tmp_path / str(windows)).rglob("*.txt")} == names
 
 
 def test_files_without_numbers_are_told_apart(tmp_path, monkeypatch):

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 import secrets
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -12,6 +13,10 @@ _NAME_BYTES = 255  # that file systems allow
 _PARTIAL_STEM = 60  # bytes of the name that are kept
 _MARK_LETTERS = 8  # that tell names apart which were cut
 _RANDOM_LETTERS = 8  # between prefix and suffix
+_FORBIDDEN = re.compile(r'[<>:"/\\|?*\x00-\x1f]')
+_DEVICES = frozenset(
+    ["CON", "PRN", "AUX", "NUL", "CONIN$", "CONOUT$", *(f"{port}{digit}" for port in ("COM", "LPT") for digit in "123456789¹²³")]
+)
 
 
 @contextmanager
@@ -63,6 +68,14 @@ def named_after(name: Path, ending: str) -> Path:
         return name.with_name(f"{name.stem}{ending}")
     mark = hashlib.sha256(os.fsencode(name.name)).hexdigest()[:_MARK_LETTERS]
     return name.with_name(f"{_cut(name.stem, room - _MARK_LETTERS - 1)}~{mark}{ending}")
+
+
+def name_for_windows(name: str) -> str:
+    """A name of a file or folder as Windows takes it: other letters for those it forbids, no dot or space at its end, and `_`
+    before a name that it reserves for a device. Names that it takes stay the same."""
+    name = _FORBIDDEN.sub("_", name)
+    name = name.rstrip(". ") or "_"
+    return f"_{name}" if name.partition(".")[0].rstrip(" ").upper() in _DEVICES else name
 
 
 def _cut(text: str, most: int) -> str:

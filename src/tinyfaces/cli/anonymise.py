@@ -192,6 +192,8 @@ def _on_image(file: InputFile, run: runs.Run, boxes: GivenBoxes, masking: Maskin
     content, record = masked_photo(file.path, run.detector if boxes.detects else None, masking, boxes.photo(file))
     target = run.targets[file][0]
     write_atomically(target, content)
+    if file.is_raw:
+        run.note(f"{file.path}: the picture in this raw file is written as {target.name}")
     return Outcome(record, written=[target])
 
 

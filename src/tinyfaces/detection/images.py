@@ -14,6 +14,7 @@ import numpy.typing as npt
 from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 
 from tinyfaces.detection.extra_formats import plugin_for
+from tinyfaces.detection.raw_photos import RawPhotoError, finished_picture, is_raw
 
 SUFFIXES = frozenset(
     ".avif .bmp .dib .gif .heic .heif .hif .jfif .jp2 .jpe .jpeg .jpg .jxl .pbm .pgm .png .pnm .ppm .tga .tif .tiff .webp".split()
@@ -21,11 +22,6 @@ SUFFIXES = frozenset(
 """Endings of the files in a folder that count as images."""
 MAX_PIXELS = 250_000_000
 """Larger files are refused before they are decoded. The largest phone cameras give 200 million pixels."""
-RAW_SUFFIXES = frozenset(
-    ".3fr .arw .cr2 .cr3 .crw .dcr .dng .erf .fff .gpr .iiq .kdc .mef .mos .mrw .nef .nrw .orf .pef .raf .raw .rw2 .rwl .sr2 "
-    ".srf .srw .x3f".split()
-)
-"""Endings of cameras' raw files. What could be read of them is a preview of some hundred pixels, so they are refused."""
 
 Pixels: TypeAlias = npt.NDArray[np.uint8]
 
@@ -61,7 +57,6 @@ _SUBFILE_TYPE, _OLD_SUBFILE_TYPE, _SUB_DIRECTORIES, _DNG_VERSION = 254, 255, 330
 _REDUCED = 1  # bit of the subfile type
 _OLD_REDUCED = 2
 _CR2_MARK = (8, b"CR")
-_RAW_ADVICE = "convert it to TIFF or JPEG first"
 _STRETCHED_PERCENTILES = (0.1, 99.9)
 _SPREAD_ENOUGH = 170  # of 255: so much of the range shows whatever there is
 _BELIEVED_PIXELS = 50_000_000
@@ -217,15 +212,17 @@ def _open(file: BinaryIO, name: str) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
+            if is_raw(file, name):
+                return finished_picture(file)
             try:
                 return Image.open(file, formats=formats)
             except Image.DecompressionBombError:
                 with _lifted_pillow_limit():
                     return Image.open(file, formats=formats)
     except UnidentifiedImageError:
-        if Path(name).suffix.lower() in RAW_SUFFIXES:
-            raise ImageError(f"{name}: raw files of cameras are not read; {_RAW_ADVICE}") from None
         raise ImageError(f"{name}: not an image, or in an unsupported format") from None
+    except RawPhotoError as error:
+        raise ImageError(f"{name}: {error}") from None
     except Image.DecompressionBombError:
         raise ImageTooLarge(f"{name}: has more than {MAX_PIXELS // 10**6} megapixels") from None
     except Exception as error:  # Pillow's plugins raise nearly anything for a damaged header
@@ -267,8 +264,8 @@ def _refuse_preview(image: Image.Image, name: str) -> None:
     tags = getattr(image, "tag_v2", None)
     if tags is None:  # no TIFF
         return
-    if Path(name).suffix.lower() in RAW_SUFFIXES or _DNG_VERSION in tags or _is_cr2(image):
-        raise ImageError(f"{name}: is a camera's raw file, of which only a preview could be read; {_RAW_ADVICE}")
+    if _DNG_VERSION in tags or _is_cr2(image):
+        raise ImageError(f"{name}: is a camera's raw file; its name must end as those do, as in .dng or .cr2")
     kind, old_kind = tags.get(_SUBFILE_TYPE, 0), tags.get(_OLD_SUBFILE_TYPE, 0)
     reduced = isinstance(kind, int) and kind & _REDUCED
     if reduced or old_kind == _OLD_REDUCED or _largest_part(image, tags) > image.width * image.height:

@@ -21,6 +21,7 @@ import pyarrow.parquet
 import ray
 from ray.data import ActorPoolStrategy, DataContext
 
+from tinyfaces.detection.raw_photos import RAW_SUFFIXES
 from tinyfaces.detection.runtime import int8_file
 from tinyfaces.jobs import fsspec_files
 from tinyfaces.jobs.bulk import counted
@@ -190,7 +191,10 @@ def anonymise(work: Work, masking: Masking, advance: Callable[[int], None] = lam
     """
     folder = fsspec_files.everywhere(work.out).rstrip("/")
     search = fsspec_files.find_images(work.paths, work.recursive, folder)
-    targets = {path: f"{folder}/{name}" for path, name in fsspec_files.names_of(search.files).items()}
+    targets = {
+        path: f"{folder}/{name}{'.jpg' if name.suffix.lower() in RAW_SUFFIXES else ''}"
+        for path, name in fsspec_files.names_of(search.files).items()
+    }
     given = {file.path for file in search.files}
     for target in targets.values():
         if target in given:

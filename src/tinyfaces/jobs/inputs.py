@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tinyfaces.detection.images import SUFFIXES
+from tinyfaces.detection.raw_photos import RAW_SUFFIXES
 from tinyfaces.files import named_after
 from tinyfaces.jobs.own_results import is_marked_folder, is_marked_picture, is_marked_video
 
@@ -46,8 +47,16 @@ class InputFile:
         return self.path.suffix.lower() in VIDEO_SUFFIXES
 
     @property
+    def is_raw(self) -> bool:
+        """Whether its name ends as a camera's raw file's."""
+        return self.path.suffix.lower() in RAW_SUFFIXES
+
+    @property
     def written_name(self) -> Path:
-        """Its name when it is written again: the same, but .mkv for videos in a container that cannot be written."""
+        """Its name when it is written again: the same, but .mkv for videos in a container that cannot be written, and .jpg for
+        raw files of cameras."""
+        if self.is_raw:
+            return named_after(self.name, ".jpg")
         if not self.is_video or self.path.suffix.lower() in CONTAINERS:
             return self.name
         return named_after(self.name, _OTHER_CONTAINER)

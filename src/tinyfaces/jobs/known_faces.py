@@ -1,6 +1,7 @@
 """Faces that a file gives, so that nothing is to be detected; and which photo or video each entry of such a file is about."""
 
 import os
+import sys
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,9 +13,11 @@ import numpy as np
 import numpy.typing as npt
 
 from tinyfaces.detection.faces import Faces
-from tinyfaces.files import named_after
+from tinyfaces.files import name_for_windows, named_after
 from tinyfaces.jobs.inputs import InputFile
 from tinyfaces.jobs.tracking import TrackedFaces
+
+_ON_WINDOWS = sys.platform == "win32"
 
 _Parts: TypeAlias = tuple[str, ...]
 
@@ -185,7 +188,7 @@ def names_below_roots(entries: Sequence[Known]) -> list[Path]:
         parts = [part for part in _parts(entry.name)[root:] if part != ".." and not set(part) & set("/\\:")]
         if isinstance(entry, KnownFaces) and entry.photo_name:
             parts[-1:] = _parts(entry.photo_name)[-1:]
-        names.append(Path(*parts))
+        names.append(Path(*(map(name_for_windows, parts) if _ON_WINDOWS else parts)))
     return names
 
 

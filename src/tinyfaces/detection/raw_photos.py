@@ -1,0 +1,56 @@
+"""Raw files of cameras: most hold, beside what the sensor saw, the finished picture as a JPEG. rawpy takes it out."""
+
+import io
+from importlib import import_module
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from PIL import ExifTags, Image
+
+RAW_SUFFIXES = frozenset(
+    ".3fr .arw .cr2 .cr3 .crw .dcr .dng .erf .fff .gpr .iiq .kdc .mef .mos .mrw .nef .nrw .orf .pef .raf .raw .rw2 .rwl .sr2 "
+    ".srf .srw .x3f".split()
+)
+"""Endings of cameras' raw files."""
+_WHOLE = 0.9  # of the sides of what the sensor saw: cameras cut some pixels off
+
+
+_SIDEWAYS = (5, 6)  # of LibRaw's turns
+_JPEG_HEAD = b"\xff\xd8"
+
+
+class RawPhotoError(ValueError):
+    """No picture of full size can be taken out of a raw file. The message does not name it."""
+
+
+def is_raw(file: BinaryIO, name: str) -> bool:
+    """Whether a file is to be read as a raw one: by its name, unless a JPEG has got it. Leaves the file at its start."""
+    head = file.read(len(_JPEG_HEAD))
+    file.seek(0)
+    return Path(name).suffix.lower() in RAW_SUFFIXES and head != _JPEG_HEAD
+
+
+def finished_picture(file: BinaryIO) -> Image.Image:
+    """The JPEG of full size in a raw file, not decoded, with its orientation as EXIF. Raises RawPhotoError."""
+    try:
+        rawpy: Any = import_module("rawpy")
+    except (ImportError, OSError):  # OSError where a library of the package is missing
+        raise RawPhotoError("raw files of cameras need rawpy: pip install 'tinyfaces[raw]'") from None
+    try:
+        with rawpy.imread(file) as raw:
+            width, height, turn = raw.sizes.width, raw.sizes.height, raw.sizes.flip
+            held = raw.extract_thumb()
+    except (rawpy.LibRawNoThumbnailError, rawpy.LibRawUnsupportedThumbnailError):
+        raise RawPhotoError("is a raw file without a picture in it; convert it to TIFF or JPEG first") from None
+    except rawpy.LibRawError as error:
+        what = error.args[0].decode(errors="replace") if error.args and isinstance(error.args[0], bytes) else str(error)
+        raise RawPhotoError(f"cannot be read as a raw file ({what})") from None
+    if held.format != rawpy.ThumbFormat.JPEG:
+        raise RawPhotoError("is a raw file whose picture is no JPEG; convert it to TIFF or JPEG first")
+    picture = Image.open(io.BytesIO(held.data), formats=["JPEG"])
+    if max(picture.size) < _WHOLE * max(width, height) or min(picture.size) < _WHOLE * min(width, height):
+        sizes = f"{picture.width}x{picture.height} of {width}x{height} pixels"
+        raise RawPhotoError(f"is a raw file that holds only a preview ({sizes}); convert it to TIFF or JPEG first")
+    if turn in _SIDEWAYS and (picture.width > picture.height) != (width > height):  # the camera has turned it already
+        picture.getexif()[ExifTags.Base.Orientation] = 1
+    return picture
