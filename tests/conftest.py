@@ -86,7 +86,7 @@ _SLOW_FILES = (
     "test_cluster.py", "test_page.py", "test_no_calls.py", "test_proposal_loop.py", "test_second_stage_loop.py",
     "test_together.py", "test_export.py", "test_fuzz.py", "test_interruptions.py", "test_processes.py",
     "test_odd_videos.py", "test_server.py", "test_large.py", "test_proposal_network.py",
-    "test_review_page.py", "test_tab.py", "test_static_page.py",
+    "test_review_page.py", "test_review_film.py", "test_tab.py", "test_static_page.py",
 )  # fmt: skip
 _SLOW_WORDS = ("test_commands_run", "[thorough-")
 

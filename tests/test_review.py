@@ -384,8 +384,6 @@ def test_what_cannot_be_reviewed_is_one_line(run, tmp_path):
     Image.fromarray(paint(64, 64, [(8, 8)])).save(tmp_path / "a.png")
     assert "no such file" in run("review", "missing.png", code=2).output
     assert "is one of the input files" in run("review", "a.png", "--out", ".", code=2).output
-    (tmp_path / "clip.mp4").write_bytes(b"")
-    assert "only photos can be reviewed" in run("review", "clip.mp4", code=2).output
 
 
 @pytest.mark.slow

@@ -54,7 +54,7 @@ def review(
         ),
     ] = None,
     out: Annotated[
-        str, typer.Option(rich_help_panel=OUTPUT, help="Folder for the anonymised photos; sources are never overwritten.")
+        str, typer.Option(rich_help_panel=OUTPUT, help="Folder for the anonymised files; sources are never overwritten.")
     ] = "anonymised",
     report: Annotated[
         Path | None,
@@ -70,10 +70,16 @@ def review(
     start_over: Annotated[
         bool, typer.Option("--start-over", rich_help_panel=INPUT, help="Forget what was decided in an earlier review.")
     ] = False,
+    quality: Annotated[
+        int,
+        typer.Option(
+            min=0, max=51, rich_help_panel=OUTPUT, help="Quality of videos (constant rate factor): lower is better, and larger."
+        ),
+    ] = 18,
     port: Port = 8000,
 ) -> None:
-    """Look at what will be covered in photos, correct it on a page in the browser, and only then write them (needs the extra: pip
-    install 'tinyfaces[serve]').
+    """Look at what will be covered in photos and videos, correct it on a page in the browser, and only then write them (needs the
+    extra: pip install 'tinyfaces[serve]').
 
     The page is for this machine only. Progress is kept in OUT.state, so that the same command goes on where it stopped.
     """
@@ -86,15 +92,22 @@ def review(
 
     masking = Masking(CoverThreshold.of(threshold), masks.style(), keep_metadata, faces.selection(), masks.picture())
     given.refuse(threshold is not None or masking.selection != ALL)
-    desk = open_desk(inputs, detector, masking, out, report, [*faces.files(), *masks.files()], given, start_over)
+    desk = open_desk(inputs, detector, masking, out, report, [*faces.files(), *masks.files()], given, start_over, quality)
     listening = listening_on("127.0.0.1", port)
     address = f"http://127.0.0.1:{listening.getsockname()[1]}/review"
     try:
-        errors.print(f"tinyfaces: review {counted(len(desk.assignment.targets), 'photo')} on {address} (Ctrl-C stops it)")
+        errors.print(f"tinyfaces: review {_counts(desk)} on {address} (Ctrl-C stops it)")
         with desk:
             run(create_review_app(desk), listening, Limits())
     except KeyboardInterrupt:
         errors.print("tinyfaces: stopped; the same command goes on with this review")
+
+
+def _counts(desk: "ReviewDesk") -> str:
+    """Such as "3 photos and 1 video"."""
+    videos = sum(file.is_video for file in desk.assignment.targets)
+    photos = len(desk.assignment.targets) - videos
+    return " and ".join(counted(count, what) for count, what in ((photos, "photo"), (videos, "video")) if count)
 
 
 def open_desk(
@@ -106,6 +119,7 @@ def open_desk(
     read: Sequence[Path] = (),
     given: BoxesOptions | None = None,
     start_over: bool = False,
+    quality: int = 18,
 ) -> "ReviewDesk":
     """Everything that a review needs, from the files to its progress. Ends the command where something is wrong."""
     from tinyfaces.service.review_desk import Assignment, ReviewDesk
@@ -122,7 +136,12 @@ def open_desk(
     given = given or BoxesOptions()
     boxes = given.read()
     run = runs.Run(find_inputs(inputs.paths, inputs.recursive, folder), "reviewing")
-    run.drop_videos("only photos can be reviewed")
+    try:
+        import tinyfaces.jobs.video  # noqa: F401
+    except ImportError as error:
+        run.drop_videos(f"{error.name} is not installed, which videos need: pip install 'tinyfaces[video]'")
+    if boxes.files:
+        run.drop_videos("--boxes and --also-boxes of a review are for photos; give those of videos to anonymise")
     run.plan(folder, lambda file: [file.written_name], [listed, database], [*read, *boxes.files])
     boxes.assign(run)
     run.mark(folder)
@@ -139,4 +158,4 @@ def open_desk(
         )
     clear_partials([*run.all_targets, listed])
     targets = {file: targets[0] for file, targets in run.targets.items()}
-    return ReviewDesk(store, finder, Assignment(targets, listed, masking, boxes.photo, given.shown()))
+    return ReviewDesk(store, finder, Assignment(targets, listed, masking, boxes.photo, given.shown(), quality))

@@ -34,6 +34,18 @@ _TABLES = {
     "changes": "photo INTEGER NOT NULL, face INTEGER NOT NULL, x1 REAL NOT NULL, y1 REAL NOT NULL, x2 REAL NOT NULL, "
     "y2 REAL NOT NULL, state TEXT NOT NULL, PRIMARY KEY (photo, face)",
 }
+VIDEO_TABLES = {
+    "searched": "video INTEGER NOT NULL, time INTEGER NOT NULL, boxes BLOB NOT NULL, scores BLOB NOT NULL, "
+    "PRIMARY KEY (video, time)",
+    "frames": "video INTEGER NOT NULL, number INTEGER NOT NULL, time INTEGER NOT NULL, seconds REAL NOT NULL, "
+    "keyframe INTEGER NOT NULL, masks BLOB NOT NULL, tracks BLOB NOT NULL, faces INTEGER NOT NULL, PRIMARY KEY (video, number)",
+    "videos": "video INTEGER PRIMARY KEY, rate REAL NOT NULL, warning TEXT, written TEXT",
+    "tracks": "video INTEGER NOT NULL, track INTEGER NOT NULL, spans TEXT NOT NULL, best INTEGER NOT NULL, score REAL NOT NULL, "
+    "box TEXT NOT NULL, PRIMARY KEY (video, track)",
+    "track_changes": "video INTEGER NOT NULL, track INTEGER NOT NULL, state TEXT NOT NULL, PRIMARY KEY (video, track)",
+    "drawn": "video INTEGER NOT NULL, face INTEGER NOT NULL, state TEXT NOT NULL, keys TEXT NOT NULL, PRIMARY KEY (video, face)",
+}
+"""What is kept of videos, beside a row of `photos` for each; see `tinyfaces.jobs.video_store`."""
 _UNTOUCHED = (
     "width = NULL, height = NULL, found = NULL, doubt = NULL, problem = NULL, accepted = 0, edition = edition + 1, written = NULL"
 )
@@ -162,7 +174,7 @@ class ReviewStore:
     def enter(self, paths: Sequence[Path]) -> list[int]:
         """Take photos into the review, and give their numbers, in order. A photo whose file has changed is to be searched anew,
         and what was decided about it is forgotten."""
-        with self._transaction() as database:
+        with self.transaction() as database:
             numbers = []
             for path in paths:
                 key, stamp = os.fsencode(path.absolute()), stamp_of(path)
@@ -180,7 +192,7 @@ class ReviewStore:
 
     def forget(self, number: int) -> None:
         """Let a photo be searched anew, as its file has changed."""
-        with self._transaction():
+        with self.transaction():
             self._forget(number, stamp_of(self.photo(number).path))
 
     def found(
@@ -190,7 +202,7 @@ class ReviewStore:
         are covered whatever their score is and wherever they are."""
         every, _ = joined([faces, Faces.empty() if given is None else given])
         record = json.dumps({"boxes": every.boxes.tolist(), "scores": every.scores.tolist(), "given": len(every) - len(faces)})
-        with self._transaction() as database:
+        with self.transaction() as database:
             database.execute("DELETE FROM changes WHERE photo = ?", (number,))
             database.execute(
                 "UPDATE photos SET size = ?, changed = ?, width = ?, height = ?, found = ?, doubt = ?, problem = NULL "
@@ -200,7 +212,7 @@ class ReviewStore:
 
     def failed(self, number: int, problem: str) -> None:
         """Record why a photo cannot be reviewed."""
-        with self._transaction() as database:
+        with self.transaction() as database:
             database.execute("UPDATE photos SET problem = ?, accepted = 0 WHERE number = ?", (problem, number))
 
     def change(self, number: int, edition: int, faces: Sequence[ReviewedFace]) -> int:
@@ -217,8 +229,8 @@ class ReviewStore:
         Raises:
             Outdated: The photo has another edition.
         """
-        with self._transaction() as database:
-            self._check(number, edition)
+        with self.transaction() as database:
+            self.check(number, edition)
             database.executemany(
                 "INSERT OR REPLACE INTO changes VALUES (?, ?, ?, ?, ?, ?, ?)",
                 [(number, face.number, *face.box, face.state) for face in faces],
@@ -228,15 +240,15 @@ class ReviewStore:
 
     def accept(self, number: int, edition: int, accepted: bool) -> None:
         """Accept a photo as it stands, or take that back. Raises Outdated."""
-        with self._transaction() as database:
-            self._check(number, edition)
+        with self.transaction() as database:
+            self.check(number, edition)
             database.execute(
                 "UPDATE photos SET accepted = ? WHERE number = ? AND found IS NOT NULL AND problem IS NULL", (accepted, number)
             )
 
     def written(self, number: int, edition: int) -> None:
         """Record that an edition of a photo is written."""
-        with self._transaction() as database:
+        with self.transaction() as database:
             database.execute("UPDATE photos SET written = ? WHERE number = ?", (edition, number))
 
     def photo(self, number: int) -> ReviewedPhoto:
@@ -276,12 +288,12 @@ class ReviewStore:
         database = self._database
         database.execute("PRAGMA locking_mode = EXCLUSIVE")  # one review at a time; the lock goes with the process
         there = {row[0] for row in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-        if there and there != set(_TABLES):
+        if there and not set(_TABLES) <= there <= {*_TABLES, *VIDEO_TABLES}:
             raise sqlite3.DatabaseError("another program's database")
         database.execute("PRAGMA journal_mode = WAL")
         database.execute("PRAGMA synchronous = FULL")
-        with self._transaction():
-            for name, columns in _TABLES.items():
+        with self.transaction():
+            for name, columns in {**_TABLES, **VIDEO_TABLES}.items():
                 if start_over:
                     database.execute(f"DROP TABLE IF EXISTS {name}")
                 database.execute(f"CREATE TABLE IF NOT EXISTS {name} ({columns})")
@@ -298,9 +310,12 @@ class ReviewStore:
 
     def _forget(self, number: int, stamp: Stamp) -> None:
         self._database.execute("DELETE FROM changes WHERE photo = ?", (number,))
+        for table in VIDEO_TABLES:
+            self._database.execute(f"DELETE FROM {table} WHERE video = ?", (number,))
         self._database.execute(f"UPDATE photos SET size = ?, changed = ?, {_UNTOUCHED} WHERE number = ?", (*stamp, number))
 
-    def _check(self, number: int, edition: int) -> None:
+    def check(self, number: int, edition: int) -> None:
+        """Make sure that a photo has this edition. Raises KeyError, Outdated."""
         row = self._database.execute("SELECT edition FROM photos WHERE number = ?", (number,)).fetchone()
         if row is None:
             raise KeyError(number)
@@ -308,7 +323,8 @@ class ReviewStore:
             raise Outdated
 
     @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """The database, alone, for changes that are on the disk all together once it is left, or not at all."""
         with self._lock:
             self._database.execute("BEGIN IMMEDIATE")
             try:

@@ -1,9 +1,7 @@
 """A video written again: new frames, with the sound, subtitles, timing and colour of another video."""
 
-import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, cast
@@ -16,21 +14,17 @@ from PIL import Image
 
 from tinyfaces.jobs import other_streams, pixel_formats
 from tinyfaces.jobs.clocks import Packet
-from tinyfaces.jobs.cover_picture import Cover, CoverPicture
+from tinyfaces.jobs.cover_picture import CoverPicture
+from tinyfaces.jobs.encoders import EncoderChoice
 from tinyfaces.jobs.inputs import CONTAINERS
-from tinyfaces.jobs.masking import MaskStyle, Plane, mask_faces
+from tinyfaces.jobs.masked_frames import FrameMasker
+from tinyfaces.jobs.masking import MaskStyle
 from tinyfaces.jobs.other_streams import kind_of
-from tinyfaces.jobs.video import VideoReader, naming
+from tinyfaces.jobs.video import VideoError, VideoReader, naming
 
 DEFAULT_QUALITY = 18
 """Constant rate factor of the encoder: lower is better, and larger. At 18, differences are hardly visible."""
 
-_OPTIONS = {
-    "libx264": {"preset": "medium"},
-    "libx265": {"preset": "medium", "x265-params": "log-level=error"},
-    "libvpx-vp9": {"b:v": "0", "deadline": "good", "cpu-used": "4", "row-mt": "1"},
-    "libsvtav1": {"preset": "8"},
-}
 _INK = (0, 255, 0)  # red, green, blue
 _ATTACHMENTS = ("matroska",)  # containers that hold fonts
 
@@ -45,6 +39,7 @@ class VideoWriter:
         quality: See `DEFAULT_QUALITY`.
         picture: Put over each mask.
         comment: Written into the file's tags.
+        encoder: Which encoder; one of software that suits the source if None.
         keep_metadata: Keep what is text: tags such as place, date and camera, names of chapters, telemetry. Cover pictures,
             attachments and further video streams are always left out, as nothing masks them.
 
@@ -64,15 +59,20 @@ class VideoWriter:
         keep_metadata: bool = False,
         picture: CoverPicture | None = None,
         comment: str | None = None,
+        encoder: EncoderChoice | None = None,
     ) -> None:
         self._source = source
+        self._encoder = encoder or EncoderChoice()
         self._comment = comment
         self._inks: list[float] = []
         self._keep_metadata = keep_metadata
         self._kind = CONTAINERS[suffix]
         with naming(source.path, "cannot be encoded"):
-            self._encoding = pixel_formats.choose(source.stream, self._kind, *source.shape.stored)
-            self._covers = [] if picture is None else self._in_planes(picture)
+            try:
+                self._encoding = pixel_formats.choose(source.stream, self._kind, *source.shape.stored, self._encoder)
+            except ValueError as error:
+                raise VideoError(f"{source.path}: {error}") from None
+            self._masker = FrameMasker(source, self._encoding, picture)
             try:
                 self._open(path, source, quality, data=keep_metadata)
             except FFmpegError:
@@ -112,16 +112,8 @@ class VideoWriter:
 
     def write(self, frame: av.VideoFrame, boxes: npt.NDArray[np.float32], style: MaskStyle) -> None:
         """Write a frame with faces masked. boxes: (N, 4) in pixels of the first frame, upright; other frames get its size."""
-        shape = self._source.shape
-        stored = shape.turn.undo(boxes, *shape.size) if len(boxes) else boxes
-        covers = self._covers or None
-
-        def mask(planes: list[Plane]) -> None:
-            if covers is not None:
-                planes = [replace(plane, cover=cover) for plane, cover in zip(planes, covers, strict=True)]
-            mask_faces(planes, stored, style)
-
-        self._write(frame, mask if len(boxes) else None)
+        with naming(self._source.path, "cannot be encoded"):
+            self._encode(self._masker.masked(frame, boxes, style))
 
     def write_drawn(self, frame: av.VideoFrame, drawing: npt.NDArray[np.uint8]) -> None:
         """Write a frame with a drawing in green.
@@ -132,26 +124,26 @@ class VideoWriter:
         """
         stored = Image.fromarray(self._source.shape.turn.unapply(drawing))
 
-        def draw(planes: list[Plane]) -> None:
-            for plane, ink in zip(planes, self._ink(), strict=True):
-                height, width = plane.values.shape
-                shades = np.asarray(stored.resize((width, height), Image.Resampling.BOX))
-                drawn = shades > 0
-                opaque = shades[drawn] / 255
-                mixed = plane.values[drawn].astype(np.float64) * (1 - opaque) + ink * opaque
-                plane.values[drawn] = np.rint(mixed).astype(plane.values.dtype)
-
-        self._write(frame, draw if drawing.any() else None)
-
-    def _write(self, frame: av.VideoFrame, edit: Callable[[list[Plane]], None] | None) -> None:
-        """Write a frame whose planes are edited first, in place, as they are stored."""
         with naming(self._source.path, "cannot be encoded"):
             frame = self._encoding.convert(frame, *self._source.shape.stored)
-            if edit is not None:
+            if drawing.any():
                 frame.make_writable()
-                edit(pixel_formats.planes(frame))
-            frame.pict_type = 0  # the encoder chooses, whatever the source had
-            self._mux(self._stream.encode(frame))
+                self._draw(frame, stored)
+            self._encode(frame)
+
+    def _draw(self, frame: av.VideoFrame, drawing: Image.Image) -> None:
+        for plane, ink in zip(pixel_formats.planes(frame), self._ink(), strict=True):
+            height, width = plane.values.shape
+            shades = np.asarray(drawing.resize((width, height), Image.Resampling.BOX))
+            drawn = shades > 0
+            opaque = shades[drawn] / 255
+            mixed = plane.values[drawn].astype(np.float64) * (1 - opaque) + ink * opaque
+            plane.values[drawn] = np.rint(mixed).astype(plane.values.dtype)
+
+    def _encode(self, frame: av.VideoFrame) -> None:
+        frame = self._encoding.interleaved(frame)
+        frame.pict_type = 0  # the encoder chooses, whatever the source had
+        self._mux(self._stream.encode(frame))
 
     def _ink(self) -> list[float]:
         """The value of the drawing's colour in each plane."""
@@ -160,15 +152,6 @@ class VideoWriter:
             frame.pts, frame.time_base = 0, Fraction(1, 1)
             self._inks = [float(plane.values[0, 0]) for plane in pixel_formats.planes(self._encoding.convert(frame, 16, 16))]
         return self._inks
-
-    def _in_planes(self, picture: CoverPicture) -> list[Cover]:
-        """A picture in the planes of a frame to write, as it is stored."""
-        turn = self._source.shape.turn
-        turned = CoverPicture(turn.unapply(picture.pixels), turn.unapply(picture.opacity))
-        frame = av.VideoFrame.from_ndarray(turned.pixels, format="rgb24")
-        frame.pts, frame.time_base = 0, Fraction(1, 1)
-        planes = pixel_formats.planes(self._encoding.convert(frame, frame.width, frame.height))
-        return turned.in_planes([plane.values.copy() for plane in planes])
 
     def _gives_away(self, packet: Packet) -> bool:
         """Whether a packet holds what was not seen when the file was looked through, as that is damaged there."""
@@ -208,12 +191,11 @@ class VideoWriter:
     def _add_picture(self, source: VideoReader, quality: int) -> Any:
         original: Any = source.stream
         rate = original.average_rate or original.guessed_rate or Fraction(25)
-        options = _OPTIONS[self._encoding.encoder] | {"crf": str(quality)}
-        os.environ.setdefault("SVT_LOG", "1")  # the only way to make the AV1 encoder report errors only
+        options = self._encoder.options(self._encoding.encoder, quality)
         stream = cast(Any, self._container.add_stream(self._encoding.encoder, rate=rate, options=options))
         context: Any = stream.codec_context
         context.width, context.height = source.shape.stored
-        context.pix_fmt = self._encoding.pixel_format
+        context.pix_fmt = self._encoding.encoded
         context.time_base = stream.time_base = original.time_base  # keeps the times of a variable frame rate
         if original.codec_context.sample_aspect_ratio:
             context.sample_aspect_ratio = original.codec_context.sample_aspect_ratio

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tinyfaces.detection.detector import Detector
 from tinyfaces.detection.images import Pixels, read_image
@@ -20,6 +20,9 @@ from tinyfaces.jobs.review_store import ReviewedFace, ReviewedPhoto, ReviewStore
 from tinyfaces.jobs.reviewed_photos import ChangedSince, Decisions, search, write_reviewed
 from tinyfaces.service.review_views import Region, View, ViewCache, thumbnail
 
+if TYPE_CHECKING:  # an extra
+    from tinyfaces.service.clip_desk import ClipDesk
+
 _THUMBNAILS = 2000  # kept in memory, about 5 KB each
 
 
@@ -28,11 +31,12 @@ class Assignment:
     """What is to be reviewed, and what becomes of it.
 
     Args:
-        targets: Each photo, and the file it is written to.
+        targets: Each photo or video, and the file it is written to.
         report: The JSON file that says what was found, added and taken away.
         masking: How faces are covered, and what else of a photo stays.
         given: The faces that files give for a photo; may raise KnownFacesError.
         sources: The files that were given, as the report names them.
+        quality: Of videos, see `tinyfaces.jobs.video_writer`.
     """
 
     targets: Mapping[InputFile, Path]
@@ -40,10 +44,13 @@ class Assignment:
     masking: Masking
     given: Callable[[InputFile], Sequence[KnownFaces]] = lambda file: ()
     sources: Mapping[str, str] = field(default_factory=dict)
+    quality: int = 18
 
 
 class ReviewDesk:
     """A review at work. Any thread may use it. Use it in a `with`, which searches photos ahead and closes the store.
+
+    Its videos, if it has any, are in `clips`.
 
     Args:
         store: Its progress.
@@ -70,11 +77,14 @@ class ReviewDesk:
         self._writing: dict[str, Any] = {"state": "idle"}
         self._writer: threading.Thread | None = None
         self._searching = threading.Thread(target=self._search_ahead, name="review", daemon=True)
+        self.clips = self._open_clips()
         for number in self._numbers:
             self._note(number)
 
     def __enter__(self) -> "ReviewDesk":
         self._searching.start()
+        if self.clips is not None:
+            self.clips.start()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -82,6 +92,8 @@ class ReviewDesk:
             self._ending = True
             self._changes.notify_all()
         self._searching.join()
+        if self.clips is not None:
+            self.clips.stop()
         if self._writer is not None:
             self._writer.join()
         self.store.close()
@@ -99,7 +111,8 @@ class ReviewDesk:
 
     def photo(self, number: int) -> ReviewedPhoto:
         """A photo. One that was not searched yet is searched next. Raises KeyError where the review has none of this number."""
-        self.entry(number)
+        if self._clips_of(number) is not None:
+            raise KeyError(number)
         photo = self.store.photo(number)
         if photo.size is None and photo.problem is None:
             with self._changes:
@@ -114,8 +127,9 @@ class ReviewDesk:
             known = self._thumbnails.get(number)
         if known is not None:
             return known
+        clips = self._clips_of(number)
         with self._page_first():
-            return self._keep_thumbnail(number, read_image(self._files[number].path))
+            return self._keep_thumbnail(number, read_image(self._files[number].path) if clips is None else clips.still(number))
 
     def picture(self, number: int, covered: bool, region: Region | None = None) -> tuple[bytes, str]:
         """A photo or a part of it as it is or as it will be written, and the media type. Raises KeyError, ImageError."""
@@ -160,20 +174,27 @@ class ReviewDesk:
 
     def _write(self, accepted: Sequence[int]) -> None:
         records, problems = [], []
-        for number in accepted:
+        for place, number in enumerate(accepted):
             photo, target = self.store.photo(number), self.assignment.targets[self._files[number]]
+            clips = self._clips_of(number)
             try:
-                facts = write_reviewed(photo, target, self.assignment.masking)
-                self.store.written(number, photo.edition)
-                decisions = Decisions.of(photo).to_dict()
-                records.append({"file": as_text(photo.path), "output": as_text(target), **decisions, **facts})
+                if clips is not None:
+                    facts = clips.write(number, self._frame_counter(as_text(self._files[number].name), clips.frames(number)))
+                    problems += [{"file": as_text(photo.path), "problem": facts["problem"]}] if "problem" in facts else []
+                else:
+                    facts = {**Decisions.of(photo).to_dict(), **write_reviewed(photo, target, self.assignment.masking)}
+                    self.store.written(number, photo.edition)
+                records.append({"file": as_text(photo.path), "output": as_text(target), **facts})
             except Exception as error:  # whatever it is, the others are written all the same
+                if self._ending:
+                    return
                 problems.append({"file": as_text(photo.path), "problem": as_text(described(error, photo.path))})
                 if isinstance(error, ChangedSince):
                     self._changed_since(number)
             self._note(number)
             with self._changes:
-                self._writing = {**self._writing, "done": len(records) + len(problems), "problems": list(problems)}
+                rest = {name: value for name, value in self._writing.items() if name != "video"}
+                self._writing = {**rest, "done": place + 1, "problems": list(problems)}
                 self._revision += 1
         try:
             write_parts(self.assignment.report, self._report(records, problems))
@@ -202,7 +223,26 @@ class ReviewDesk:
         yield ",\n".join(map(json.dumps, problems))
         yield "\n]}\n"
 
+    def _frame_counter(self, name: str, frames: int) -> Callable[[int], None]:
+        """What is told how many more frames of a video are written."""
+        done = 0
+
+        def advance(more: int) -> None:
+            nonlocal done
+            done += more
+            with self._changes:
+                self._writing = {**self._writing, "video": {"name": name, "done": done, "frames": frames}}
+                self._revision += 1
+
+        return advance
+
     def _changed_since(self, number: int) -> None:
+        clips = self._clips_of(number)
+        if clips is not None:
+            clips.changed_since(number)
+            with self._changes:
+                self._thumbnails.pop(number, None)
+            return
         self._views.forget(number)
         self.store.forget(number)
         with self._changes:
@@ -224,7 +264,9 @@ class ReviewDesk:
 
     def _search_ahead(self) -> None:
         """Search all photos that are not searched yet, those first that somebody waits for."""
-        waiting = [number for number in self._numbers if self._entries[number]["state"] == "waiting"]
+        waiting = [
+            number for number in self._numbers if self._entries[number]["state"] == "waiting" and self._clips_of(number) is None
+        ]
         while True:
             with self._changes:
                 self._changes.wait_for(lambda: self._ending or ((self._wanted or waiting) and not self._serving))
@@ -251,8 +293,13 @@ class ReviewDesk:
 
     def _note(self, number: int) -> dict[str, Any]:
         """Bring a photo's line in the queue up to date."""
+        clips = self._clips_of(number)
         with self._changes:
             self._revision += 1
+            self._revisions[number] = self._revision
+            if clips is not None:
+                self._entries[number] = clips.entry(number)
+                return self._entries[number]
             photo = self.store.photo(number)
             state = "problem" if photo.problem is not None else "waiting" if photo.size is None else "found"
             self._entries[number] = {
@@ -261,5 +308,24 @@ class ReviewDesk:
                 "written": photo.written is not None and photo.written == photo.edition and photo.accepted,
                 **Decisions.of(photo).counts(),
             }  # fmt: skip
-            self._revisions[number] = self._revision
             return self._entries[number]
+
+    def _clips_of(self, number: int) -> "ClipDesk | None":
+        """Where a video is kept; None for a photo. Raises KeyError."""
+        return self.clips if self._files[number].is_video else None
+
+    def _open_clips(self) -> "ClipDesk | None":
+        videos = {number: file for number, file in self._files.items() if file.is_video}
+        if not videos or self._detector is None:
+            return None
+        from tinyfaces.jobs.video_store import VideoStore
+        from tinyfaces.service.clip_desk import ClipDesk, ClipTask
+
+        tasks = {number: ClipTask(file, self.assignment.targets[file]) for number, file in videos.items()}
+        store, masking, quality = VideoStore(self.store), self.assignment.masking, self.assignment.quality
+        return ClipDesk(store, self._detector, tasks, masking, quality, self._note, self._searches)
+
+    def _searches(self) -> bool:
+        """Whether a photo waits to be searched."""
+        with self._changes:
+            return any(self._entries[number]["state"] == "waiting" and not file.is_video for number, file in self._files.items())

@@ -1,7 +1,7 @@
 """The addresses of a review. They answer this machine's own browser only, and no page of another site in it."""
 
-from collections.abc import Callable
-from typing import Annotated, Any, TypeVar
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
 from fastapi import APIRouter, Depends, FastAPI, HTTPException, Query, Request, Response
@@ -10,11 +10,13 @@ from fastapi.responses import FileResponse, JSONResponse, RedirectResponse
 from fastapi.staticfiles import StaticFiles
 from pydantic import BaseModel, Field, FiniteFloat
 
-from tinyfaces.detection.images import ImageError
 from tinyfaces.jobs.review_store import FaceState, Outdated, ReviewedFace
 from tinyfaces.service.review_desk import ReviewDesk
 from tinyfaces.service.review_views import Region
 from tinyfaces.service.routes import PAGE, PAGE_HEADERS
+
+if TYPE_CHECKING:  # an extra
+    from tinyfaces.service.clip_desk import ClipDesk
 
 LOCAL_HOSTS = ("127.0.0.1", "localhost", "::1")
 """Names under which this machine reaches itself."""
@@ -25,6 +27,8 @@ _PRIVATE = {
     "Cross-Origin-Resource-Policy": "same-origin",
 }
 _MOST_FACES = 20_000
+_MOST_FRAMES = 500
+_RegionText = Annotated[str | None, Query(pattern=r"^\d{1,7},\d{1,7},[1-9]\d{0,6},[1-9]\d{0,6}$")]
 _Answer = TypeVar("_Answer")
 
 
@@ -52,6 +56,15 @@ def _desk_of(request: Request) -> ReviewDesk:
 _Desk = Annotated[ReviewDesk, Depends(_desk_of)]
 
 
+def _clips_of(desk: _Desk) -> "ClipDesk":
+    if desk.clips is None:
+        raise HTTPException(404, "there is no video in this review")
+    return desk.clips
+
+
+_Clips = Annotated[Any, Depends(_clips_of)]
+
+
 class FaceChange(BaseModel):
     """A face as it is to be: box x1 y1 x2 y2 in pixels of the upright photo."""
 
@@ -65,6 +78,36 @@ class Change(BaseModel):
 
     edition: int
     faces: list[FaceChange] = Field(max_length=_MOST_FACES)
+
+
+class TrackChange(BaseModel):
+    """What is to become of a track."""
+
+    track: int = Field(ge=0)
+    state: Literal["covered", "clear"]
+
+
+class KeyFrame(BaseModel):
+    """Where a drawn face is in a frame: box x1 y1 x2 y2 in pixels of the first frame, upright."""
+
+    frame: int = Field(ge=0)
+    box: tuple[FiniteFloat, FiniteFloat, FiniteFloat, FiniteFloat]
+
+
+class DrawnChange(BaseModel):
+    """A drawn face as it is to be."""
+
+    face: int = Field(ge=0, le=1_000_000)
+    state: FaceState
+    keys: list[KeyFrame] = Field(min_length=1, max_length=_MOST_FACES)
+
+
+class ClipChange(BaseModel):
+    """Tracks and drawn faces that were changed or added in an edition of a video."""
+
+    edition: int
+    tracks: list[TrackChange] = Field(max_length=_MOST_FACES)
+    drawn: list[DrawnChange] = Field(max_length=_MOST_FACES)
 
 
 class Acceptance(BaseModel):
@@ -107,7 +150,7 @@ def picture(
     desk: _Desk,
     number: int,
     covered: bool = False,
-    region: Annotated[str | None, Query(pattern=r"^\d{1,7},\d{1,7},[1-9]\d{0,6},[1-9]\d{0,6}$")] = None,
+    region: _RegionText = None,
 ) -> Response:
     """A photo or a part of it (left, top, width, height in pixels), as it is or covered as it will be written."""
     content, kind = _known(lambda: desk.picture(number, covered, _region(region)))
@@ -117,18 +160,71 @@ def picture(
 @reviewing.post("/v1/review/photos/{number}/changes")
 def change(desk: _Desk, number: int, change: Change) -> JSONResponse:
     """Change faces. The answer is the photo's line in the queue, and the part of the picture that is another now."""
-    for face in change.faces:
-        x1, y1, x2, y2 = face.box
-        if x2 <= x1 or y2 <= y1:
-            raise HTTPException(422, "boxes must have x1 < x2 and y1 < y2")
+    _check_boxes(face.box for face in change.faces)
     faces = [ReviewedFace(face.number, face.box, None, face.state) for face in change.faces]
     entry, region = _known(lambda: desk.change(number, change.edition, faces))
     return _json({"photo": entry, "region": region})
 
 
+@reviewing.get("/v1/review/videos/{number}")
+def video(desk: _Desk, clips: _Clips, number: int) -> JSONResponse:
+    """A video: the seconds of its frames, its tracks and the faces drawn in it. One that is not searched yet is searched next,
+    and the answer is its line in the queue."""
+    entry = _known(lambda: desk.entry(number))
+    if entry["state"] != "found":
+        _known(lambda: clips.want(number))
+        return _json(entry)
+    known, seconds = _known(lambda: clips.video(number))
+    tracks = [
+        {"track": one.number, "spans": one.spans, "best": one.best, "score": round(one.score, 4), "box": one.box}
+        for one in known.tracks
+    ]
+    drawn = [
+        {"face": one.number, "state": one.state, "keys": [{"frame": frame, "box": box} for frame, box in one.keys]}
+        for one in known.drawn
+    ]
+    return _json(
+        {
+            **entry, "edition": known.edition, "width": known.size[0], "height": known.size[1], "rate": known.rate,
+            "seconds": [round(one, 3) for one in seconds], "tracks": tracks, "clear": sorted(known.clear), "drawn": drawn,
+        }
+    )  # fmt: skip
+
+
+@reviewing.get("/v1/review/videos/{number}/faces")
+def clip_faces(clips: _Clips, number: int, first: Annotated[int, Query(ge=0)], last: Annotated[int, Query(ge=0)]) -> JSONResponse:
+    """The faces found in each frame from first to last: [x1, y1, x2, y2, track, other track that it may be, seen] each."""
+    if last - first >= _MOST_FRAMES:
+        raise HTTPException(422, f"at most {_MOST_FRAMES} frames are given at once")
+    return _json({"frames": clips.faces(number, first, last)})
+
+
+@reviewing.get("/v1/review/videos/{number}/frames/{frame}")
+def clip_frame(clips: _Clips, number: int, frame: int, covered: bool = False, region: _RegionText = None) -> Response:
+    """A frame or a part of it, as it is or covered as it will be written."""
+    content, kind = _known(lambda: clips.picture(number, frame, covered, _region(region)))
+    return Response(content, media_type=kind, headers=_PRIVATE)
+
+
+@reviewing.get("/v1/review/videos/{number}/tracks/{track}")
+def track_picture(clips: _Clips, number: int, track: int) -> Response:
+    """A small picture of a track's face."""
+    return Response(_known(lambda: clips.crop(number, track)), media_type="image/jpeg", headers=_PRIVATE)
+
+
+@reviewing.post("/v1/review/videos/{number}/changes")
+def change_clip(desk: _Desk, clips: _Clips, number: int, change: ClipChange) -> JSONResponse:
+    """Change tracks and drawn faces. The answer is the video's line in the queue."""
+    _check_boxes(key.box for face in change.drawn for key in face.keys)
+    tracks = {one.track: one.state for one in change.tracks}
+    drawn = [(one.face, one.state, [(key.frame, key.box) for key in one.keys]) for one in change.drawn]
+    _known(lambda: clips.change(number, change.edition, tracks, drawn))
+    return _json({"photo": desk.entry(number)})
+
+
 @reviewing.post("/v1/review/photos/{number}/accepted")
 def accept(desk: _Desk, number: int, acceptance: Acceptance) -> JSONResponse:
-    """Accept a photo, or take that back. The answer is its line in the queue."""
+    """Accept a photo or video, or take that back. The answer is its line in the queue."""
     return _json({"photo": _known(lambda: desk.accept(number, acceptance.edition, acceptance.accepted))})
 
 
@@ -159,6 +255,11 @@ def _json(content: Any) -> JSONResponse:
     return JSONResponse(content, headers=_PRIVATE)
 
 
+def _check_boxes(boxes: Iterable[tuple[float, float, float, float]]) -> None:
+    if any(x2 <= x1 or y2 <= y1 for x1, y1, x2, y2 in boxes):
+        raise HTTPException(422, "boxes must have x1 < x2 and y1 < y2")
+
+
 def _region(text: str | None) -> Region | None:
     if text is None:
         return None
@@ -174,5 +275,5 @@ def _known(ask: Callable[[], _Answer]) -> _Answer:
         raise HTTPException(404, "there is no such photo in this review") from None
     except Outdated:
         raise HTTPException(409, "the photo was changed from another page") from None
-    except ImageError as error:
+    except ValueError as error:  # of a photo or a video
         raise HTTPException(422, str(error)) from None

@@ -73,21 +73,7 @@ class View:
 
     def picture(self, covered: bool, region: Region | None = None) -> tuple[bytes, str]:
         """The picture or a part of it as a file, and its media type. A part beyond the picture is cut."""
-        shown = self._masked if covered else self._pixels
-        if region is not None:
-            left, top, width, height = region
-            shown = shown[max(0, top) : top + height, max(0, left) : left + width]
-        image = Image.fromarray(np.ascontiguousarray(shown))
-        pixels = image.width * image.height
-        if pixels > LARGEST_SHOWN:
-            share = (LARGEST_SHOWN / pixels) ** 0.5
-            image = image.resize((round(image.width * share), round(image.height * share)), Image.Resampling.BOX)
-        content = io.BytesIO()
-        if pixels <= _LOSSLESS:
-            image.save(content, "PNG", compress_level=1)
-            return content.getvalue(), "image/png"
-        image.save(content, "JPEG", quality=_QUALITY)
-        return content.getvalue(), "image/jpeg"
+        return encoded(self._masked if covered else self._pixels, region)
 
     def _mask(self, boxes: npt.NDArray[np.float32]) -> None:
         planes = [Plane(self._masked[..., channel], 1, 1, 0, cover) for channel, cover in enumerate(self._covers)]
@@ -118,6 +104,24 @@ class View:
         left, top = np.clip(np.floor(area[:2]), 0, [width, height]).astype(int)
         right, bottom = np.clip(np.ceil(area[2:]), 0, [width, height]).astype(int)
         return int(left), int(top), int(right), int(bottom)
+
+
+def encoded(pixels: Pixels, region: Region | None = None) -> tuple[bytes, str]:
+    """A picture HxWx3 or a part of it as a file, and its media type. A part beyond the picture is cut, a large one reduced."""
+    if region is not None:
+        left, top, width, height = region
+        pixels = pixels[max(0, top) : top + height, max(0, left) : left + width]
+    image = Image.fromarray(np.ascontiguousarray(pixels))
+    area = image.width * image.height
+    if area > LARGEST_SHOWN:
+        share = (LARGEST_SHOWN / area) ** 0.5
+        image = image.resize((round(image.width * share), round(image.height * share)), Image.Resampling.BOX)
+    content = io.BytesIO()
+    if area <= _LOSSLESS:
+        image.save(content, "PNG", compress_level=1)
+        return content.getvalue(), "image/png"
+    image.save(content, "JPEG", quality=_QUALITY)
+    return content.getvalue(), "image/jpeg"
 
 
 def thumbnail(pixels: Pixels) -> bytes:

@@ -160,10 +160,12 @@ export class Editor {
     }
     if (gesture.kind === "press") {
       if (Math.hypot(place.x - gesture.start.x, place.y - gesture.start.y) < gesture.still) return;
-      gesture.kind = gesture.corner ? "resize" : gesture.face >= 0 ? "shift" : "draw";
-      if (gesture.kind === "shift") this.acts.chose(gesture.face, false);
+      const held = this.faces.find(({ number }) => number === gesture.face)?.fixed; // cannot be moved
+      gesture.kind = gesture.corner ? "resize" : held ? "hold" : gesture.face >= 0 ? "shift" : "draw";
+      if (gesture.face >= 0) this.acts.chose(gesture.face, false);
       gesture.from = this.faces.find(({ number }) => number === this.chosen)?.box;
     }
+    if (gesture.kind === "hold") return;
     gesture.box = this.dragged(gesture, place);
     this.redraw("overlay");
   }
@@ -181,7 +183,7 @@ export class Editor {
     } else if (gesture.kind === "draw") {
       const [x1, y1, x2, y2] = gesture.box;
       if (x2 - x1 >= SMALLEST && y2 - y1 >= SMALLEST) this.acts.drew(gesture.box);
-    } else if (gesture.kind !== "pan") this.acts.changed(this.chosen, gesture.box);
+    } else if (gesture.kind !== "pan" && gesture.kind !== "hold") this.acts.changed(this.chosen, gesture.box);
     this.redraw("overlay");
   }
 
@@ -232,7 +234,7 @@ export class Editor {
   // Which of the corners and edges of the chosen face is at a place: [-1, 0 or 1 across, the same down].
   handleAt({ x, y }, reach) {
     const face = this.faces.find(({ number }) => number === this.chosen);
-    if (!face) return null;
+    if (!face || face.fixed) return null;
     // Within a small face there must be room to take hold of the face itself.
     const [x1, y1, x2, y2] = face.box, [column, row] = this.inPhoto({ x, y });
     const inside = column > x1 && column < x2 && row > y1 && row < y2;
@@ -328,7 +330,7 @@ export class Editor {
     if (box && chosen) this.frame(box, { ...look(chosen), colour: INK.chosen }, thick + 1, dense);
     if (this.gesture?.box && kind === "draw") this.frame(this.gesture.box, { colour: INK.drawn, dash: 0 }, thick, dense);
     marks.putImageData(this.ink, 0, 0);
-    if (!box || !chosen) return;
+    if (!box || !chosen || chosen.fixed) return;
     for (const [, x, y] of this.handles(box)) {
       marks.fillStyle = "#000";
       marks.fillRect((x - 5) * dense, (y - 5) * dense, 10 * dense, 10 * dense);

@@ -2,7 +2,8 @@
 
 import { Editor } from "./editor.js";
 import { Edits } from "./edits.js";
-import { Outdated, accept, change, photo as photoOf, picture, queue, write } from "./review_service.js";
+import { Film } from "./film.js";
+import { Outdated, accept, change, photo as photoOf, picture, queue, video, write } from "./review_service.js";
 
 const ASK = 600; // ms between two looks at the queue while photos are searched or written
 const HURRY = 150; // the same while the next photo is waited for
@@ -20,26 +21,30 @@ const deciding = new Set(); // photos whose decision is being saved
 let revision = -1, total = 0;
 let current = null; // { number, width, height, edition, edits, clear, covered, detail }
 let wanted = 0; // the photo that is to be shown
+let awaited = 0; // the video that is shown once it is searched
 let chosen = -1;
 let saving = Promise.resolve();
 let writing = { state: "idle" };
 
-const editor = new Editor({
-  stage: at("stage"), picture: at("picture"), overlay: at("overlay"),
-  acts: {
-    chose(number, tapped) {
-      choose(number);
-      if (tapped && number >= 0) toggle();
-    },
-    changed: (number, box) => save(current.edits.set(number, { box })),
-    drew(box) {
-      save(current.edits.add(box));
-      choose(Math.max(...current.edits.faces.keys()));
-      setDrawing(false);
-    },
-    moved: () => sharpen(),
+const onPhoto = {
+  chose(number, tapped) {
+    choose(number);
+    if (tapped && number >= 0) toggle();
   },
+  changed: (number, box) => save(current.edits.set(number, { box })),
+  drew(box) {
+    save(current.edits.add(box));
+    choose(Math.max(...current.edits.faces.keys()));
+    setDrawing(false);
+  },
+  moved: () => sharpen(),
+};
+const editor = new Editor({ stage: at("stage"), picture: at("picture"), overlay: at("overlay"), acts: onPhoto });
+const film = new Film(editor, {
+  say, note, drawing: setDrawing,
+  saved: (job, clip) => (saving = saving.then(job).catch((error) => stale(clip, error))),
 });
+const filmed = () => current?.kind === "video";
 
 function say(text, alert = false) {
   at("status").textContent = text;
@@ -62,7 +67,7 @@ async function look() {
     if (!wanted) {
       const first = best();
       if (first) show(first);
-    }
+    } else if (current?.number !== wanted && awaited === wanted && entries.get(wanted).state !== "waiting") show(wanted);
   } catch (error) {
     say(`The review cannot be reached: ${error.message}`, true);
   }
@@ -87,8 +92,8 @@ function note(entry, ordered = true) {
   if (ordered) order();
 }
 
-function noteOf({ state, problem, covered, accepted, written, added, taken_away }) {
-  if (state === "waiting") return "not searched yet";
+function noteOf({ state, problem, covered, accepted, written, added, taken_away, done, frames }) {
+  if (state === "waiting") return done ? `searching: ${done}${frames ? ` of ${frames}` : ""} frames` : "not searched yet";
   if (state === "problem") return problem;
   const changes = [added && `+${added}`, taken_away && `−${taken_away}`].filter(Boolean).join(" ");
   return `${accepted ? (written ? "✓ written, " : "✓ ") : ""}${covered} covered${changes ? ` (${changes})` : ""}`;
@@ -155,7 +160,7 @@ function beside(by) {
 function load(number) {
   if (!ready.has(number)) {
     const side = editor.covers ? "covered" : "clear";
-    const loading = Promise.all([photoOf(number), picture(number, editor.covers)]).then(([facts, image]) => ({
+    const loading = entries.get(number)?.kind === "video" ? video(number) : Promise.all([photoOf(number), picture(number, editor.covers)]).then(([facts, image]) => ({
       ...facts, edits: new Edits(facts.faces), clear: null, covered: null, detail: null, [side]: image,
     }));
     loading.then(() => ready.get(number) === loading && loaded.add(number), () => ready.delete(number));
@@ -207,14 +212,26 @@ async function show(number) {
   try {
     const photo = await load(number);
     if (wanted !== number) return;
+    if (photo.state === "waiting") {
+      awaited = number;
+      forget(number);
+      say(`Looking for faces in ${photo.name} …`);
+      return;
+    }
     current = photo;
     if (at("status").textContent.startsWith("Looking")) say("");
-    editor.open(photo);
-    choose(-1);
+    if (filmed()) {
+      film.open(photo);
+      describe();
+    } else {
+      film.close(onPhoto);
+      editor.open(photo);
+      choose(-1);
+    }
     rows.get(number).button.scrollIntoView({ block: "nearest", inline: "nearest" });
     document.body.dataset.photo = number;
     requestAnimationFrame(() => {
-      complete(photo);
+      if (!filmed()) complete(photo);
       prepare();
     });
   } catch (error) {
@@ -225,10 +242,11 @@ async function show(number) {
 function describe() {
   const entry = entries.get(wanted);
   if (!current || !entry || current.number !== wanted) return;
-  const covered = current.edits.shown.filter(({ state }) => state === "covered").length;
   at("name").textContent = entry.name;
-  at("counts").textContent = `${covered} covered, ${entry.found} found`;
   at("accept").textContent = entry.accepted ? "Take back" : "Accept";
+  if (filmed()) return film.describe();
+  const covered = current.edits.shown.filter(({ state }) => state === "covered").length;
+  at("counts").textContent = `${covered} covered, ${entry.found} found`;
   at("undo").disabled = !current.edits.past.length;
   at("redo").disabled = !current.edits.future.length;
   const face = current.edits.faces.get(chosen);
@@ -392,11 +410,12 @@ function showWriting(news) {
   const before = writing;
   writing = news;
   at("write").disabled = news.state === "running" || ![...entries.values()].some(({ accepted }) => accepted);
-  if (news.state === "running") say(`Writing … ${news.done} of ${news.total}`);
+  const frames = news.video ? ` (${news.video.name}: ${news.video.done} of ${news.video.frames} frames)` : "";
+  if (news.state === "running") say(`Writing … ${news.done} of ${news.total}${frames}`);
   if (news.state !== "done" || before.state === "done") return;
-  say(`${news.written} of ${news.total} photos written.`, news.problems.length > 0);
+  say(`${news.written} of ${news.total} files written.`, news.problems.length > 0);
   const title = document.createElement("h2"), sums = document.createElement("p"), list = document.createElement("ul");
-  title.textContent = `${news.written} photos written`;
+  title.textContent = `${news.written} files written`;
   sums.textContent = `${news.found} faces found, ${news.added} added, ${news.taken_away} taken away, ${news.moved} moved. The list is in ${news.report}`;
   for (const { problem } of news.problems) list.append(Object.assign(document.createElement("li"), { textContent: problem }));
   at("report").replaceChildren(title, sums, list);
@@ -416,8 +435,8 @@ function flip(name) {
   editor.redraw("picture");
 }
 
-const undo = () => current && save(current.edits.undo());
-const redo = () => current && save(current.edits.redo());
+const undo = () => (filmed() ? film.acts.undo() : current && save(current.edits.undo()));
+const redo = () => (filmed() ? film.acts.redo() : current && save(current.edits.redo()));
 const near = () => current?.edits.faces.has(chosen) && editor.zoomToBox(current.edits.faces.get(chosen).box);
 const zoom = (by) => current && editor.zoomTo(editor.scale * by);
 const go = (by) => beside(by) && show(beside(by));
@@ -427,7 +446,7 @@ const buttons = {
   draw: () => setDrawing(!editor.drawing), covers: () => flip("covers"), frames: () => flip("frames"),
   fit: () => current && editor.fit(), closer: () => zoom(1.6), farther: () => zoom(1 / 1.6),
 };
-for (const [id, act] of Object.entries(buttons)) at(id).onclick = act;
+for (const [id, act] of Object.entries(buttons)) at(id).onclick = () => ((filmed() && film.acts[id]) || act)();
 
 const keys = {
   Enter: decide, a: decide, n: () => go(1), p: () => go(-1), PageDown: () => go(1), PageUp: () => go(-1),
@@ -448,8 +467,9 @@ addEventListener("keydown", (event) => {
   if (event.altKey) return;
   if (onControl && (event.key === "Enter" || event.key === " ")) return;
   const inQueue = event.target.closest("#photos") && { ArrowDown: () => neighbour(1), ArrowUp: () => neighbour(-1) }[event.key];
-  const act = event.ctrlKey || event.metaKey ? controlled[event.key] : inQueue || (event.shiftKey && shifted[event.key]) || keys[plain];
-  if (!act) return;
+  const own = filmed() ? { shifted: film.shifted, keys: { ...keys, ...film.keys } } : { shifted, keys };
+  const act = event.ctrlKey || event.metaKey ? controlled[event.key] : inQueue || (event.shiftKey && own.shifted[event.key]) || own.keys[plain];
+  if (!act || (event.target.matches("input") && event.key.length > 1 && event.key !== "Enter")) return;
   event.preventDefault();
   act();
 });

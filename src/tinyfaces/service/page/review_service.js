@@ -28,6 +28,25 @@ export async function accept(number, edition, accepted, waiting) {
   return (await saved(`v1/review/photos/${number}/accepted`, { edition, accepted }, waiting)).json();
 }
 
+// A video: its tracks and drawn faces; while it is not searched, its line in the queue.
+export async function video(number) {
+  return (await asked(`v1/review/videos/${number}`)).json();
+}
+
+export async function framePicture(number, frame, covered) {
+  const answer = await asked(`v1/review/videos/${number}/frames/${frame}?covered=${covered}`);
+  return createImageBitmap(await answer.blob(), { colorSpaceConversion: "none" });
+}
+
+// Of each frame from first to last the faces found there: [x1, y1, x2, y2, track, other track that it may be, seen].
+export async function facesOf(number, first, last) {
+  return (await (await asked(`v1/review/videos/${number}/faces?first=${first}&last=${last}`)).json()).frames;
+}
+
+export async function changeClip(number, edition, change, waiting) {
+  return (await saved(`v1/review/videos/${number}/changes`, { edition, ...change }, waiting)).json();
+}
+
 export async function write() {
   return (await asked("v1/review/writing", { method: "POST" })).json();
 }
