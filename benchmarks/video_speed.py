@@ -4,6 +4,9 @@ A camera moves over each photo: slowly, fast, shaking, zooming, over people who 
 space the searched frames, on the same videos.
 
 python benchmarks/video_speed.py photos/*.jpg --labels annotations.json.gz [--every 1 2 3 auto] [--model accurate]
+    [--write libx264 libx264:veryfast]
+
+Without --write, videos are only read and searched. With it they are also masked and encoded, once with each encoder.
 
 Labels are in COCO's format, or none: then the faces that the model finds in the photo with a score of 0.5 count as known.
 """
@@ -12,7 +15,7 @@ import argparse
 import resource
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
 
@@ -24,9 +27,13 @@ from PIL import Image
 from tinyfaces.data.annotations import read_coco
 from tinyfaces.detection.detector import Detector
 from tinyfaces.detection.images import read_image
-from tinyfaces.jobs.clips import Clip
+from tinyfaces.jobs.clips import Clip, write_masked
+from tinyfaces.jobs.clocks import Packet
 from tinyfaces.jobs.cover_threshold import CoverThreshold
+from tinyfaces.jobs.encoders import EncoderChoice
+from tinyfaces.jobs.masking import MaskStyle
 from tinyfaces.jobs.spacing import Spacing
+from tinyfaces.jobs.tracking import TrackedFaces
 from tinyfaces.jobs.video import VideoReader
 
 RATE = 25
@@ -105,6 +112,20 @@ def uncovered(faces: Boxes, masks: npt.NDArray[np.float32]) -> int:
     return int((inside.max(axis=1) < 0.8).sum())
 
 
+class Recorded:
+    """A clip that remembers its masks."""
+
+    def __init__(self, clip: Clip) -> None:
+        self.video = clip.video
+        self.masks: list[npt.NDArray[np.float32]] = []
+        self._clip = clip
+
+    def follow(self, on_packet: Callable[[Packet], None] = lambda packet: None) -> Iterator[tuple[av.VideoFrame, TrackedFaces]]:
+        for frame, settled in self._clip.follow(on_packet):
+            self.masks.append(settled.masks)
+            yield frame, settled
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("photos", type=Path, nargs="+")
@@ -115,6 +136,7 @@ def main() -> None:
     parser.add_argument("--size", default="1280x720")
     parser.add_argument("--model", default="accurate")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--write", nargs="+", metavar="ENCODER", default=[None])
     chosen = parser.parse_args()
     size = tuple(int(side) for side in chosen.size.split("x"))
     cover = CoverThreshold()
@@ -122,8 +144,9 @@ def main() -> None:
     labels = {}
     if chosen.labels is not None:
         labels = {image.path.name: image for image in read_coco(chosen.labels, chosen.photos[0].parent)}
-    totals = {every: np.zeros(4) for every in chosen.every}
-    print("| photo, motion | every | searched | faces | uncovered | processor s | s |")
+    ways = [(every, encoder) for encoder in chosen.write for every in chosen.every]
+    totals = {(motion, *way): np.zeros(4) for motion in [*chosen.motions, "all"] for way in ways}
+    print("| photo, motion | every, encoder | searched | faces | uncovered | processor s | s |")
     print("|---|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
         for path in chosen.photos:
@@ -138,25 +161,36 @@ def main() -> None:
             for motion in chosen.motions:
                 source = Path(folder) / "clip.mp4"
                 truth = compose(source, photo, faces, motion, chosen.frames, (size[0], size[1]))
-                for every in chosen.every:
+                for every, encoder in ways:
                     before, began = resource.getrusage(resource.RUSAGE_SELF), time.monotonic()
                     with VideoReader(source) as video:
                         clip = Clip(video, detector, 0, lambda done: None, cover, spacing=Spacing.of(every))
-                        masks = [settled.masks for _, settled in clip.follow()]
+                        recorded = Recorded(clip)
+                        if encoder is None:
+                            for _ in recorded.follow():
+                                pass
+                        else:
+                            target, choice = Path(folder) / "masked.mp4", EncoderChoice.of(encoder)
+                            write_masked(recorded, target, MaskStyle(), quality=18, keep_metadata=False, encoder=choice)
                     after = resource.getrusage(resource.RUSAGE_SELF)
                     spent = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-                    open_ = sum(map(uncovered, truth, masks))
+                    open_ = sum(map(uncovered, truth, recorded.masks))
                     row = np.array([clip.searched, sum(map(len, truth)), open_, spent])
-                    totals[every] += row
+                    totals[motion, every, encoder] += row
+                    totals["all", every, encoder] += row
+                    name = f"{path.stem[:24]}, {motion} | {every} {encoder or ''}"
                     print(
-                        f"| {path.stem[:24]}, {motion} | {every} | {row[0]:.0f} | {row[1]:.0f} | {open_ / max(row[1], 1):.2%} "
+                        f"| {name} | {row[0]:.0f} | {row[1]:.0f} | {open_ / max(row[1], 1):.2%} "
                         f"| {spent:.1f} | {time.monotonic() - began:.1f} |",
                         flush=True,
                     )
-    base = totals[chosen.every[0]]
-    for every, row in totals.items():
+    for (motion, every, encoder), row in totals.items():
         share = f"{row[2] / max(row[1], 1):.2%}"
-        print(f"| all | {every} | {row[0]:.0f} | {row[1]:.0f} | {share} | {row[3]:.1f} | {base[3] / row[3]:.2f} times as fast |")
+        base = totals[motion, *ways[0]]
+        print(
+            f"| {motion} | {every} {encoder or ''} | {row[0]:.0f} | {row[1]:.0f} | {share} | {row[3]:.1f} "
+            f"| {base[3] / row[3]:.2f} times as fast |"
+        )
 
 
 if __name__ == "__main__":

@@ -158,5 +158,5 @@ def test_videos(convert, tmp_path):
         assert ("they are put in, up to the last frame" in output) == (number == 3)
     assert (tmp_path / "1/clip.mp4.jsonl").read_text() == (old / "clip.mp4.jsonl").read_text()
     assert (tmp_path / "3/clip.mp4.json").read_text() == (tmp_path / "0/clip.mp4.json").read_text()
-    assert np.loadtxt((tmp_path / "2/clip.mp4.csv").read_text().splitlines(), str, delimiter=",").shape == (3, 12)
+    assert np.loadtxt((tmp_path / "2/clip.mp4.csv").read_text().splitlines(), str, delimiter=",").shape == (3, 13)
     assert "is a video; its faces are written as json" in convert(old, "--format", "voc", "--out", tmp_path / "v", code=2).output

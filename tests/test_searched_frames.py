@@ -1,6 +1,7 @@
 """Videos of which not every frame is searched: faces are followed through the frames between."""
 
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,10 @@ from test_odd_videos import ONE, _changing_video  # noqa: E402
 from test_video import crowd, frames_of, write  # noqa: E402
 from tinyfaces.detection.detector import Detector  # noqa: E402
 from tinyfaces.detection.faces import Faces  # noqa: E402
+from tinyfaces.jobs.camera_motion import Motion, Reduced  # noqa: E402
 from tinyfaces.jobs.clips import Clip  # noqa: E402
-from tinyfaces.jobs.patch_matching import camera_motions, followed  # noqa: E402
+from tinyfaces.jobs.patch_matching import Grey, followed  # noqa: E402
+from tinyfaces.jobs.result_files import read_box_files  # noqa: E402
 from tinyfaces.jobs.searched_frames import Planned, filled, planned  # noqa: E402
 from tinyfaces.jobs.spacing import Spacing  # noqa: E402
 from tinyfaces.jobs.tracking import Tracker  # noqa: E402
@@ -43,9 +46,9 @@ def run(run_on_videos):
 @pytest.mark.parametrize("side", [8, 20, 70])
 def test_faces_are_followed_through_a_pan(step, side):
     picture = _texture(400, 560, grain=max(4, side // 5))
-    lumas = [_window(picture, 100 - step[0] * n, 80 - step[1] * n) for n in range(4)]
+    greys = [Grey(_window(picture, 100 - step[0] * n, 80 - step[1] * n)) for n in range(4)]
     boxes = np.array([[120.0, 90, 120 + side, 90 + side], [160, 110, 160 + side, 110 + 1.25 * side]])
-    places, kept = followed(lumas, boxes, camera_motions(lumas))
+    places, kept = followed(greys, boxes, [one.motion_to(other) for one, other in pairwise(greys)])
     assert kept.all()
     for n in range(4):
         assert np.abs(places[n] - boxes - np.tile(step, 2) * n).max() <= max(1, side / 16)
@@ -55,16 +58,67 @@ def test_a_face_that_something_hides_is_not_followed_on():
     picture = _texture(240, 320)
     hidden = picture.copy()
     hidden[90:130, 110:150] = _texture(40, 40, seed=1)
-    lumas = [picture, hidden, picture]
-    _, kept = followed(lumas, np.array([[120.0, 100, 140, 120], [200, 60, 220, 80]]), np.zeros((2, 2)))
+    greys = [Grey(luma) for luma in (picture, hidden, picture)]
+    _, kept = followed(greys, np.array([[120.0, 100, 140, 120], [200, 60, 220, 80]]), [Motion.none()] * 2)
     assert kept.tolist() == [[True, True], [False, True], [False, True]]
 
 
+def test_a_face_that_leaves_the_picture_is_not_lost():
+    """Nothing can recognise it any more, and nothing need be searched for it."""
+    picture = _texture(400, 700)
+    greys = [Grey(_window(picture, 100 + 12 * n, 80)) for n in range(5)]
+    boxes = np.array([[20.0, 100, 40, 124], [200, 100, 220, 124]])
+    places, kept = followed(greys, boxes, [one.motion_to(other) for one, other in pairwise(greys)])
+    assert kept.all()
+    assert np.abs(places[-1, :, 0] - (boxes[:, 0] - 48)).max() <= 1.5
+
+
+@pytest.mark.parametrize(
+    ("degrees", "zoom", "shift"), [(0, 1.0, (9, -5)), (0, 1.04, (0, 0)), (2, 0.97, (-13, 6)), (0, 1.0, (0, 0))]
+)
+def test_the_motion_of_a_camera(degrees, zoom, shift):
+    """Where nine points go, as Pillow moves the picture."""
+    a, b = zoom * np.cos(np.radians(degrees)), zoom * np.sin(np.radians(degrees))
+    turn, middle = np.array([[a, -b], [b, a]]), np.array([320.0, 180])
+    back = np.linalg.inv(turn)
+    offset = middle - back @ (middle + shift)
+    large = Image.fromarray(_texture(360, 640, grain=8))
+    coefficients = (*back[0], offset[0], *back[1], offset[1])
+    moved = np.asarray(large.transform((640, 360), Image.Transform.AFFINE, coefficients, Image.Resampling.BICUBIC))
+    motion = Reduced(np.asarray(large)).motion_to(Reduced(moved))
+    points = np.array([(x, y) for x in (80, 320, 560) for y in (60, 180, 300)], np.float64)
+    wanted = (points - middle) @ turn.T + middle + shift
+    boxes = np.concatenate([points - 8, points + 8], axis=1)
+    there = motion.moved(boxes)
+    assert np.abs((there[:, :2] + there[:, 2:]) / 2 - wanted).max() < 1
+    assert np.abs((there[:, 2:] - there[:, :2]) / 16 - zoom).max() < 0.01
+    assert np.abs(motion.back().moved(there) - boxes).max() < 1e-6
+
+
+def test_a_part_that_moves_otherwise_does_not_change_what_the_camera_did():
+    wide, other = _texture(240, 340), _texture(240, 320, seed=1)
+    picture, moved = _window(wide, 0, 0), _window(wide, 6, 0)
+    for luma, x in ((picture, 40), (moved, 60)):
+        luma[60:160, x : x + 90] = other[60:160, :90]
+    motion = Reduced(picture).motion_to(Reduced(moved))
+    box = np.array([[100.0, 100, 110, 110]])
+    assert np.abs(motion.moved(box) - box - [-6, 0, -6, 0]).max() < 0.5
+
+
+def test_pictures_that_show_nothing_do_not_move():
+    flat = Reduced(np.full((120, 160), 90, np.uint8))
+    box = np.array([[10.0, 20, 30, 40]])
+    assert (flat.motion_to(flat).moved(box) == box).all()
+    tiny = Reduced(_texture(6, 5, grain=1))
+    assert tiny.motion_to(tiny).moved(box) == pytest.approx(box)
+
+
 def _filled(lumas, found, spacing, search=None):
-    """What comes of frames of which `found`, by number, gives the boxes of the searched ones."""
-    frames = [Planned(_frame(luma), luma, number in found) for number, luma in enumerate(lumas)]
+    """What comes of frames of which `found`, by number, gives the boxes of the searched ones: frame, faces, searched."""
+    frames = [Planned(_frame(luma), Grey(luma), number in found) for number, luma in enumerate(lumas)]
     faces = [Faces(np.array(found.get(n, [])).reshape(-1, 4), np.full(len(found.get(n, [])), 0.9)) for n in range(len(lumas))]
-    return list(filled(zip(frames, faces, strict=True), search or (lambda one: pytest.fail("searched")), spacing))
+    done = filled(zip(frames, faces, strict=True), search or (lambda one: pytest.fail("searched")), spacing)
+    return [(one.frame, one.faces, one.searched) for one in done]
 
 
 def test_faces_of_both_ends_are_where_they_were_between():
@@ -98,7 +152,7 @@ def test_auto_searches_between_where_a_face_is_lost_and_only_there():
 
     def search(one: Planned) -> Faces:
         asked.append(one)
-        here = one.luma is picture
+        here = one.grey.luma is picture
         return Faces(np.array([box] if here else []).reshape(-1, 4), np.array([0.9] if here else []))
 
     result = _filled(lumas, {0: [box], 6: []}, Spacing.of("auto"), search)
@@ -107,14 +161,44 @@ def test_auto_searches_between_where_a_face_is_lost_and_only_there():
     assert len(asked) == 2
 
 
-def test_auto_gives_up_for_a_while_and_tries_again():
-    """Nothing can be followed in the first gap, and everything in all others. Three of them are searched all the same."""
-    lumas = [_texture(240, 320, seed=n) for n in range(7)] + [_texture(240, 320)] * 30
+def test_auto_searches_every_frame_where_nothing_can_be_followed():
+    lumas = [_texture(240, 320, seed=n) for n in range(6)] + [_texture(240, 320, seed=6)] * 31
     boxes = [[x, 60.0, x + 20, 84] for x in range(40, 280, 40)]
-    found = Faces(np.array(boxes), np.full(len(boxes), 0.9))
-    ends = {number: boxes for number in range(0, 37, 6)}
-    result = _filled(lumas, ends, Spacing.of("auto"), lambda one: found)
-    assert [searched for _, _, searched in result] == [True] * 25 + [False] * 5 + [True] + [False] * 5 + [True]
+    found = [Faces(np.array(boxes) + 20 * n * np.array([0, 1, 0, 1]), np.full(len(boxes), 0.9)) for n in range(7)]
+    ends = {number: found[6].boxes for number in range(6, 37, 6)} | {0: found[0].boxes}
+    result = _filled(lumas, ends, Spacing.of("auto"), lambda one: found[[one.grey.luma is luma for luma in lumas].index(True)])
+    assert [searched for _, _, searched in result] == [True] * 7 + ([False] * 5 + [True]) * 5
+
+
+def test_a_face_found_once_is_followed_through_two_gaps_on_both_sides():
+    """Which searched frame finds a face that is hard to find is chance; it is as plain to see in the others."""
+    lumas = [_texture(240, 320)] * 19
+    box = [150.0, 100, 170, 124]
+    result = _filled(lumas, {0: [], 3: [], 6: [], 9: [box], 12: [], 15: [], 18: []}, Spacing(3))
+    assert [len(faces) for _, faces, _ in result] == [0] * 4 + [1] * 11 + [0] * 4
+    frames = [Planned(_frame(luma), Grey(luma), number % 3 == 0) for number, luma in enumerate(lumas)]
+    faces = [Faces(np.array([box] if n == 9 else []).reshape(-1, 4), np.full(int(n == 9), 0.9)) for n in range(19)]
+    done = list(filled(zip(frames, faces, strict=True), lambda one: pytest.fail("searched"), Spacing(3)))
+    assert [one.found.tolist() for one in done] == [[]] * 4 + [[False]] * 5 + [[True]] + [[False]] * 5 + [[]] * 4
+
+
+@pytest.mark.parametrize("every", ["3", "auto"])
+def test_threads_change_nothing(every):
+    picture = _texture(400, 560)
+    rng = np.random.default_rng(0)
+    lumas = [_window(picture, 100 - 5 * (n % 9), 80 + 2 * n) for n in range(26)]
+    frames = [Planned(_frame(luma), Grey(luma), number % 6 in (0, 1)) for number, luma in enumerate(lumas)]
+    corners = [rng.uniform(20, 200, (8, 2)) for _ in frames]
+    faces = [Faces(np.concatenate([xy, xy + 16], axis=1), np.full(8, 0.9)) for xy in corners]
+    number = {id(one.frame): n for n, one in enumerate(frames)}
+    found = [(one, faces[n] if one.searched else Faces.empty()) for n, one in enumerate(frames)]
+    first, *others = (
+        list(filled(found, lambda one: faces[number[id(one.frame)]], Spacing.of(every), workers)) for workers in (0, 1, 3)
+    )
+    for other in others:
+        for one, same in zip(first, other, strict=True):
+            assert one.frame is same.frame and one.searched == same.searched
+            assert (one.faces.boxes == same.faces.boxes).all() and (one.found == same.found).all()
 
 
 def _plan(path: Path, spacing: Spacing) -> list[bool]:
@@ -159,7 +243,7 @@ def test_few_frames_wait(tmp_path, monkeypatch):
         clip = Clip(video, Detector(), 2, lambda done: None, spacing=Spacing(4))
         monkeypatch.setattr(clip, "_detect", lambda frame: Faces.empty())
         most = max(len(taken) - given for given, _ in enumerate(clip.follow()))
-    assert len(taken) == 120 and 4 < most <= 2 * 2 * 4 + 4 + Tracker.delay + 2
+    assert len(taken) == 120 and 4 < most <= 7 * 4 + Tracker.delay + 2
 
 
 def test_given_boxes_go_with_it(run, tmp_path):
@@ -208,12 +292,27 @@ def test_results_say_which_frames_were_searched(run, tmp_path):
     for frame in frames:
         if "searched" in frame:
             assert len(frame["boxes"]) == 5 and not any(frame["found"])
+    run("detect", "crowd.mkv", "--every", "3", "--out", "found", "--format", "csv")
+    columns, *rows = (line.split(",") for line in (tmp_path / "found" / "crowd.mkv.csv").read_text().splitlines())
+    assert {(int(row[1]), row[columns.index("searched")]) for row in rows} == {(n, str(int(n % 3 == 0))) for n in range(10)}
+    (again,) = read_box_files(tmp_path / "found" / "crowd.mkv.csv").entries
+    assert [again.frames[n].searched for n in range(10)] == [n % 3 == 0 for n in range(10)]
     run("detect", "crowd.mkv", "--out", "all", "--format", "json")
     assert "searched" not in (tmp_path / "all" / "crowd.mkv.json").read_text()
+
+
+def test_count_searches_fewer_frames_too(run, tmp_path):
+    write(tmp_path / "crowd.mkv", crowd(1)[0] * 20)
+    counts = {}
+    for every in ("1", "3"):
+        output = run("count", "crowd.mkv", "--every", every, "--format", "json", "--quiet")
+        (counts[every],) = json.loads(output)["files"]
+    assert counts["3"]["searched"] == 8 and counts["1"]["searched"] == counts["1"]["frames"] == counts["3"]["frames"] == 20
+    assert counts["3"]["max_faces"] == counts["3"]["faces"] == 5
 
 
 def test_spacings_that_make_no_sense(run, tmp_path):
     write(tmp_path / "crowd.mkv", crowd(2)[0])
     for every in ("0", "11", "often", "-1", "2.5"):
-        for command in ("anonymise", "detect"):
+        for command in ("anonymise", "detect", "count"):
             assert "--every must be" in run(command, "crowd.mkv", "--every", every, code=2)

@@ -183,7 +183,7 @@ def test_detect_gives_boxes_and_track_ids_per_frame(run, tmp_path):
     write(tmp_path / "a.mp4", images)
     run("detect", "a.mp4", "--out", "res", "--format", "csv")
     rows = [line.split(",") for line in (tmp_path / "res/a.mp4.csv").read_text().splitlines()]
-    assert rows[0] == ["file", "frame", "time", "track", "x1", "y1", "x2", "y2", "score", "found", "width", "height"]
+    assert rows[0] == ["file", "frame", "time", "track", "x1", "y1", "x2", "y2", "score", "found", "width", "height", "searched"]
     assert len(rows) - 1 == 30 * 5
     by_track = {}
     for row in rows[1:]:

@@ -121,6 +121,7 @@ def anonymise(
     cover: ImageSource | None = None,
     keep_metadata: bool = False,
     quality: int = 18,
+    encoder: str | None = None,
     progress: Callable[[int], None] = lambda frames: None,
 ) -> MaskedVideo:
     """Write a video again with its faces masked, as `tinyfaces anonymise` does. Sound, subtitles and timing stay.
@@ -142,6 +143,8 @@ def anonymise(
         cover: A picture to put over each mask: whatever `read_image` takes, or an emoji such as "😀".
         keep_metadata: Keep tags, names of chapters and telemetry. Pictures in the file and attachments always go.
         quality: Constant rate factor of the encoder, 0-51: lower is better, and larger.
+        encoder: FFmpeg's name of an encoder, such as "h264_nvenc", or with a preset, "libx264:veryfast"; "auto" for that of a
+            graphics card where it works. If None, one of software, in the codec of the original.
         progress: Called with the number of frames that are done since its last call.
 
     Returns:
@@ -151,8 +154,8 @@ def anonymise(
         ImportError: The extra `video` is not installed.
         VideoError: The video cannot be read or encoded.
         ImageError: The cover cannot be read.
-        ValueError: `out` is a file that is read here or no video's name; a number is out of its range; `faces` do not fit the
-            video, or options that choose among faces found were given beside them.
+        ValueError: `out` is a file that is read here or no video's name; a number is out of its range; the encoder cannot be
+            used here; `faces` do not fit the video, or options that choose among faces found were given beside them.
         OSError: The file cannot be written.
 
     Example:
@@ -163,6 +166,7 @@ def anonymise(
     """
     with _naming_the_extra():
         from tinyfaces.jobs.clips import write_masked
+        from tinyfaces.jobs.encoders import EncoderChoice
         from tinyfaces.jobs.known_clips import KnownClip
         from tinyfaces.jobs.video import VideoReader
 
@@ -176,6 +180,7 @@ def anonymise(
     spacing = Spacing.of(str(every))
     if faces is not None and (detector is not None or threshold is not None or selection != ALL or spacing != EVERY_FRAME):
         raise ValueError("exactly the faces given are masked: detector, threshold, selection and every do not go with them")
+    choice = EncoderChoice.of(encoder)
     picture = None if cover is None else read_cover(cover)
     limit = CoverThreshold.of(threshold)
     known = None if faces is None else _known(source, faces)
@@ -186,7 +191,7 @@ def anonymise(
         else:
             clip = _clip(video, detector or _detector(), limit, selection, spacing, progress)
         written = write_masked(
-            clip, target, style or MaskStyle(), quality=quality, keep_metadata=keep_metadata, picture=picture
+            clip, target, style or MaskStyle(), quality=quality, keep_metadata=keep_metadata, picture=picture, encoder=choice
         )  # fmt: skip
         numbers = clip.summary()
         return MaskedVideo(

@@ -16,6 +16,7 @@ from tinyfaces.cli.mask_options import MaskOptions
 from tinyfaces.cli.options import (
     MODEL,
     OUTPUT,
+    SPEED,
     DetectorOptions,
     Every,
     InputOptions,
@@ -26,6 +27,7 @@ from tinyfaces.cli.options import (
     fail,
     folder_of,
     json_file,
+    missing_extra,
     spacing_of,
 )
 from tinyfaces.cli.remote import RayAddress, refuse_with_ray, run_on_cluster
@@ -44,6 +46,7 @@ from tinyfaces.jobs.spacing import EVERY_FRAME, Spacing
 
 if TYPE_CHECKING:  # an extra
     from tinyfaces.jobs.clips import Clip
+    from tinyfaces.jobs.encoders import EncoderChoice
     from tinyfaces.jobs.known_clips import KnownClip
 
 _QUALITY = 18
@@ -88,6 +91,15 @@ def anonymise(
             min=0, max=51, rich_help_panel=OUTPUT, help="Quality of videos (constant rate factor): lower is better, and larger."
         ),
     ] = _QUALITY,
+    encoder: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME[:PRESET]|auto",
+            rich_help_panel=SPEED,
+            help="Encoder of videos, such as h264_nvenc, h264_qsv, h264_videotoolbox or libx264:veryfast; auto takes that of a "
+            "graphics card where it works. By default, one of software, in the codec of the original.",
+        ),
+    ] = None,
     every: Every = "1",
     ray: RayAddress = None,
 ) -> None:
@@ -103,11 +115,12 @@ def anonymise(
         masks.picture(),
     )
     spacing = spacing_of(every)
+    writer = _encoder(encoder)
     if ray is not None:
         boxes_given = {"--boxes": given.boxes is not None, "--also-boxes": given.also_boxes is not None}
         refuse_with_ray(boxes_given, "detects all faces itself")
         refuse_with_ray({"--report": report is not None}, f"lists what was masked in Parquet files beside {out}")
-        of_videos = {"--every": spacing != EVERY_FRAME, "--quality": quality != _QUALITY}
+        of_videos = {"--every": spacing != EVERY_FRAME, "--encoder": encoder is not None, "--quality": quality != _QUALITY}
         for name in ("keep_track", "only_track", "from_", "to"):
             of_videos[f"--{name.strip('_').replace('_', '-')}"] = getattr(tracks, name) is not None
         refuse_with_ray(of_videos, "leaves videos out")
@@ -127,16 +140,18 @@ def anonymise(
     boxes.assign(run)
     run.mark(folder)
     settings = {"command": "anonymise", **masking.settings(), "quality": quality, **spacing.settings(), **boxes.settings}
+    settings |= {} if encoder is None else {"encoder": encoder}
     run.open(detector, masking.cover.lowest, state.journal, resume=progress.resume, settings=settings, detects=boxes.detects)
     for file, outcome in run.process(
-        lambda file: _on_image(file, run, boxes, masking), lambda file: _on_video(file, run, boxes, masking, quality, spacing)
+        lambda file: _on_image(file, run, boxes, masking),
+        lambda file: _on_video(file, run, boxes, masking, quality, spacing, writer),
     ):
         if outcome.record is not None and not progress.quiet:
             for line in lost_lines(runs.shown(file.path), outcome.record["removed"]):
                 typer.echo(line)
     done = list(run.records())
     if report is not None:
-        chosen = masking.settings() | spacing.settings()
+        chosen = masking.settings() | spacing.settings() | ({} if encoder is None else {"encoder": encoder})
         if boxes.detects:
             chosen |= {"scale": detector.scale, "model": detector.model}
         else:
@@ -178,14 +193,42 @@ def _on_image(file: InputFile, run: runs.Run, boxes: GivenBoxes, masking: Maskin
     return Outcome(record, written=[target])
 
 
-def _on_video(file: InputFile, run: runs.Run, boxes: GivenBoxes, masking: Masking, quality: int, spacing: Spacing) -> Outcome:
+def _encoder(given: str | None) -> "EncoderChoice | None":
+    """Which encoder `--encoder` names. Ends the command where it cannot be used."""
+    if given is None:
+        return None
+    try:
+        from tinyfaces.jobs.encoders import EncoderChoice
+    except ImportError as error:
+        missing_extra(error, "video")
+    try:
+        return EncoderChoice.of(given)
+    except ValueError as error:
+        fail(str(error))
+
+
+def _on_video(
+    file: InputFile,
+    run: runs.Run,
+    boxes: GivenBoxes,
+    masking: Masking,
+    quality: int,
+    spacing: Spacing,
+    encoder: "EncoderChoice | None",
+) -> Outcome:
     known = boxes.video(file)
     with _clip(file, run, masking, known, boxes.detects, spacing) as clip:
         from tinyfaces.jobs.clips import write_masked
 
         target = run.targets[file][0]
         written = write_masked(
-            clip, target, masking.style, quality=quality, keep_metadata=masking.keep_metadata, picture=masking.picture
+            clip,
+            target,
+            masking.style,
+            quality=quality,
+            keep_metadata=masking.keep_metadata,
+            picture=masking.picture,
+            encoder=encoder,
         )
         if written.losses:
             run.note(f"{file.path}: written without {', '.join(written.losses)}")

@@ -13,6 +13,7 @@ from tinyfaces.cli.options import (
     INPUT,
     OUTPUT,
     DetectorOptions,
+    Every,
     InputOptions,
     ProgressOptions,
     Threshold,
@@ -20,6 +21,7 @@ from tinyfaces.cli.options import (
     command,
     fail,
     folder_of,
+    spacing_of,
 )
 from tinyfaces.cli.tables import print_counts
 from tinyfaces.files import named_after, write_atomically
@@ -30,6 +32,7 @@ from tinyfaces.jobs.inputs import InputFile, find_inputs
 from tinyfaces.jobs.journal import Outcome
 from tinyfaces.jobs.outputs import OutputError, document_of
 from tinyfaces.jobs.own_results import as_marked_picture
+from tinyfaces.jobs.spacing import Spacing
 
 
 class CountFormat(StrEnum):
@@ -60,6 +63,7 @@ def count(
             help="Corners of a polygon to count in; may be given several times.",
         ),
     ] = None,
+    every: Every = "1",
     density: Annotated[
         Path | None,
         typer.Option(rich_help_panel=OUTPUT, help="Folder for density maps, pictures that show where the faces are."),
@@ -80,6 +84,7 @@ def count(
     Exit code: 0 if all files were read, 1 if some could not be, 2 if nothing could be done.
     """
     polygons = _polygons(regions, region or [])
+    spacing = spacing_of(every)
     chosen = format.value if format is not None else "json"
     if out is not None:
         try:
@@ -101,9 +106,10 @@ def count(
         "command": "count",
         "regions": {name: region.tolist() for name, region in polygons.items()},
         "density": str(density),
+        **spacing.settings(),
     }
     run.open(detector, threshold, journal, resume=progress.resume, settings=settings)
-    for _ in run.process(lambda file: _on_image(file, run, polygons), lambda file: _on_video(file, run)):
+    for _ in run.process(lambda file: _on_image(file, run, polygons), lambda file: _on_video(file, run, spacing)):
         pass
     records = [{"file": runs.shown(file.path), **record} for file, record in run.records()]
     text = _csv(records, list(polygons)) if chosen == "csv" else json.dumps({"files": records}, indent=1) + "\n"
@@ -142,8 +148,8 @@ def _on_image(file: InputFile, run: runs.Run, polygons: dict[str, Polygon]) -> O
     return Outcome(record, written=targets)
 
 
-def _on_video(file: InputFile, run: runs.Run) -> Outcome:
-    with run.clip(file) as clip:
+def _on_video(file: InputFile, run: runs.Run, spacing: Spacing) -> Outcome:
+    with run.clip(file, spacing=spacing) as clip:
         for _ in clip.follow():
             pass
         record = clip.summary()

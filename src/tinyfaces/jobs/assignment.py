@@ -15,8 +15,10 @@ def heaviest_pairs(weights: Matrix) -> list[tuple[int, int]]:
     Returns:
         Row and column of each pair, by row.
     """
-    pairs: list[tuple[int, int]] = []
-    for rows, columns in _groups(weights > 0):
+    linked = weights > 0
+    alone = linked & (linked.sum(axis=1) == 1)[:, None] & (linked.sum(axis=0) == 1)
+    pairs: list[tuple[int, int]] = [(int(row), int(column)) for row, column in np.argwhere(alone)]
+    for rows, columns in _groups(linked & ~alone):
         if len(rows) == 1 or len(columns) == 1:
             row, column = np.unravel_index(weights[np.ix_(rows, columns)].argmax(), (len(rows), len(columns)))
             pairs.append((rows[row], columns[column]))

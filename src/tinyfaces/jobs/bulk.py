@@ -28,7 +28,7 @@ class DiskFull(ValueError):
 
 
 def overlapped(
-    items: Iterable[Item], work: Callable[[Item], Result], workers: int, ahead: int = 2
+    items: Iterable[Item], work: Callable[[Item], Result], workers: int, ahead: int = 2, most: int | None = None
 ) -> Iterator[tuple[Item, Result]]:
     """Do some work on each item, in threads that are ahead of what is given back.
 
@@ -37,6 +37,7 @@ def overlapped(
         work: Called with each item, from any of the threads. What it raises is raised here.
         workers: How many threads. With 0 the work is done in this thread.
         ahead: How many results each worker may have waiting, which bounds memory.
+        most: How many may wait in all, in place of `ahead`.
 
     Returns:
         Each item and its result, in order.
@@ -50,7 +51,7 @@ def overlapped(
         try:
             for item in items:
                 waiting.append((item, threads.submit(work, item)))
-                if len(waiting) >= workers * ahead:
+                if len(waiting) >= (workers * ahead if most is None else most):
                     first, future = waiting.popleft()
                     yield first, future.result()
             while waiting:

@@ -15,6 +15,7 @@ from tinyfaces.jobs.bulk import overlapped
 from tinyfaces.jobs.clocks import Packet
 from tinyfaces.jobs.cover_picture import CoverPicture
 from tinyfaces.jobs.cover_threshold import CoverThreshold
+from tinyfaces.jobs.encoders import EncoderChoice
 from tinyfaces.jobs.fields import one_face_each
 from tinyfaces.jobs.found_faces import FoundFaces
 from tinyfaces.jobs.masking import MaskStyle
@@ -92,10 +93,11 @@ class Clip:
         """Each frame with its faces, in pixels of the first frame, while threads search the next ones."""
         waiting: deque[av.VideoFrame] = deque()
         frames = planned(self.video, self.video.frames(on_packet), self._spacing)
-        found = overlapped(frames, self._search, self._workers, ahead=2 * self._spacing.frames)
-        for frame, faces, searched in filled(found, lambda one: self._detect(one.frame), self._spacing):
-            waiting.append(frame)
-            settled = self._tracker.push(faces, float(frame.time or 0), searched=searched)
+        # Every searched frame keeps one thread busy; one more is at hand when one is done.
+        found = overlapped(frames, self._search, self._workers, most=(self._workers + 1) * self._spacing.frames)
+        for one in filled(found, lambda one: self._detect(one.frame), self._spacing, self._workers):
+            waiting.append(one.frame)
+            settled = self._tracker.push(one.faces, float(one.frame.time or 0), searched=one.searched, found=one.found)
             if settled is not None:
                 yield waiting.popleft(), self._counted(settled)
         for settled in self._tracker.finish():
@@ -195,7 +197,14 @@ class Written:
 
 
 def write_masked(
-    clip: FollowedClip, target: Path, style: MaskStyle, *, quality: int, keep_metadata: bool, picture: CoverPicture | None = None
+    clip: FollowedClip,
+    target: Path,
+    style: MaskStyle,
+    *,
+    quality: int,
+    keep_metadata: bool,
+    picture: CoverPicture | None = None,
+    encoder: EncoderChoice | None = None,
 ) -> Written:
     """Write a video again with its faces masked, and with a picture over each mask if there is one.
 
@@ -208,7 +217,13 @@ def write_masked(
     with (
         replacing(target) as partial,
         VideoWriter(
-            partial, target.suffix.lower(), clip.video, quality=quality, keep_metadata=keep_metadata, picture=picture
+            partial,
+            target.suffix.lower(),
+            clip.video,
+            quality=quality,
+            keep_metadata=keep_metadata,
+            picture=picture,
+            encoder=encoder,
         ) as writer,
     ):
         for frame, settled in clip.follow(writer.copy):

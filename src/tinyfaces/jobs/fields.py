@@ -11,6 +11,7 @@ from tinyfaces.detection.images import Pixels
 from tinyfaces.detection.merging import joined
 
 _BLOCK = 8  # pixels
+_BAND = 64  # lines that are looked at together
 _CONTRAST = 30  # levels between neighbouring lines of a comb, in all three channels together, on average over a block
 _RATIO = 1.5  # by how much neighbouring lines differ more than every other line does; below 1 in most photos
 _BLOCKS = 2  # a small face that moves makes no more
@@ -20,11 +21,15 @@ _SAME_FACE = 0.3  # overlap
 def is_combed(pixels: Pixels) -> bool:
     """Whether something in a stored frame HxWx3, or grey HxWx1, looks like two pictures in alternate lines."""
     width, channels = pixels.shape[1] // _BLOCK * _BLOCK, pixels.shape[2]
+    end = (len(pixels) - 2) // _BLOCK * _BLOCK if width else 0
     combs = 0
-    for top in range(0, len(pixels) - _BLOCK - 1, _BLOCK):
-        lines = pixels[top : top + _BLOCK + 2, :width].reshape(_BLOCK + 2, -1).astype(np.int16)
-        near, far = (_per_block(np.abs(lines[:_BLOCK] - lines[step : _BLOCK + step]), channels) for step in (1, 2))
-        combs += int(((near > _CONTRAST * _BLOCK**2 * channels / 3) & (near > _RATIO * far)).sum())
+    for top in range(0, end, _BAND):
+        bottom = min(top + _BAND, end)
+        lines = pixels[top : bottom + 2, :width].reshape(bottom + 2 - top, -1)
+        near = _per_block(lines[:-2], lines[1:-1], channels)
+        strong = near > _CONTRAST * _BLOCK**2 * channels / 3
+        if strong.any():
+            combs += int((strong & (near > _RATIO * _per_block(lines[:-2], lines[2:], channels))).sum())
         if combs >= _BLOCKS:
             return True
     return False
@@ -70,6 +75,8 @@ def _field(pixels: Pixels, first: int) -> Pixels:
     return field
 
 
-def _per_block(lines: npt.NDArray[np.int16], channels: int) -> npt.NDArray[np.int64]:
-    """The sums of _BLOCK lines over every _BLOCK pixels of all channels."""
-    return np.asarray(lines.sum(axis=0, dtype=np.int16).reshape(-1, channels * _BLOCK).sum(axis=1, dtype=np.int64))
+def _per_block(lines: npt.NDArray[np.uint8], others: npt.NDArray[np.uint8], channels: int) -> npt.NDArray[np.int64]:
+    """How much lines differ from others, summed over blocks of _BLOCK lines and _BLOCK pixels of all channels."""
+    apart = np.maximum(lines, others) - np.minimum(lines, others)
+    summed = apart.reshape(-1, _BLOCK, lines.shape[1]).sum(axis=1, dtype=np.uint16)
+    return np.asarray(summed.reshape(len(summed), -1, channels * _BLOCK).sum(axis=2, dtype=np.int64))

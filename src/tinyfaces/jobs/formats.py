@@ -201,14 +201,16 @@ def video_json_parts(path: Path, width: int, height: int, frames: Iterable[Track
 
 
 def video_csv_parts(path: Path, width: int, height: int, frames: Iterable[TrackedFaces]) -> Iterator[str]:
-    """A line per face and frame: file, frame, time, track, x1, y1, x2, y2, score, found (0 or 1), width, height of the frame."""
-    yield csv_lines([("file", "frame", "time", "track", "x1", "y1", "x2", "y2", "score", "found", "width", "height")])
+    """A line per face and frame: file, frame, time, track, x1, y1, x2, y2, score, found (0 or 1), width, height of the frame, and
+    whether the frame was searched (0 or 1)."""
+    columns = ("file", "frame", "time", "track", "x1", "y1", "x2", "y2", "score", "found", "width", "height", "searched")
+    yield csv_lines([columns])
     for number, frame in enumerate(frames):
         record = _frame_record(number, frame, (width, height))
         faces = zip(record["tracks"], record["boxes"], record["scores"], record["found"], strict=True)
-        size = (record["width"], record["height"])
+        end = (record["width"], record["height"], int(frame.searched))
         yield csv_lines(
-            (_text(path), number, record["time"], track, *box, score, int(found), *size) for track, box, score, found in faces
+            (_text(path), number, record["time"], track, *box, score, int(found), *end) for track, box, score, found in faces
         )
 
 

@@ -1,5 +1,6 @@
 """Making faces unrecognisable: the pixels under a mask are replaced by a few averages or by one colour."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -85,42 +86,67 @@ def mask_faces(planes: Sequence[Plane], boxes: npt.NDArray[np.float32], style: M
         half_y = (y2 - y1) / 2 * style.enlarge + _MARGIN
         centre = ((x1 + x2) / 2, (y1 + y2) / 2)
         cells = tuple(int(np.clip(2 * half // _MIN_CELL, 1, _CELLS + 1 - style.strength)) for half in (half_x, half_y))
+        areas: dict[tuple[float, ...], _Area | None] = {}
         for plane in planes:
-            _mask_one(plane, centre, (half_x, half_y), cells, style)
+            grid = (plane.step_x, plane.step_y, *plane.values.shape)
+            if grid not in areas:
+                areas[grid] = _Area.of(plane, centre, (half_x, half_y), style.shape)
+            area = areas[grid]
+            if area is not None:
+                _mask_one(plane, area, cells, style)
 
 
-def _mask_one(
-    plane: Plane, centre: tuple[float, float], half: tuple[float, float], cells: tuple[int, ...], style: MaskStyle
-) -> None:
-    height, width = plane.values.shape[:2]
-    x, y = centre[0] / plane.step_x, centre[1] / plane.step_y
-    # Half a value more, so that those only partly within are masked too.
-    half_x, half_y = half[0] / plane.step_x + 0.5, half[1] / plane.step_y + 0.5
-    left, right = max(0, int(np.floor(x - half_x))), min(width, int(np.ceil(x + half_x)))
-    top, bottom = max(0, int(np.floor(y - half_y))), min(height, int(np.ceil(y + half_y)))
-    if left >= right or top >= bottom:
-        return
-    area = plane.values[top:bottom, left:right]
-    if style.method == "solid":
-        filled = np.full(area.shape, plane.blank, np.float64)
-    else:
-        filled = _averaged(area, cells, smooth=style.method == "blur")
-    if plane.cover is not None:
+@dataclass(frozen=True)
+class _Area:
+    """The part of a plane that a mask changes.
+
+    Args:
+        rows: Of the plane.
+        columns: Of the plane.
+        inside: Which values the mask covers; None for all.
+        place: The part of a cover picture that lies over it, left top right bottom, relative to its sides.
+    """
+
+    rows: slice
+    columns: slice
+    inside: npt.NDArray[np.bool_] | None
+    place: tuple[float, float, float, float]
+
+    @classmethod
+    def of(cls, plane: Plane, centre: tuple[float, float], half: tuple[float, float], shape: str) -> "_Area | None":
+        """The area around a centre, both in pixels of the image; None where that is beyond the plane."""
+        height, width = plane.values.shape[:2]
+        x, y = centre[0] / plane.step_x, centre[1] / plane.step_y
+        # Half a value more, so that those only partly within are masked too.
+        half_x, half_y = half[0] / plane.step_x + 0.5, half[1] / plane.step_y + 0.5
+        left, right = max(0, math.floor(x - half_x)), min(width, math.ceil(x + half_x))
+        top, bottom = max(0, math.floor(y - half_y)), min(height, math.ceil(y + half_y))
+        if left >= right or top >= bottom:
+            return None
+        inside = None
+        if shape == "ellipse":
+            across = (np.arange(left, right) + 0.5 - x) / half_x
+            down = (np.arange(top, bottom) + 0.5 - y) / half_y
+            inside = across**2 + (down**2)[:, None] <= 1
         place = (
             (left - x + half_x) / half_x / 2,
             (top - y + half_y) / half_y / 2,
             *((right - x + half_x) / half_x / 2, (bottom - y + half_y) / half_y / 2),
         )
-        filled = _covered(filled, plane.cover, place)
-    if np.issubdtype(area.dtype, np.integer):
+        return cls(slice(top, bottom), slice(left, right), inside, place)
+
+
+def _mask_one(plane: Plane, area: _Area, cells: tuple[int, ...], style: MaskStyle) -> None:
+    values = plane.values[area.rows, area.columns]
+    if style.method == "solid":
+        filled = np.full(values.shape, plane.blank, np.float64)
+    else:
+        filled = _averaged(values, cells, smooth=style.method == "blur")
+    if plane.cover is not None:
+        filled = _covered(filled, plane.cover, area.place)
+    if values.dtype.kind in "iu":
         filled = np.rint(filled)
-    if style.shape == "box":
-        area[:] = filled.astype(area.dtype)
-        return
-    across = (np.arange(left, right) + 0.5 - x) / half_x
-    down = (np.arange(top, bottom) + 0.5 - y) / half_y
-    inside = across**2 + down[:, None] ** 2 <= 1
-    area[inside] = filled[inside].astype(area.dtype)
+    np.copyto(values, filled, casting="unsafe", where=True if area.inside is None else area.inside)
 
 
 def _covered(

@@ -8,6 +8,7 @@ import av
 import numpy as np
 from av.video.reformatter import ColorRange, Colorspace
 
+from tinyfaces.jobs.encoders import ENCODERS, EncoderChoice
 from tinyfaces.jobs.masking import Plane
 
 _ENCODERS = {"hevc": "libx265", "vp8": "libvpx-vp9", "vp9": "libvpx-vp9", "av1": "libsvtav1"}
@@ -17,6 +18,10 @@ _FALLBACKS = {
 }
 """Encoders for a container, beside that of the original codec; the first ones rather."""
 _OTHER_FALLBACKS = ("libx264", "libx265", "libsvtav1", "libvpx-vp9")
+_CODECS = {"webm": ("vp9", "av1"), "mpegts": ("h264", "hevc"), "mov": ("h264", "hevc", "av1")}
+"""What containers take, where that is not all that we write."""
+_INTERLEAVED = {"nv12": "yuv420p", "p010le": "yuv420p10le"}
+"""Formats of hardware, and those in which the same frames can be edited."""
 _ODD_SIDES = ("libvpx-vp9",)  # encoders that take odd sides with halved colour
 _RGB, _BT709, _UNSPECIFIED = 0, 1, 2
 _LIMITED, _FULL = 1, 2
@@ -29,13 +34,15 @@ class Encoding:
 
     Args:
         encoder: FFmpeg's name.
-        pixel_format: FFmpeg's name.
+        pixel_format: FFmpeg's name of that in which frames are edited.
+        encoded: The same of that which the encoder takes.
         colour: Values of the codec context.
         losses: What the encoded frames lack of the original ones.
     """
 
     encoder: str
     pixel_format: str
+    encoded: str
     colour: dict[str, int]
     losses: tuple[str, ...]
 
@@ -60,24 +67,50 @@ class Encoding:
         frame.colorspace, frame.color_range = self.colour["colorspace"], self.colour["color_range"]
         return frame
 
+    def interleaved(self, frame: av.VideoFrame) -> av.VideoFrame:
+        """A frame that was edited as the encoder takes it."""
+        if self.encoded == self.pixel_format:
+            return frame
+        pts, base = frame.pts, frame.time_base
+        frame = frame.reformat(format=self.encoded)
+        frame.pts, frame.time_base = pts, base
+        frame.colorspace, frame.color_range = self.colour["colorspace"], self.colour["color_range"]
+        return frame
 
-def choose(stream: Any, kind: str, width: int, height: int) -> Encoding:
+
+def choose(stream: Any, kind: str, width: int, height: int, encoder: EncoderChoice | None = None) -> Encoding:
     """How to write the frames of a video stream, of width x height pixels, to a container, as FFmpeg calls it, with the least
-    loss."""
+    loss.
+
+    Raises:
+        ValueError: The encoder that was asked for cannot write them.
+    """
+    asked = encoder or EncoderChoice()
     original = stream.codec_context
     source = av.VideoFormat(original.pix_fmt or "yuv420p", 16, 16)
     own = _ENCODERS.get(original.codec.canonical_name, "libx264")
     fallbacks = _FALLBACKS.get(kind, _OTHER_FALLBACKS)
-    encoders = [own, *fallbacks] if own in fallbacks or kind not in _FALLBACKS else fallbacks
+    encoders: list[str] = [own, *fallbacks] if own in fallbacks or kind not in _FALLBACKS else [*fallbacks]
+    if asked.only:
+        encoders = [*asked.names]
+        for name in encoders:
+            codec = ENCODERS[name].codec
+            if codec not in _CODECS.get(kind, (codec,)):
+                raise ValueError(f"{name} writes {codec}, which {kind} does not take")
+    else:
+        encoders = [*(name for name in asked.names if ENCODERS[name].codec == ENCODERS[own].codec), *encoders]
     choices = []
-    for place, encoder in enumerate(dict.fromkeys(encoders)):
-        for offered in av.Codec(encoder, "w").video_formats or ():
-            pixel = av.VideoFormat(offered.name, 16, 16)
-            if _fits(pixel, source, encoder, width, height):
-                choices.append((_rank(pixel, source, place), encoder, pixel))
-    _, encoder, pixel = min(choices, key=lambda choice: choice[0])
+    for place, name in enumerate(dict.fromkeys(encoders)):
+        for offered in av.Codec(name, "w").video_formats or ():
+            edited = _INTERLEAVED.get(offered.name, offered.name) if ENCODERS[name].hardware else offered.name
+            pixel = av.VideoFormat(edited, 16, 16)
+            if _fits(pixel, source, name, width, height):
+                choices.append((_rank(pixel, source, place), name, pixel, offered.name))
+    if not choices:
+        raise ValueError(f"{', '.join(encoders)} cannot write {width}x{height} pixels of {source.name}")
+    _, name, pixel, encoded = min(choices, key=lambda choice: choice[0])
     from_rgb = _is_rgb(source) and not pixel.is_rgb
-    return Encoding(encoder, pixel.name, _colour(original, from_rgb, pixel), tuple(_losses(stream, source, pixel)))
+    return Encoding(name, pixel.name, encoded, _colour(original, from_rgb, pixel), tuple(_losses(stream, source, pixel)))
 
 
 def _fits(pixel: av.VideoFormat, source: av.VideoFormat, encoder: str, width: int, height: int) -> bool:
@@ -156,7 +189,8 @@ def _has_alpha(pixel: av.VideoFormat) -> bool:
 
 def _editable(pixel: av.VideoFormat) -> bool:
     own_plane = len({component.plane for component in pixel.components}) == len(pixel.components)
-    return own_plane and not pixel.is_big_endian and not pixel.has_palette and not pixel.is_bit_stream
+    on_a_card = not pixel.components
+    return own_plane and not on_a_card and not pixel.is_big_endian and not pixel.has_palette and not pixel.is_bit_stream
 
 
 def _over_black(frame: av.VideoFrame) -> av.VideoFrame:

@@ -243,8 +243,12 @@ def _csv(file: Path, content: bytes) -> list[Known]:
                 continue
             number = int(record["frame"])
             frame = videos[name].setdefault(
-                number, {**record, "frame": number, "boxes": [], "scores": [], "tracks": [], "found": []}
-            )
+                number,
+                {
+                    **record, "frame": number, "searched": record.get("searched") != "0",
+                    "boxes": [], "scores": [], "tracks": [], "found": [],
+                },
+            )  # fmt: skip
             frame["boxes"].append(_csv_box(file, record))
             frame["scores"].append(record.get("score") or 1)
             frame["tracks"].append(record.get("track") or 0)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 LONGEST = 10
 """Of so many frames one at least is searched."""
 
-_AUTO = 6
+_AUTO = 5
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Faces followed through the frames of a video, and bridged where a face is missed for some frames."""
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -67,7 +67,7 @@ class _Frame:
     searched: bool = True
     seen: dict[int, _Seen] = field(default_factory=dict)
     held: list[tuple[Box, int, int]] = field(default_factory=list)  # a box, and the one or two tracks it may belong to
-    unsure: list[tuple[Box, float]] = field(default_factory=list)
+    unsure: list[_Seen] = field(default_factory=list)
 
 
 @dataclass
@@ -109,29 +109,38 @@ class Tracker:
         """How many faces were told apart up to now."""
         return self._tracks_so_far
 
-    def push(self, faces: Faces, time: float, *, searched: bool = True) -> TrackedFaces | None:
+    def push(
+        self, faces: Faces, time: float, *, searched: bool = True, found: npt.NDArray[np.bool_] | None = None
+    ) -> TrackedFaces | None:
         """Add the faces of the next frame, at a time in seconds. Gives the frame `delay` before it, if there is one.
 
         Args:
             faces: In pixels.
             time: In seconds.
-            searched: False for faces that were not found in this frame, but followed into it.
+            searched: Whether the frame was searched.
+            found: (N,), false for faces that were not found in this frame, but followed into it. If None, as `searched` says.
         """
+        seen = [
+            _Seen(box, score, own)
+            for box, score, own in zip(
+                faces.boxes.astype(np.float64), faces.scores.tolist(),
+                [searched] * len(faces) if found is None else found.tolist(), strict=True,
+            )
+        ]  # fmt: skip
         now = self._next
         self._next += 1
         self._frames.append(_Frame(time, searched))
         identities = self._byte_track.update(faces.boxes, self._threshold.evened(faces), time).tolist()
-        boxes = faces.boxes.astype(np.float64)
         starts = []
         for row, identity in enumerate(identities):
             number = self._numbers.get(identity) if identity >= 0 else None
             if number is None or number not in self._tracks or self._tracks[number].last == now:
                 starts.append(row)
             else:
-                self._go_on(self._tracks[number], now, boxes[row], float(faces.scores[row]))
+                self._go_on(self._tracks[number], now, seen[row])
         reached = self._threshold.reached(faces)
-        self._begin([row for row in starts if reached[row]], identities, boxes, faces.scores, now)
-        self._continue([row for row in starts if not reached[row]], boxes, faces.scores, now)
+        self._begin({row: seen[row] for row in starts if reached[row]}, identities, now)
+        self._continue([seen[row] for row in starts if not reached[row]], now)
         self._hold_and_forget(now)
         return self._settled() if now - self._given >= self.delay else None
 
@@ -140,7 +149,8 @@ class Tracker:
         while self._given < self._next:
             yield self._settled()
 
-    def _go_on(self, track: _Track, now: int, box: Box, score: float) -> None:
+    def _go_on(self, track: _Track, now: int, seen: _Seen) -> None:
+        box, score = seen.box, seen.score
         gap = now - track.last
         if gap <= LONGEST_GAP + 1:
             for number, between in self._between(track.last, track.box, now, box):
@@ -151,62 +161,61 @@ class Tracker:
         # It may have jumped: in the gap it is where it was, where it will be, or between.
         self._hold_before(now, box, track.number, track.last)
         track.last, track.box, track.score = now, box, score
-        self._at(now).seen[track.number] = _Seen(box, score, self._at(now).searched)
+        self._at(now).seen[track.number] = seen
 
-    def _begin(self, starts: list[int], identities: list[int], boxes: Box, scores: npt.NDArray[np.float32], now: int) -> None:
-        """Give the faces at `starts` a track: that of a face lost nearby a moment ago, or a new one."""
+    def _begin(self, starts: dict[int, _Seen], identities: list[int], now: int) -> None:
+        """Give the faces in these rows a track: that of a face lost nearby a moment ago, or a new one."""
         ends = self._ends(now)
-        linked = _nearest(boxes[starts], ends, now, loose=False)
-        begun: dict[int, int] = {}
-        for place, row in enumerate(starts):
-            box, score = boxes[row], float(scores[row])
+        linked = _nearest(_boxes(starts.values()), ends, now, loose=False)
+        begun: dict[int, _Track] = {}
+        for place, (row, seen) in enumerate(starts.items()):
             track = linked.get(place)
             if track is not None:
-                self._go_on(track, now, box, score)
+                self._go_on(track, now, seen)
             else:
-                track = _Track(self._tracks_so_far, now, box, score, np.zeros(2))
+                track = _Track(self._tracks_so_far, now, seen.box, seen.score, np.zeros(2))
                 self._tracks_so_far += 1
                 self._tracks[track.number] = track
-                begun[row] = track.number
-                self._at(now).seen[track.number] = _Seen(box, score, self._at(now).searched)
-                first, place_then = self._begun_before(track.number, now, box, score)
+                begun[row] = track
+                self._at(now).seen[track.number] = seen
+                first, place_then = self._begun_before(track.number, now, seen)
                 self._hold_before(first, place_then, track.number)
             if identities[row] >= 0:
                 self._numbers[identities[row]] = track.number
         # A new face may be one just lost, too far away to be sure; to be safe, what lies between is masked.
-        alone = [row for place, row in enumerate(starts) if place not in linked]
+        new = list(begun.values())
         ends = [track for track in ends if track.last < now]
-        for place, end in _nearest(boxes[alone], ends, now, loose=True).items():
-            for number, between in self._between(end.last, end.box, now, boxes[alone[place]]):
-                self._at(number).held.append((between, end.number, begun[alone[place]]))
+        for place, end in _nearest(_boxes(new), ends, now, loose=True).items():
+            for number, between in self._between(end.last, end.box, now, new[place].box):
+                self._at(number).held.append((between, end.number, new[place].number))
 
     def _ends(self, now: int) -> list[_Track]:
         """The tracks that have no face in this frame, but had one a moment ago."""
         return [track for track in self._tracks.values() if 0 < now - track.last <= LONGEST_GAP + 1]
 
-    def _continue(self, unsure: list[int], boxes: Box, scores: npt.NDArray[np.float32], now: int) -> None:
+    def _continue(self, unsure: list[_Seen], now: int) -> None:
         """Give the faces below the threshold to tracks that would have a gap, and keep the others for tracks that begin soon."""
-        linked = _nearest(boxes[unsure], self._ends(now), now, loose=False)
-        for place, row in enumerate(unsure):
+        linked = _nearest(_boxes(unsure), self._ends(now), now, loose=False)
+        for place, seen in enumerate(unsure):
             if place in linked:
-                self._go_on(linked[place], now, boxes[row], float(scores[row]))
+                self._go_on(linked[place], now, seen)
             else:
-                self._at(now).unsure.append((boxes[row], float(scores[row])))
+                self._at(now).unsure.append(seen)
 
-    def _begun_before(self, track: int, now: int, box: Box, score: float) -> tuple[int, Box]:
+    def _begun_before(self, track: int, now: int, face: _Seen) -> tuple[int, Box]:
         """Add faces below the threshold in the frames before to a track that begins. Gives its first frame and its place then."""
         first = now
         for number in range(now - 1, self._given - 1, -1):
             unsure = self._at(number).unsure
-            nearest = _nearest_of(box, [place for place, _ in unsure])
+            nearest = _nearest_of(face.box, [seen.box for seen in unsure])
             if nearest is None:
                 continue
-            before, score_then = unsure.pop(nearest)
-            for missed, between in self._between(number, before, first, box):
-                self._at(missed).seen[track] = _Seen(between, min(score_then, score), False)
-            self._at(number).seen[track] = _Seen(before, score_then, self._at(number).searched)
-            first, box, score = number, before, score_then
-        return first, box
+            before = unsure.pop(nearest)
+            for missed, between in self._between(number, before.box, first, face.box):
+                self._at(missed).seen[track] = _Seen(between, min(before.score, face.score), False)
+            self._at(number).seen[track] = before
+            first, face = number, before
+        return first, face.box
 
     def _between(self, first: int, box: Box, last: int, other: Box) -> Iterator[tuple[int, Box]]:
         for number in range(first + 1, last):
@@ -233,7 +242,7 @@ class Tracker:
         number = self._given
         frame = self._at(number)
         self._given += 1
-        masks = [(self._smoothed(number, track), track, track) for track in frame.seen] + frame.held
+        smoothed = self._smoothed(number)
         while self._first < self._given - _SMOOTHING:
             self._frames.popleft()
             self._first += 1
@@ -243,28 +252,39 @@ class Tracker:
             Faces(np.array([face.box for face in seen]), np.array([face.score for face in seen])),
             np.array(list(frame.seen), np.int64),
             np.array([face.found for face in seen], np.bool_),
-            np.array([box for box, _, _ in masks], np.float32).reshape(-1, 4),
-            mask_tracks=np.array([either for _, *either in masks], np.int64).reshape(-1, 2),
+            np.concatenate([smoothed, *(box[None] for box, _, _ in frame.held)]).astype(np.float32),
+            mask_tracks=np.array(
+                [(track, track) for track in frame.seen] + [either for _, *either in frame.held], np.int64
+            ).reshape(-1, 2),
             searched=frame.searched,
         )
 
-    def _smoothed(self, number: int, track: int) -> Box:
-        """A face's box, its centre averaged and its size the largest over the frames around, and never less than itself."""
-        own = self._at(number).seen[track].box
-        boxes, weights = [], []
+    def _smoothed(self, number: int) -> Box:
+        """The boxes of a frame's faces, their centres averaged and their sizes the largest over the frames around, and never less
+        than themselves."""
+        tracks = list(self._at(number).seen)
+        own = _boxes(self._at(number).seen.values())
+        total, weights, half = np.zeros((len(own), 2)), np.zeros((len(own), 1)), np.zeros((len(own), 2))
         for offset, weight in zip(range(-_SMOOTHING, _SMOOTHING + 1), _SMOOTHING_WEIGHTS, strict=True):
-            if self._first <= number + offset < self._next:
-                seen = self._at(number + offset).seen.get(track)
-                if seen is not None:
-                    boxes.append(seen.box)
-                    weights.append(weight)
-        around = np.array(boxes)
-        centre = np.average((around[:, :2] + around[:, 2:]) / 2, axis=0, weights=weights)
-        half = (around[:, 2:] - around[:, :2]).max(axis=0) / 2
-        return _union(own, np.concatenate([centre - half, centre + half]))
+            if not self._first <= number + offset < self._next:
+                continue
+            seen = self._at(number + offset).seen
+            rows = np.array([row for row, track in enumerate(tracks) if track in seen], np.int64)
+            boxes = _boxes([seen[tracks[row]] for row in rows.tolist()])
+            total[rows] += weight * ((boxes[:, :2] + boxes[:, 2:]) / 2)
+            weights[rows] += weight
+            half[rows] = np.maximum(half[rows], (boxes[:, 2:] - boxes[:, :2]) / 2)
+        centre = total / weights
+        low, high = np.minimum(own[:, :2], centre - half), np.maximum(own[:, 2:], centre + half)
+        return np.concatenate([low, high], axis=1)
 
     def _at(self, number: int) -> _Frame:
         return self._frames[number - self._first]
+
+
+def _boxes(faces: Iterable[_Seen | _Track]) -> Box:
+    """The boxes (N, 4) of faces."""
+    return np.array([face.box for face in faces], np.float64).reshape(-1, 4)
 
 
 def _nearest(boxes: Box, ends: list[_Track], now: int, *, loose: bool) -> dict[int, _Track]:

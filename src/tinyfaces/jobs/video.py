@@ -20,6 +20,8 @@ from tinyfaces.jobs.turns import Shape, Turn
 
 _SHORT_BY = 0.5  # seconds that may be missing at the end, compared with the file's header
 _INDEX_AT_THE_END = (".mp4", ".m4v", ".mov", ".3gp")
+_LUMA_FIRST = ("yuv420p", "yuvj420p", "yuv422p", "yuvj422p", "yuv444p", "yuvj444p", "nv12", "gray")
+"""Pixel formats whose first plane is the brightness, a byte each."""
 _CLOCK_MAY_JUMP = 0x0200  # of a container's flags
 
 
@@ -100,6 +102,20 @@ class VideoReader:
         turn = Turn.of(_display_matrix(frame))
         return Shape(*((frame.height, frame.width) if turn.swap else (frame.width, frame.height)), turn)
 
+    def luma(self, frame: av.VideoFrame) -> npt.NDArray[np.uint8] | None:
+        """The grey picture HxW of a frame, upright; None for a frame that faces cannot be followed into: an interlaced one, or
+        one of another shape than the first.
+
+        Raises:
+            VideoError: The frame cannot be converted.
+        """
+        shape = self.shape_of(frame)
+        if shape != self.shape or frame.interlaced_frame:
+            return None
+        with naming(self.path, "cannot be converted"):
+            grey = _luma(frame)[..., None]
+            return None if fields.is_combed(grey) else shape.turn.apply(grey)[..., 0].copy()
+
     def pictures(self, frame: av.VideoFrame) -> list[Pixels]:
         """What to search for the faces of a frame: HxWx3 RGB, upright. Interlaced frames give three: themselves and their fields.
 
@@ -172,6 +188,14 @@ class VideoReader:
             self.problem = f"{self.path}: cut short; the first {end:.1f} s of {duration:.1f} s are done"
         if self.problem is None and self._damaged:
             self.problem = f"{self.path}: damaged in {counted(self._damaged, 'place')}; the rest is done"
+
+
+def _luma(frame: av.VideoFrame) -> npt.NDArray[np.uint8]:
+    """Brightness HxW of a frame as it is stored: a view of its own plane where that is 8 bits deep, which masks change."""
+    if frame.format.name in _LUMA_FIRST:
+        plane = frame.planes[0]
+        return np.frombuffer(memoryview(plane), np.uint8).reshape(-1, plane.line_size)[: frame.height, : frame.width]
+    return np.asarray(frame.to_ndarray(format="gray"), np.uint8)
 
 
 @contextmanager

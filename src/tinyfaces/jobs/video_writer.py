@@ -1,6 +1,5 @@
 """A video written again: new frames, with the sound, subtitles, timing and colour of another video."""
 
-import os
 from collections.abc import Sequence
 from contextlib import suppress
 from fractions import Fraction
@@ -16,21 +15,16 @@ from PIL import Image
 from tinyfaces.jobs import other_streams, pixel_formats
 from tinyfaces.jobs.clocks import Packet
 from tinyfaces.jobs.cover_picture import CoverPicture
+from tinyfaces.jobs.encoders import EncoderChoice
 from tinyfaces.jobs.inputs import CONTAINERS
 from tinyfaces.jobs.masked_frames import FrameMasker
 from tinyfaces.jobs.masking import MaskStyle
 from tinyfaces.jobs.other_streams import kind_of
-from tinyfaces.jobs.video import VideoReader, naming
+from tinyfaces.jobs.video import VideoError, VideoReader, naming
 
 DEFAULT_QUALITY = 18
 """Constant rate factor of the encoder: lower is better, and larger. At 18, differences are hardly visible."""
 
-_OPTIONS = {
-    "libx264": {"preset": "medium"},
-    "libx265": {"preset": "medium", "x265-params": "log-level=error"},
-    "libvpx-vp9": {"b:v": "0", "deadline": "good", "cpu-used": "4", "row-mt": "1"},
-    "libsvtav1": {"preset": "8"},
-}
 _INK = (0, 255, 0)  # red, green, blue
 _ATTACHMENTS = ("matroska",)  # containers that hold fonts
 
@@ -45,6 +39,7 @@ class VideoWriter:
         quality: See `DEFAULT_QUALITY`.
         picture: Put over each mask.
         comment: Written into the file's tags.
+        encoder: Which encoder; one of software that suits the source if None.
         keep_metadata: Keep what is text: tags such as place, date and camera, names of chapters, telemetry. Cover pictures,
             attachments and further video streams are always left out, as nothing masks them.
 
@@ -64,14 +59,19 @@ class VideoWriter:
         keep_metadata: bool = False,
         picture: CoverPicture | None = None,
         comment: str | None = None,
+        encoder: EncoderChoice | None = None,
     ) -> None:
         self._source = source
+        self._encoder = encoder or EncoderChoice()
         self._comment = comment
         self._inks: list[float] = []
         self._keep_metadata = keep_metadata
         self._kind = CONTAINERS[suffix]
         with naming(source.path, "cannot be encoded"):
-            self._encoding = pixel_formats.choose(source.stream, self._kind, *source.shape.stored)
+            try:
+                self._encoding = pixel_formats.choose(source.stream, self._kind, *source.shape.stored, self._encoder)
+            except ValueError as error:
+                raise VideoError(f"{source.path}: {error}") from None
             self._masker = FrameMasker(source, self._encoding, picture)
             try:
                 self._open(path, source, quality, data=keep_metadata)
@@ -141,6 +141,7 @@ class VideoWriter:
             plane.values[drawn] = np.rint(mixed).astype(plane.values.dtype)
 
     def _encode(self, frame: av.VideoFrame) -> None:
+        frame = self._encoding.interleaved(frame)
         frame.pict_type = 0  # the encoder chooses, whatever the source had
         self._mux(self._stream.encode(frame))
 
@@ -190,12 +191,11 @@ class VideoWriter:
     def _add_picture(self, source: VideoReader, quality: int) -> Any:
         original: Any = source.stream
         rate = original.average_rate or original.guessed_rate or Fraction(25)
-        options = _OPTIONS[self._encoding.encoder] | {"crf": str(quality)}
-        os.environ.setdefault("SVT_LOG", "1")  # the only way to make the AV1 encoder report errors only
+        options = self._encoder.options(self._encoding.encoder, quality)
         stream = cast(Any, self._container.add_stream(self._encoding.encoder, rate=rate, options=options))
         context: Any = stream.codec_context
         context.width, context.height = source.shape.stored
-        context.pix_fmt = self._encoding.pixel_format
+        context.pix_fmt = self._encoding.encoded
         context.time_base = stream.time_base = original.time_base  # keeps the times of a variable frame rate
         if original.codec_context.sample_aspect_ratio:
             context.sample_aspect_ratio = original.codec_context.sample_aspect_ratio
