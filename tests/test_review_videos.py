@@ -34,6 +34,7 @@ from tinyfaces.jobs.masking import MaskStyle  # noqa: E402
 from tinyfaces.jobs.review_store import Outdated, ReviewStore  # noqa: E402
 from tinyfaces.jobs.reviewed_photos import ChangedSince  # noqa: E402
 from tinyfaces.jobs.reviewed_videos import search_video, write_video  # noqa: E402
+from tinyfaces.jobs.selection import Selection  # noqa: E402
 from tinyfaces.jobs.video import VideoReader  # noqa: E402
 from tinyfaces.jobs.video_store import DrawnFace, VideoStore  # noqa: E402
 from tinyfaces.service.clip_desk import ClipDesk, ClipTask  # noqa: E402
@@ -103,6 +104,17 @@ def test_what_is_found_is_what_anonymise_masks(videos, detector, tmp_path):
     assert {one.number: [at for first, last in one.spans for at in range(first, last + 1)] for one in known.tracks} == seen
     assert any(len(one.spans) > 1 for one in known.tracks) or len(known.tracks) > 5  # what was missed for long leaves a gap
     assert (known.size, known.rate, known.warning) == ((192, 128), 25, None)
+
+
+def test_what_the_selection_leaves_out_is_not_covered(detector, tmp_path):
+    path = write(tmp_path / "a.mp4", crowd(6)[0], sound=False)
+    left_half = [(0, 0), (0.5, 0), (0.5, 1), (0, 1)]
+    store = ReviewStore(tmp_path / "state/review", {}, COVER, Selection(only_regions=[left_half]))
+    videos = VideoStore(store)
+    number = searched(videos, path, detector)
+    assert len(videos.video(number).tracks) == 3  # the others begin at 120 and 160 of 192 pixels
+    assert all((frame.masks[:, 0] < 96).all() and len(frame.masks) == 3 for frame in videos.frames(number))
+    store.close()
 
 
 def test_a_search_goes_on_where_it_ended(videos, detector, tmp_path):
