@@ -129,7 +129,7 @@ def test_cut_ones_are_one_line_or_read(rawpy, tmp_path):
         except ImageError as error:
             refused += 1
             assert str(error).startswith(f"{tmp_path / 'a.dng'}: ") and "\n" not in str(error)
-    assert refused > 2
+    assert refused >= 2
 
 
 @pytest.mark.parametrize("name", ["a.dng", "a.cr3"])
