@@ -13,10 +13,9 @@ RAW_SUFFIXES = frozenset(
 )
 """Endings of cameras' raw files."""
 _WHOLE = 0.9  # of the sides of what the sensor saw: cameras cut some pixels off
-
-
 _SIDEWAYS = (5, 6)  # of LibRaw's turns
 _JPEG_HEAD = b"\xff\xd8"
+_EXIF_MARKER = b"\xff\xe1"
 
 
 class RawPhotoError(ValueError):
@@ -36,8 +35,9 @@ def finished_picture(file: BinaryIO) -> Image.Image:
         rawpy: Any = import_module("rawpy")
     except (ImportError, OSError):  # OSError where a library of the package is missing
         raise RawPhotoError("raw files of cameras need rawpy: pip install 'tinyfaces[raw]'") from None
+    content = file.read()
     try:
-        with rawpy.imread(file) as raw:
+        with rawpy.imread(io.BytesIO(content)) as raw:
             width, height, turn = raw.sizes.width, raw.sizes.height, raw.sizes.flip
             held = raw.extract_thumb()
     except (rawpy.LibRawNoThumbnailError, rawpy.LibRawUnsupportedThumbnailError):
@@ -47,6 +47,8 @@ def finished_picture(file: BinaryIO) -> Image.Image:
         raise RawPhotoError(f"cannot be read as a raw file ({what})") from None
     if held.format != rawpy.ThumbFormat.JPEG:
         raise RawPhotoError("is a raw file whose picture is no JPEG; convert it to TIFF or JPEG first")
+    if _behind_exif(held.data) not in content:  # LibRaw fills up what is missing with whatever lay in memory
+        raise RawPhotoError("cannot be read as a raw file (cut off within its picture)")
     picture = Image.open(io.BytesIO(held.data), formats=["JPEG"])
     if max(picture.size) < _WHOLE * max(width, height) or min(picture.size) < _WHOLE * min(width, height):
         sizes = f"{picture.width}x{picture.height} of {width}x{height} pixels"
@@ -54,3 +56,11 @@ def finished_picture(file: BinaryIO) -> Image.Image:
     if turn in _SIDEWAYS and (picture.width > picture.height) != (width > height):  # the camera has turned it already
         picture.getexif()[ExifTags.Base.Orientation] = 1
     return picture
+
+
+def _behind_exif(jpeg: bytes) -> bytes:
+    """A JPEG without its head and an EXIF block behind it, which LibRaw adds where the file has none."""
+    start = len(_JPEG_HEAD)
+    if jpeg[start : start + 2] == _EXIF_MARKER:
+        start += 2 + int.from_bytes(jpeg[start + 2 : start + 4], "big")
+    return jpeg[start:]
