@@ -1,5 +1,6 @@
 """Pages in headless Chromium, watched: no script may fail, and nothing may be asked of others."""
 
+import io
 import os
 import shutil
 import threading
@@ -8,8 +9,11 @@ from contextlib import contextmanager
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install 'tinyfaces[test]'")
 
@@ -55,6 +59,28 @@ def watched_pages(browser, origin: str, path: str, size: dict[str, int], expecte
         context.close()
     assert not [text for text in problems if not expected or expected not in text]
     assert asked and all(url.startswith((origin, "blob:")) for url in asked)
+
+
+def encoded(pixels: np.ndarray, kind: str = "PNG", **options: Any) -> bytes:
+    """An image HxWx3 as a file."""
+    content = io.BytesIO()
+    Image.fromarray(pixels).save(content, kind, **options)
+    return content.getvalue()
+
+
+def choose(page: Any, content: bytes, name: str = "crowd.png", state: str = "ready", timeout: float | None = None) -> None:
+    """Open a file on the page for photos, and wait until it says that it is in a state. timeout: in milliseconds."""
+    page.set_input_files("#file", {"name": name, "mimeType": "image/png", "buffer": content})
+    page.wait_for_selector(f"body[data-state={state}]", timeout=timeout)
+
+
+def serious_violations(page: Any) -> list[str]:
+    """The serious findings of axe-core on a page. Skips the test where that is not installed."""
+    axe = pytest.importorskip(
+        "axe_playwright_python.sync_playwright", reason="needs axe-playwright-python, which is in the extra test"
+    )
+    found = axe.Axe().run(page).response["violations"]
+    return [one["id"] for one in found if one["impact"] in ("serious", "critical")]
 
 
 class _Quiet(SimpleHTTPRequestHandler):

@@ -34,6 +34,11 @@ def running_review(folder: Path, *options: str) -> Iterator[Service]:
         process.stderr.close()
 
 
+def exact_options(model: Path) -> list[str]:
+    """Options with which what is written can be compared exactly."""
+    return [*". --out public --method solid --threshold 0.5 --quality 0 --threads 1 --model".split(), str(model)]
+
+
 def ask(service: Service, path: str, content: Any = None, **headers: str) -> Any:
     """The JSON answer of an address below /v1/review; a POST where there is content."""
     body = None if content is None else json.dumps(content).encode()

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from browsing import browser as browser
-from browsing import needs_browser, watched_pages
+from browsing import choose, encoded, needs_browser, serious_violations, watched_pages
 from conftest import paint
 from serving import running_service
 from test_cover_threshold import unsure
@@ -37,17 +37,6 @@ def open_page(browser, service):
     """Opens the page, with any options of a browser context; nothing may be asked of others, and no script may fail."""
     with watched_pages(browser, service.url, "", {"width": 1200, "height": 800}, expected="status of 4") as open_it:
         yield open_it
-
-
-def encoded(pixels: np.ndarray, kind="PNG", **options) -> bytes:
-    content = io.BytesIO()
-    Image.fromarray(pixels).save(content, kind, **options)
-    return content.getvalue()
-
-
-def choose(page, content: bytes, name="crowd.png", state="ready") -> None:
-    page.set_input_files("#file", {"name": name, "mimeType": "image/png", "buffer": content})
-    page.wait_for_selector(f"body[data-state={state}]")
 
 
 def grid(columns: int, rows: int) -> np.ndarray:
@@ -418,13 +407,9 @@ def test_a_picture_and_an_emoji_as_cover(open_page):
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_axe_finds_nothing_serious(open_page, scheme):
-    axe = pytest.importorskip(
-        "axe_playwright_python.sync_playwright", reason="needs axe-playwright-python, which is in the extra test"
-    )
     page = open_page(color_scheme=scheme)
     choose(page, encoded(grid(4, 4)))
     page.check("input[value=anonymised]")
     page.select_option("#cover", "emoji")
     page.click("#places summary")
-    found = axe.Axe().run(page).response["violations"]
-    assert [one["id"] for one in found if one["impact"] in ("serious", "critical")] == []
+    assert serious_violations(page) == []

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from browsing import browser as browser
-from browsing import needs_browser, watched_pages
-from reviewing import all_found, ask, running_review
+from browsing import needs_browser, serious_violations, watched_pages
+from reviewing import all_found, ask, exact_options, running_review
 from test_review_page import wait_until
 
 pytest.importorskip("fastapi", reason="needs the extra: pip install 'tinyfaces[serve]'")
@@ -26,22 +26,7 @@ def review(tmp_path_factory, toy_model):
     folder = tmp_path_factory.mktemp("film")
     write(folder / "clip.mp4", crowd(FRAMES)[0], sound=False)
     Image.fromarray(paint(64, 64, [(8, 8)])).save(folder / "photo.png")
-    options = (
-        ".",
-        "--out",
-        "public",
-        "--method",
-        "solid",
-        "--threshold",
-        "0.5",
-        "--quality",
-        "0",
-        "--threads",
-        "1",
-        "--model",
-        str(toy_model),
-    )
-    with running_review(folder, *options) as service:
+    with running_review(folder, *exact_options(toy_model)) as service:
         all_found(service)
         service.folder = folder
         yield service
@@ -224,15 +209,11 @@ def test_fingers_on_a_phone_in_the_dark(open_clip, review):
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_axe_finds_nothing_serious_on_the_timeline(open_clip, scheme):
-    axe = pytest.importorskip(
-        "axe_playwright_python.sync_playwright", reason="needs axe-playwright-python, which is in the extra test"
-    )
     page = open_clip(color_scheme=scheme)
     page.focus("#stage")
     page.keyboard.press("ArrowDown")
     page.keyboard.press(" ")
-    found = axe.Axe().run(page).response["violations"]
-    assert [one["id"] for one in found if one["impact"] in ("serious", "critical")] == []
+    assert serious_violations(page) == []
 
 
 def test_frames_play_and_an_unsearched_video_opens_once_it_is_searched(open_clip, review):

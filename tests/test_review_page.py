@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from browsing import browser as browser
-from browsing import needs_browser, watched_pages
+from browsing import needs_browser, serious_violations, watched_pages
 from conftest import paint
 from reviewing import all_found, ask, running_review
 
@@ -246,20 +246,13 @@ def test_phone(open_page):
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_axe_finds_nothing_serious(open_page, scheme):
-    axe = pytest.importorskip(
-        "axe_playwright_python.sync_playwright", reason="needs axe-playwright-python, which is in the extra test"
-    )
     page = open_page(color_scheme=scheme)
     page.focus("#stage")
     page.keyboard.press("ArrowRight")
 
-    def serious() -> list[str]:
-        found = axe.Axe().run(page).response["violations"]
-        return [one["id"] for one in found if one["impact"] in ("serious", "critical")]
-
-    assert serious() == []
+    assert serious_violations(page) == []
     page.evaluate("document.body.append(new Image(20, 20))")  # which has no text for those who do not see it
-    assert serious() == ["image-alt"]
+    assert serious_violations(page) == ["image-alt"]
 
 
 def test_the_next_photo_comes_by_itself_once_it_is_searched(open_page, review):

@@ -21,7 +21,7 @@ from conftest import paint
 av = pytest.importorskip("av", reason="PyAV is not installed (the extra video)")
 pytest.importorskip("fastapi", reason="needs the extra: pip install 'tinyfaces[serve]'")
 
-from reviewing import all_found, ask, running_review  # noqa: E402
+from reviewing import all_found, ask, exact_options, running_review  # noqa: E402
 from test_video import crowd, frames_of, write  # noqa: E402
 from tinyfaces import Detector  # noqa: E402
 from tinyfaces.jobs import pixel_formats  # noqa: E402
@@ -401,22 +401,7 @@ def test_a_video_over_http(tmp_path, toy_model):
     (tmp_path / "broken.mp4").write_bytes(b"no video")
     Image.fromarray(paint(64, 64, [(8, 8)])).save(tmp_path / "one.png")
     before = path.read_bytes()
-    with running_review(
-        tmp_path,
-        ".",
-        "--out",
-        "public",
-        "--method",
-        "solid",
-        "--threshold",
-        "0.5",
-        "--quality",
-        "0",
-        "--threads",
-        "1",
-        "--model",
-        str(toy_model),
-    ) as service:
+    with running_review(tmp_path, *exact_options(toy_model)) as service:
         entries = {entry["name"]: entry for entry in all_found(service)}
         assert "review 1 photo and 2 videos on" in service.lines[-1]
         assert entries["broken.mp4"]["state"] == "problem" and "broken.mp4" in entries["broken.mp4"]["problem"]

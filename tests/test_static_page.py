@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 import threading
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from PIL import Image, ImageCms
 from typer.testing import CliRunner
 
 from browsing import browser as browser
-from browsing import needs_browser, static_server, watched_pages
+from browsing import choose, encoded, needs_browser, static_server, watched_pages
 from tinyfaces import Detector, read_image
 from tinyfaces.cli import app
 from tinyfaces.service import site_folder, static_page
@@ -185,21 +186,13 @@ def site(tmp_path_factory):
     return folder
 
 
+choose_in_tab = partial(choose, timeout=60_000)  # where the networks run on one core
+
+
 @pytest.fixture
 def open_page(browser, site):
     with static_server(site) as address, watched_pages(browser, address, "/", {"width": 1200, "height": 800}) as open_it:
         yield open_it
-
-
-def encoded(pixels: np.ndarray, kind="PNG", **options) -> bytes:
-    content = io.BytesIO()
-    Image.fromarray(pixels).save(content, kind, **options)
-    return content.getvalue()
-
-
-def choose(page, content: bytes, name="crowd.png", state="ready") -> None:
-    page.set_input_files("#file", {"name": name, "mimeType": "image/png", "buffer": content})
-    page.wait_for_selector(f"body[data-state={state}]", timeout=60_000)
 
 
 def boxes_saved(page) -> tuple[np.ndarray, np.ndarray]:
@@ -235,7 +228,7 @@ def test_the_boxes_are_those_of_python(open_page, model):
         files.append(encoded(np.tile(np.asarray(photo), (5, 4, 1)), "JPEG", quality=92))
     for number, content in enumerate(files):
         page.evaluate("document.body.dataset.state = ''")
-        choose(page, content)
+        choose_in_tab(page, content)
         if not number and model == "accurate":
             page.evaluate("document.body.dataset.state = ''")
             page.select_option("#model", model)
@@ -259,7 +252,7 @@ def test_what_is_saved_is_masked_and_has_no_metadata(open_page):
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes().replace(theirs, mine)
     given = encoded(photo, "JPEG", exif=exif, quality=95, comment=b"mine", icc_profile=profile)
     assert b"mine" in given and mine in given
-    choose(page, given, name="crowd.jpg")
+    choose_in_tab(page, given, name="crowd.jpg")
     boxes, _ = boxes_saved(page)
     page.check("input[value=anonymised]")
     page.select_option("#method", "solid")
@@ -286,7 +279,7 @@ def test_what_is_saved_is_masked_and_has_no_metadata(open_page):
 def test_a_png_keeps_all_pixels_but_the_masked(open_page):
     page = open_page()
     photo = read_image(EXAMPLE)
-    choose(page, encoded(photo))
+    choose_in_tab(page, encoded(photo))
     page.check("input[value=anonymised]")
     page.wait_for_selector("#status:has-text('masked')")
     page.wait_for_timeout(400)
@@ -304,9 +297,9 @@ def test_refused_files_are_told_and_the_next_one_works(open_page):
     photo = encoded(read_image(EXAMPLE), "JPEG")
     for content, words in ((b"no picture", "cannot read"), (photo[:5000], "cannot read"), (b"", "empty")):
         page.evaluate("document.body.dataset.state = ''")
-        choose(page, content, state="refused")
+        choose_in_tab(page, content, state="refused")
         assert words in page.inner_text("#status") and page.is_hidden("#work")
-    choose(page, photo)
+    choose_in_tab(page, photo)
     assert page.inner_text("#status") == "" and page.inner_text("#count").startswith("2")
 
 

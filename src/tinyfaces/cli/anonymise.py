@@ -12,7 +12,7 @@ from rich.console import Console
 
 from tinyfaces.cli import runs
 from tinyfaces.cli.given_boxes import BoxesOptions, GivenBoxes
-from tinyfaces.cli.mask_options import MaskOptions
+from tinyfaces.cli.mask_options import QUALITY, MaskOptions, Quality
 from tinyfaces.cli.options import (
     MODEL,
     OUTPUT,
@@ -30,7 +30,7 @@ from tinyfaces.cli.options import (
     missing_extra,
     spacing_of,
 )
-from tinyfaces.cli.remote import RayAddress, refuse_with_ray, run_on_cluster
+from tinyfaces.cli.remote import RayAddress, options_given, refuse_with_ray, run_on_cluster
 from tinyfaces.cli.which_faces import FaceOptions, TrackOptions
 from tinyfaces.files import write_atomically
 from tinyfaces.jobs.bulk import counted
@@ -48,8 +48,6 @@ if TYPE_CHECKING:  # an extra
     from tinyfaces.jobs.clips import Clip
     from tinyfaces.jobs.encoders import EncoderChoice
     from tinyfaces.jobs.known_clips import KnownClip
-
-_QUALITY = 18
 
 
 @command(app)
@@ -85,12 +83,7 @@ def anonymise(
             help="Keep EXIF (date, camera, place) and the tags of videos. Thumbnails and other copies of the picture always go.",
         ),
     ] = False,
-    quality: Annotated[
-        int,
-        typer.Option(
-            min=0, max=51, rich_help_panel=OUTPUT, help="Quality of videos (constant rate factor): lower is better, and larger."
-        ),
-    ] = _QUALITY,
+    quality: Quality = QUALITY,
     encoder: Annotated[
         str | None,
         typer.Option(
@@ -117,13 +110,10 @@ def anonymise(
     spacing = spacing_of(every)
     writer = _encoder(encoder)
     if ray is not None:
-        boxes_given = {"--boxes": given.boxes is not None, "--also-boxes": given.also_boxes is not None}
-        refuse_with_ray(boxes_given, "detects all faces itself")
+        refuse_with_ray(options_given(given), "detects all faces itself")
         refuse_with_ray({"--report": report is not None}, f"lists what was masked in Parquet files beside {out}")
-        of_videos = {"--every": spacing != EVERY_FRAME, "--encoder": encoder is not None, "--quality": quality != _QUALITY}
-        for name in ("keep_track", "only_track", "from_", "to"):
-            of_videos[f"--{name.strip('_').replace('_', '-')}"] = getattr(tracks, name) is not None
-        refuse_with_ray(of_videos, "leaves videos out")
+        of_videos = {"--every": spacing != EVERY_FRAME, "--encoder": encoder is not None, "--quality": quality != QUALITY}
+        refuse_with_ray({**of_videos, **options_given(tracks)}, "leaves videos out")
         run_on_cluster(ray, inputs, out, detector, masking.cover.lowest, progress, masking)
         return
     folder = folder_of("--out", Path(out))

@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Generator, Iterable
 from contextlib import closing
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
@@ -25,7 +25,7 @@ from tinyfaces.cli.options import (
     folder_of,
     spacing_of,
 )
-from tinyfaces.cli.remote import RayAddress, refuse_with_ray, run_on_cluster
+from tinyfaces.cli.remote import RayAddress, options_given, refuse_with_ray, run_on_cluster
 from tinyfaces.cli.tables import print_detections
 from tinyfaces.cli.which_faces import FaceOptions
 from tinyfaces.files import write_parts
@@ -173,11 +173,9 @@ def detect(
     selection, spacing = faces.selection(), spacing_of(every)
     if ray is not None:
         of_files = {"--format": format is not None, "--no-scores": no_scores, "--copies": copies}
-        of_files |= {f"--{one.name.replace('_', '-')}": getattr(pictures, one.name) != one.default for one in fields(pictures)}
-        refuse_with_ray(of_files, "writes Parquet files")
+        refuse_with_ray({**of_files, **options_given(pictures)}, "writes Parquet files")
         refuse_with_ray({"--every": spacing != EVERY_FRAME}, "leaves videos out")
-        chosen = {f"--{one.name.replace('_', '-')}": getattr(faces, one.name) != one.default for one in fields(faces)}
-        refuse_with_ray(chosen, "writes all faces")
+        refuse_with_ray(options_given(faces), "writes all faces")
         run_on_cluster(ray, inputs, out, detector, threshold, progress)
         return
     pictures.check()

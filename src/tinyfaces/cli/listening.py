@@ -7,6 +7,7 @@ from typing import Annotated, TypeAlias
 import typer
 
 from tinyfaces.cli.options import fail
+from tinyfaces.parsing.texts import reason
 
 SERVER = "Server"
 """A group of options in the help text."""
@@ -25,4 +26,4 @@ def listening_on(host: str, port: int) -> socket.socket:
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             fail(f"port {port} is already in use")
-        fail(f"cannot listen on {host}:{port} ({(error.strerror or str(error)).lower()})")
+        fail(f"cannot listen on {host}:{port} ({reason(error).lower()})")

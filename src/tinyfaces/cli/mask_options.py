@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeAlias
 
 import typer
 
@@ -11,6 +11,16 @@ from tinyfaces.cli.options import OUTPUT, fail
 from tinyfaces.detection.images import ImageError
 from tinyfaces.jobs.cover_picture import CoverPicture, read_cover_picture
 from tinyfaces.jobs.masking import MaskStyle
+
+QUALITY = 18
+"""Of videos, where nothing else is asked for."""
+
+Quality: TypeAlias = Annotated[
+    int,
+    typer.Option(
+        min=0, max=51, rich_help_panel=OUTPUT, help="Quality of videos (constant rate factor): lower is better, and larger."
+    ),
+]
 
 
 class Method(StrEnum):

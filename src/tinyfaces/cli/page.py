@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from tinyfaces.cli.options import INPUT, MODEL, OUTPUT, app, command, errors, fail, folder_of
+from tinyfaces.parsing.texts import reason
 from tinyfaces.service.site_folder import write_site
 from tinyfaces.service.static_page import RUNTIME_FOLDER, RUNTIME_VERSION, static_page, tab_model
 
@@ -61,6 +62,6 @@ def page(
     except ValueError as error:  # ModelError, StaticPageError and SiteFolderError are such
         fail(str(error))
     except OSError as error:
-        fail(f"{error.filename or static}: {(error.strerror or str(error)).lower()}")
+        fail(f"{error.filename or static}: {reason(error).lower()}")
     size = sum(map(len, files.values())) / 1e6
     errors.print(f"tinyfaces: {len(files)} files, {size:.0f} MB, in {static}; to try it: python -m http.server -d {static}")

@@ -1,6 +1,7 @@
 """`tinyfaces detect --ray` and `tinyfaces anonymise --ray`: work on a Ray cluster."""
 
 from collections.abc import Mapping
+from dataclasses import fields
 from typing import Annotated, Any, TypeAlias
 
 import typer
@@ -29,6 +30,11 @@ RayAddress: TypeAlias = Annotated[
         "was found is written as Parquet files.",
     ),
 ]
+
+
+def options_given(options: Any) -> dict[str, bool]:
+    """The options of a dataclass of them, as they are typed, and whether each is another than it is by itself."""
+    return {f"--{one.name.strip('_').replace('_', '-')}": getattr(options, one.name) != one.default for one in fields(options)}
 
 
 def refuse_with_ray(given: Mapping[str, bool], why: str) -> None:

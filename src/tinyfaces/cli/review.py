@@ -10,7 +10,7 @@ import typer
 from tinyfaces.cli import runs
 from tinyfaces.cli.given_boxes import BoxesOptions
 from tinyfaces.cli.listening import Port, listening_on
-from tinyfaces.cli.mask_options import MaskOptions
+from tinyfaces.cli.mask_options import QUALITY, MaskOptions, Quality
 from tinyfaces.cli.options import (
     INPUT,
     MODEL,
@@ -70,12 +70,7 @@ def review(
     start_over: Annotated[
         bool, typer.Option("--start-over", rich_help_panel=INPUT, help="Forget what was decided in an earlier review.")
     ] = False,
-    quality: Annotated[
-        int,
-        typer.Option(
-            min=0, max=51, rich_help_panel=OUTPUT, help="Quality of videos (constant rate factor): lower is better, and larger."
-        ),
-    ] = 18,
+    quality: Quality = QUALITY,
     port: Port = 8000,
 ) -> None:
     """Look at what will be covered in photos and videos, correct it on a page in the browser, and only then write them (needs the
@@ -119,7 +114,7 @@ def open_desk(
     read: Sequence[Path] = (),
     given: BoxesOptions | None = None,
     start_over: bool = False,
-    quality: int = 18,
+    quality: int = QUALITY,
 ) -> "ReviewDesk":
     """Everything that a review needs, from the files to its progress. Ends the command where something is wrong."""
     from tinyfaces.service.review_desk import Assignment, ReviewDesk

@@ -1,5 +1,6 @@
 """Face regions in XMP, read: sidecars and photos of this program, and of photo libraries that write MWG regions."""
 
+from glob import escape
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -70,14 +71,8 @@ def _photo_beside(file: Path) -> Path | None:
     whole = file.with_suffix("")
     if is_image_name(whole):
         return whole if whole.is_file() else None
-    found = [
-        other for other in file.parent.glob(f"{_escaped(whole.name)}.*") if is_image_name(other) and other.stem == whole.name
-    ]
+    found = [other for other in file.parent.glob(f"{escape(whole.name)}.*") if is_image_name(other) and other.stem == whole.name]
     return found[0] if len(found) == 1 else None
-
-
-def _escaped(name: str) -> str:
-    return "".join(f"[{letter}]" if letter in "[*?" else letter for letter in name)
 
 
 def _orientation(photo: Path) -> int:

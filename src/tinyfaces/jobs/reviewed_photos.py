@@ -21,7 +21,10 @@ from tinyfaces.jobs.review_store import ReviewedFace, ReviewedPhoto, ReviewStore
 
 
 class ChangedSince(ValueError):
-    """A photo's file is no longer the one that was reviewed. The message is one line that names it."""
+    """A photo's or video's file is no longer the one that was reviewed. The message is one line that names it."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(f"{path}: has changed since it was reviewed; look at it again")
 
 
 @dataclass(frozen=True)
@@ -106,7 +109,7 @@ def write_reviewed(photo: ReviewedPhoto, target: Path, masking: Masking) -> Mapp
     """
     opened = open_photo(photo.path)
     if stamp_of(photo.path) != photo.stamp:
-        raise ChangedSince(f"{photo.path}: has changed since it was reviewed; look at it again")
+        raise ChangedSince(photo.path)
     boxes = photo.covered
     covered = covered_faces(opened, None, masking, [Faces(boxes, np.ones(len(boxes), np.float32))])
     content = anonymised(opened, covered.faces, masking.style, masking.keep_metadata, covered.in_alpha, masking.picture)

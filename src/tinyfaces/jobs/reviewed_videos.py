@@ -134,7 +134,7 @@ class ReviewedClip:
         known = self._videos.frames(self._reviewed.number)
         for frame, found in zip_longest(self.video.frames(on_packet), known):
             if frame is None or found is None or frame.pts != found.time:
-                raise _changed(self._reviewed)
+                raise ChangedSince(self._reviewed.path)
             masks = self._reviewed.masks(found)
             yield frame, TrackedFaces(found.seconds, nothing, np.zeros(0, np.int64), np.zeros(0, np.bool_), masks)
             self.frames += 1
@@ -198,8 +198,4 @@ def _rounded(box: Box) -> list[float]:
 
 def _check_unchanged(video: ReviewedVideo) -> None:
     if stamp_of(video.path) != video.stamp:
-        raise _changed(video)
-
-
-def _changed(video: ReviewedVideo) -> ChangedSince:
-    return ChangedSince(f"{video.path}: has changed since it was reviewed; look at it again")
+        raise ChangedSince(video.path)

@@ -25,6 +25,7 @@ from tinyfaces.jobs.reviewed_videos import search_video, write_video
 from tinyfaces.jobs.video import VideoReader
 from tinyfaces.jobs.video_store import Box, DrawnFace, Key, ReviewedVideo, TrackState, VideoStore
 from tinyfaces.service.clip_views import ClipView
+from tinyfaces.service.review_lines import queue_line
 from tinyfaces.service.review_views import Region, encoded
 
 _TOLD_EVERY = 0.3  # seconds, of the progress of a search
@@ -111,11 +112,7 @@ class ClipDesk:
         task = self._tasks[number]
         entered = self._videos.store.photo(number)
         done, total = self._progress.get(number, (0, None))
-        line = {
-            "number": number, "kind": "video", "name": as_text(task.file.name), "problem": entered.problem,
-            "doubt": round(entered.doubt, 4), "accepted": entered.accepted, "edition": entered.edition,
-            "written": entered.written is not None and entered.written == entered.edition and entered.accepted,
-        }  # fmt: skip
+        line = {**queue_line(entered, task.file), "kind": "video"}
         if entered.problem is not None or entered.size is None:
             state = "waiting" if entered.problem is None else "problem"
             counts = dict.fromkeys(("found", "added", "taken_away", "moved", "left_clear", "covered"), 0)

@@ -18,6 +18,7 @@ from tinyfaces.jobs.inputs import InputFile
 from tinyfaces.jobs.known_faces import KnownFaces
 from tinyfaces.jobs.review_store import ReviewedFace, ReviewedPhoto, ReviewStore
 from tinyfaces.jobs.reviewed_photos import ChangedSince, Decisions, search, write_reviewed
+from tinyfaces.service.review_lines import queue_line
 from tinyfaces.service.review_views import Region, View, ViewCache, thumbnail
 
 if TYPE_CHECKING:  # an extra
@@ -302,12 +303,7 @@ class ReviewDesk:
                 return self._entries[number]
             photo = self.store.photo(number)
             state = "problem" if photo.problem is not None else "waiting" if photo.size is None else "found"
-            self._entries[number] = {
-                "number": number, "name": as_text(self._files[number].name), "state": state, "problem": photo.problem,
-                "doubt": round(photo.doubt, 4), "accepted": photo.accepted, "edition": photo.edition,
-                "written": photo.written is not None and photo.written == photo.edition and photo.accepted,
-                **Decisions.of(photo).counts(),
-            }  # fmt: skip
+            self._entries[number] = {**queue_line(photo, self._files[number]), "state": state, **Decisions.of(photo).counts()}
             return self._entries[number]
 
     def _clips_of(self, number: int) -> "ClipDesk | None":

@@ -1,5 +1,7 @@
 // What was decided about the tracks of a video and the faces drawn in it, which can be undone.
 
+import { History } from "./history.js";
+
 // Where a drawn face is in a frame: between its key frames its box moves in a line, beyond them it is nowhere.
 export function boxAt(keys, frame) {
   const next = keys.findIndex((key) => key.frame >= frame);
@@ -16,14 +18,13 @@ export function nearestBox(keys, frame) {
   return keys.reduce((best, key) => (Math.abs(key.frame - frame) < Math.abs(best.frame - frame) ? key : best)).box;
 }
 
-export class ClipEdits {
+export class ClipEdits extends History {
   // facts: { tracks: [{ track, spans, ... }], clear: [track], drawn: [{ face, state, keys: [{ frame, box }] }] }
   constructor({ tracks, clear, drawn }) {
+    super();
     const open = new Set(clear);
     this.tracks = new Map(tracks.map((one) => [one.track, { ...one, state: open.has(one.track) ? "clear" : "covered" }]));
     this.drawn = new Map(drawn.map((one) => [one.face, one]));
-    this.past = [];
-    this.future = [];
   }
 
   get shownDrawn() {
@@ -57,27 +58,8 @@ export class ClipEdits {
     return this.act({ kind: "drawn", before: { ...after, state: "deleted" }, after });
   }
 
-  undo() {
-    const step = this.past.pop();
-    if (!step) return null;
-    this.future.push(step);
-    return this.put(step.kind, step.before);
-  }
-
-  redo() {
-    const step = this.future.pop();
-    if (!step) return null;
-    this.past.push(step);
-    return this.put(step.kind, step.after);
-  }
-
-  act(step) {
-    this.past.push(step);
-    this.future = [];
-    return this.put(step.kind, step.after);
-  }
-
-  put(kind, one) {
+  put({ kind, ...sides }, side) {
+    const one = sides[side];
     if (kind === "tracks") {
       this.tracks.set(one.track, one);
       return { tracks: [{ track: one.track, state: one.state }], drawn: [] };

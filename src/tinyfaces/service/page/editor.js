@@ -111,6 +111,21 @@ export class Editor {
     return [x1, y1, Math.max(1, x2 - x1), Math.max(1, y2 - y1)];
   }
 
+  // A square in the middle of what is seen, as large as these faces mostly are.
+  newBox(faces) {
+    const [left, top, width, height] = this.visible;
+    const sides = faces.map(({ box }) => box[3] - box[1]).sort((a, b) => a - b);
+    const side = Math.min(width, height, Math.max(24 / this.scale, sides[sides.length >> 1] ?? 0)) / 2;
+    return [left + width / 2 - side, top + height / 2 - side, left + width / 2 + side, top + height / 2 + side];
+  }
+
+  // A box whose sides are moved by so many steps each, a step being what can be seen; null where nothing is left of it.
+  stepped(box, by) {
+    const step = Math.max(1, Math.round(2 / this.scale));
+    const moved = box.map((side, place) => side + by[place] * step);
+    return moved[2] - moved[0] >= 2 && moved[3] - moved[1] >= 2 ? moved : null;
+  }
+
   // --- pointers ---
 
   place(event) {

@@ -1,11 +1,12 @@
 // The faces of one photo and what was done to them, which can be undone.
 
-export class Edits {
+import { History } from "./history.js";
+
+export class Edits extends History {
   // rows: [number, x1, y1, x2, y2, score or null, state, found] each
   constructor(rows) {
+    super();
     this.faces = new Map(rows.map(([number, x1, y1, x2, y2, score, state, found]) => [number, { number, box: [x1, y1, x2, y2], score, state, found }]));
-    this.past = [];
-    this.future = [];
   }
 
   // Those that are shown.
@@ -28,27 +29,8 @@ export class Edits {
     return this.act([{ before: { ...after, state: "deleted" }, after }]);
   }
 
-  undo() {
-    const step = this.past.pop();
-    if (!step) return [];
-    this.future.push(step);
-    return this.put(step.map(({ before }) => before));
-  }
-
-  redo() {
-    const step = this.future.pop();
-    if (!step) return [];
-    this.past.push(step);
-    return this.put(step.map(({ after }) => after));
-  }
-
-  act(step) {
-    this.past.push(step);
-    this.future = [];
-    return this.put(step.map(({ after }) => after));
-  }
-
-  put(faces) {
+  put(step, side) {
+    const faces = step.map((one) => one[side]);
     for (const face of faces) this.faces.set(face.number, face);
     return faces.map(({ number, box, state }) => ({ number, box, state }));
   }

@@ -294,18 +294,13 @@ export class Film {
   }
 
   insert() {
-    const [left, top, width, height] = this.editor.visible;
-    const sides = this.here.map(({ box }) => box[3] - box[1]).sort((a, b) => a - b);
-    const side = Math.min(width, height, Math.max(24 / this.editor.scale, sides[sides.length >> 1] ?? 0)) / 2;
-    this.editing.drew([left + width / 2 - side, top + height / 2 - side, left + width / 2 + side, top + height / 2 + side]);
+    this.editing.drew(this.editor.newBox(this.here));
   }
 
   adjust(by) {
     const box = this.chosen >= DRAWN && this.shown === this.frame && this.boxOf(this.chosen);
-    if (!box) return;
-    const step = Math.max(1, Math.round(2 / this.editor.scale));
-    const moved = box.map((side, place) => side + by[place] * step);
-    if (moved[2] - moved[0] >= 2 && moved[3] - moved[1] >= 2) this.editing.changed(this.chosen, moved);
+    const moved = box && this.editor.stepped(box, by);
+    if (moved) this.editing.changed(this.chosen, moved);
   }
 
   // Save a change after those before it, and show what it does.

@@ -283,7 +283,7 @@ function tell() {
 // Save what was changed, after what was changed before, and bring the covers up to date.
 function save(faces) {
   const photo = current;
-  if (!faces.length) return;
+  if (!faces) return;
   if (photo.edits.faces.get(chosen)?.state === "deleted") chosen = -1;
   photo.detail = null;
   redraw();
@@ -353,19 +353,15 @@ function remove() {
 // A new face in the middle of what is seen, as large as others or as can be handled.
 function insert() {
   if (!current) return;
-  const [left, top, width, height] = editor.visible;
-  const sides = current.edits.shown.map(({ box }) => box[3] - box[1]).sort((a, b) => a - b);
-  const side = Math.min(width, height, Math.max(24 / editor.scale, sides[sides.length >> 1] ?? 0)) / 2;
-  save(current.edits.add([left + width / 2 - side, top + height / 2 - side, left + width / 2 + side, top + height / 2 + side]));
+  save(current.edits.add(editor.newBox(current.edits.shown)));
   choose(Math.max(...current.edits.faces.keys()));
 }
 
 function adjust(by) {
   const face = current?.edits.faces.get(chosen);
   if (!face) return;
-  const step = Math.max(1, Math.round(2 / editor.scale));
-  const box = face.box.map((side, place) => side + by[place] * step);
-  if (box[2] - box[0] >= 2 && box[3] - box[1] >= 2) save(current.edits.set(chosen, { box }));
+  const box = editor.stepped(face.box, by);
+  if (box) save(current.edits.set(chosen, { box }));
 }
 
 function step(by) {

@@ -16,8 +16,7 @@ export async function photo(number) {
 // The photo or a part of it, [left, top, width, height] in its pixels, as a bitmap.
 export async function picture(number, covered, region = null) {
   const part = region ? `&region=${region.join(",")}` : "";
-  const answer = await asked(`v1/review/photos/${number}/picture?covered=${covered}${part}`);
-  return createImageBitmap(await answer.blob(), { colorSpaceConversion: "none" });
+  return bitmap(`v1/review/photos/${number}/picture?covered=${covered}${part}`);
 }
 
 export async function change(number, edition, faces, waiting) {
@@ -34,8 +33,7 @@ export async function video(number) {
 }
 
 export async function framePicture(number, frame, covered) {
-  const answer = await asked(`v1/review/videos/${number}/frames/${frame}?covered=${covered}`);
-  return createImageBitmap(await answer.blob(), { colorSpaceConversion: "none" });
+  return bitmap(`v1/review/videos/${number}/frames/${frame}?covered=${covered}`);
 }
 
 // Of each frame from first to last the faces found there: [x1, y1, x2, y2, track, other track that it may be, seen].
@@ -45,6 +43,10 @@ export async function facesOf(number, first, last) {
 
 export async function changeClip(number, edition, change, waiting) {
   return (await saved(`v1/review/videos/${number}/changes`, { edition, ...change }, waiting)).json();
+}
+
+async function bitmap(path) {
+  return createImageBitmap(await (await asked(path)).blob(), { colorSpaceConversion: "none" });
 }
 
 export async function write() {
