@@ -49,6 +49,7 @@ async function open(file, name, credit = false) {
     document.body.dataset.state = "ready";
   } catch (error) {
     if (current !== opened || error.name === "AbortError") return;
+    opened.asking.abort(); // or the browser's picture may come yet
     at("work").hidden = true;
     document.body.dataset.state = "refused";
     say(error instanceof Refusal ? error.message : `Something went wrong: ${error.message}`, true);
@@ -77,7 +78,7 @@ async function show(opened) {
   } catch {
     return false;
   }
-  if (current === opened) {
+  if (!opened.asking.signal.aborted) {
     at("work").hidden = false;
     stage.open(photo.naturalWidth, photo.naturalHeight);
   }
