@@ -61,13 +61,15 @@ def test_labels_and_targets(photo):
     elsewhere, in_ignored = (420, 20, 500, 110), (305, 305, 375, 385)
     (lot,) = _search(photo, [right, shifted, half, elsewhere, in_ignored])
     by_score = {round(float(score), 2): place for place, score in enumerate(lot.score)}
-    assert sorted(by_score) == [0.3, 0.7, 0.9], "half matched and ignored ones are neither faces nor not"
-    assert lot.face[by_score[0.9]] and lot.face[by_score[0.7]] and not lot.face[by_score[0.3]]
-    assert (lot.photo == 7).all() and lot.low.shape == (3, 16, 16, 3)
+    assert sorted(by_score) == [0.3, 0.5, 0.7, 0.9], "half matched ones are kept, ignored ones are not"
+    assert lot.face[[by_score[0.9], by_score[0.7]]].all() and not lot.face[[by_score[0.5], by_score[0.3]]].any()
+    assert lot.overlap[by_score[0.5]] == pytest.approx(1 / 3, abs=0.03) and lot.overlap[by_score[0.3]] == 0
+    assert (lot.photo == 7).all() and lot.low.shape == (4, 16, 16, 3)
     assert lot.target[by_score[0.9]] == -1, "the blurred face is no target"
     assert lot.target[by_score[0.7]] >= 0
     assert lot.side[by_score[0.9]] == pytest.approx(94 * 0.25, rel=0.31)
-    assert (lot.box[~lot.face] == 0).all()
+    assert (lot.box[lot.overlap == 0] == 0).all()
+    assert lot.box[by_score[0.5]] == pytest.approx([-0.5, 0, 0, 0], abs=0.01), "to its face, as near as it is"
 
 
 def test_targets_show_the_same_place(photo):
@@ -85,7 +87,8 @@ def test_targets_show_the_same_place(photo):
 def test_sizes_and_numbers_are_bounded(photo):
     crowd = [(x, 400, x + 40, 440) for x in range(160, 460, 10)]
     (lot,) = _search(photo, crowd, per_search=5, positive=0.5)
-    assert (~lot.face).sum() == 5 and lot.score.min() > 0.7, "the highest scored ones"
+    (whole,) = _search(photo, crowd, positive=0.5)
+    assert len(lot) == 5 and set(lot.score.tolist()) < set(whole.score.tolist()) and len(whole) == len(crowd)
     assert _search(photo, crowd, sides=(200.0, 300.0)) == []
 
 

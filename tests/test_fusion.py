@@ -1,6 +1,7 @@
 """The fusion rule: the regression is the optimum, the fused scores are calibrated, the bounds bind."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -73,6 +74,15 @@ def test_a_proposal_score_that_says_less_than_nothing_does_not_turn_the_order_ro
         fused = rule.fuse(np.full(13, 0.5, np.float32), face_logits, np.full(13, side, np.float32))
         assert (np.diff(fused) > 0).all()
         np.testing.assert_allclose(logits(fused), face_logits / gain, atol=0.01, rtol=0.01)
+
+
+def test_trust_is_the_share_of_the_change_that_is_applied():
+    scores, second, sides, labels = _candidates(500)
+    rule = fit_rule(scores, second, sides, labels, bounds=BOUNDS)
+    half, none = (replace(rule, bounds=replace(BOUNDS, trust=trust)) for trust in (0.5, 0.0))
+    between = (logits(rule.fuse(scores, second, sides)) + logits(scores)) / 2
+    np.testing.assert_allclose(logits(half.fuse(scores, second, sides)), between, atol=1e-3)
+    np.testing.assert_allclose(none.fuse(scores, second, sides), scores, atol=1e-6)
 
 
 def test_bounds():

@@ -40,9 +40,9 @@ def _candidates(count=240) -> Candidates:
     low = np.stack([cv2.resize(image, (16, 16), interpolation=cv2.INTER_AREA) for image in high])
     ones = np.ones(count, np.float32)
     box = np.where(face[:, None], 0.1, 0).astype(np.float32).repeat(4, 1)
-    return Candidates(
-        low, high, np.arange(count, dtype=np.int32), face, ones / 2, ones, 10 * ones, box, np.arange(count, dtype=np.int32) // 2
-    )
+    overlap = np.where(face, 0.7, 0.0).astype(np.float32)
+    numbers = np.arange(count, dtype=np.int32)
+    return Candidates(low, high, numbers, face, ones / 2, overlap, 10 * ones, box, numbers // 2)
 
 
 @pytest.fixture
@@ -208,6 +208,15 @@ def test_the_generator_may_learn_more_seldom_and_a_run_may_begin_from_weights(ru
     assert 0 < generator < 1.1e-6 < discriminator
     (means,) = [line for line in lines if line["step"] == 4 and "pixel" in line]
     assert means["adversarial"] > 0, "the mean over the steps that have it"
+
+
+def test_the_generator_may_stay_as_it_is(run, tmp_path):
+    first, _ = run("first")
+    after, lines = run("after", start=str(tmp_path / "first/last.pt"), steps=4, pretrain_steps=3, generator_every=0)
+    kept = {name: value for name, value in first["average"].items() if name.startswith("generator.")}
+    assert kept and all(torch.equal(after["average"][name], value) for name, value in kept.items()), "its statistics too"
+    assert not torch.equal(after["average"]["discriminator.face.weight"], first["average"]["discriminator.face.weight"])
+    assert "face" in lines[0] and "adversarial" not in lines[0]
 
 
 @pytest.mark.slow

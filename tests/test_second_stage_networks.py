@@ -89,9 +89,20 @@ def test_losses_are_their_formulas():
     expected = (_log_loss(0.3, 1) + _log_loss(-2.0, 0) + _log_loss(1.5, 0.5)) / 3
     assert losses.face_loss(real, torch.tensor([1.0, 0.0, 0.5])).item() == pytest.approx(expected, rel=1e-5)
 
-    predicted, wanted = torch.tensor([[0.0, 0.05, 1, 0], [9, 9, 9, 9]]), torch.zeros(2, 4)
-    expected = 0.05**2 / 0.2 + (1 - 0.05)
-    assert losses.refinement_loss(predicted, wanted, torch.tensor([True, False])).item() == pytest.approx(expected, rel=1e-5)
+
+def test_the_quality_of_a_box_is_its_overlap_after_correction():
+    """The face is twice as wide as the candidate and begins where it begins; offsets of 0 leave an IoU of 1/2."""
+    wanted = torch.tensor([[0.5, 0.0, math.log(2), 0.0]]).repeat(4, 1)
+    predicted = torch.stack([torch.zeros(4), wanted[0], torch.tensor([0.25, 0, math.log(1.5), 0]), wanted[0]]).requires_grad_()
+    quality = losses.box_quality(predicted, wanted, torch.tensor([0.5, 0.5, 0.5, 0.0]))
+    assert quality.tolist() == pytest.approx([0.5, 1.0, 0.75, 0.0], abs=1e-6) and not quality.requires_grad
+    # centres 1/2 and 1/4 apart, in hulls of 2 x 1
+    expected = [1 - (0.5 - 0.25 / 5), 0.0, 1 - (0.75 - 0.0625 / 5)]
+    overlap = torch.tensor([0.5, 0.4, 0.3, 0.2])
+    loss = losses.refinement_loss(predicted, wanted, overlap)
+    assert loss.item() == pytest.approx((0.5 * expected[0] + 0.3 * expected[2]) / 1.2, rel=1e-5)
+    loss.backward()
+    assert predicted.grad[0].abs().max() > 0 and not predicted.grad[3].any(), "a box that only brushes a face stays"
 
 
 def test_losses_are_safe_at_the_ends():

@@ -33,12 +33,15 @@ class Bounds:
         box: How much of the discriminator's correction of the box is applied, 0-1.
         overlap: IoU above which two corrected boxes are one face. Boxes of the shipped models, which are voted on, may stand
             closer than those of other detectors.
+        trust: How much of the change of a score's logit is applied, 0-1. The regression makes scores as probable as they say;
+            what ranks best over all sizes changes them less.
     """
 
     largest_side: float = 24.0
     undecided: tuple[float, float] = (0.2, 0.9)
-    box: float = 0.8
+    box: float = 0.5
     overlap: float = 0.45
+    trust: float = 1.0
 
     def selects(self, sides: npt.NDArray[np.float32], scores: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
         """Which (N,) of the proposals, by their longer sides (N,) in pixels and scores (N,), are candidates."""
@@ -88,12 +91,12 @@ class FusionRule:
         self, scores: npt.NDArray[np.float32], face_logits: npt.NDArray[np.float32], sides: npt.NDArray[np.float32]
     ) -> npt.NDArray[np.float32]:
         """Fused scores (N,) of proposals' scores (N,), the second stage's logits (N,) and longer sides (N,) in pixels."""
-        size = _relative(sides)
-        together = _features(size, logits(scores), face_logits) @ np.array(self.both)
+        size, proposal = _relative(sides), logits(scores)
+        together = _features(size, proposal, face_logits) @ np.array(self.both)
         intercept, slope, intercept_by_size, slope_by_size = self.alone
         # A negative slope would turn the order round.
         gain = np.maximum(slope + slope_by_size * size, _MIN_SLOPE)
-        fused = (together - intercept - intercept_by_size * size) / gain
+        fused = proposal + self.bounds.trust * ((together - intercept - intercept_by_size * size) / gain - proposal)
         scores_of_both: npt.NDArray[np.float32] = (1 / (1 + np.exp(-np.clip(fused, -30, 30)))).astype(np.float32)
         return scores_of_both
 

@@ -21,6 +21,7 @@ class CandidateBatch:
         high: Nx3x64x64, RGB in 0-1; black where there is no sharp original.
         has_target: (N,) bool, whether there is one.
         face: (N,) 0 or 1.
+        overlap: (N,), IoU with the nearest face.
         box: (N, 4), see `Candidates`.
     """
 
@@ -28,6 +29,7 @@ class CandidateBatch:
     high: Tensor
     has_target: Tensor
     face: Tensor
+    overlap: Tensor
     box: Tensor
 
     def to(self, device: torch.device) -> "CandidateBatch":
@@ -66,7 +68,7 @@ def make_batch(
         light = torch.from_numpy(lights[mine].astype(np.float32))
         low, high = (low * light).clamp(0, 1), (high * light).clamp(0, 1)
     face = torch.from_numpy(data.face[chosen]).float()
-    return CandidateBatch(low, high, has, face, box)
+    return CandidateBatch(low, high, has, face, torch.from_numpy(data.overlap[chosen]), box)
 
 
 @dataclass(frozen=True)

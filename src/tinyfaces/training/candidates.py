@@ -35,19 +35,20 @@ class CandidateSettings:
             `tinyfaces.training.degradation`); 1 leaves it as it is.
         sides: bounds of the longer side of a candidate, in pixels where it was found.
         context: see `tinyfaces.detection.crops`.
-        positive: IoU with a face from which a candidate is one.
-        negative: highest IoU with any face of a non-face, which also lies by no more than that in an ignored box.
-        per_search: at most so many non-faces, the highest scored, and so many faces.
+        positive: IoU with a face from which a candidate counts as one. What lies between is kept too: near misses and doubles
+            are what the second stage has to tell from faces.
+        excused: a candidate that is no face is left out where a larger share of it lies in an ignored box.
+        per_search: at most so many, drawn at random.
         sharpness: lowest variance of the Laplacian (8-bit grey) of a sharp target, without its context.
     """
 
-    threshold: float = 0.05
-    factors: tuple[tuple[float, float], ...] = ((1.0, 1.0), (0.15, 0.6))
-    sides: tuple[float, float] = (4.0, 32.0)
+    threshold: float = 0.1
+    factors: tuple[tuple[float, float], ...] = ((1.0, 1.0), (0.15, 0.8))
+    sides: tuple[float, float] = (3.0, 64.0)
     context: float = CONTEXT
     positive: float = 0.45
-    negative: float = 0.25
-    per_search: int = 32
+    excused: float = 0.25
+    per_search: int = 150
     sharpness: float = 150.0
 
 
@@ -63,7 +64,8 @@ class Candidates:
         score: (N,) float32, the proposal's.
         overlap: (N,) float32, IoU with the nearest face.
         side: (N,) float32, longer side in pixels where it was found.
-        box: (N, 4) float32, the face's centre offset and log size relative to the candidate's (zeros for non-faces).
+        box: (N, 4) float32, the nearest face's centre offset and log size relative to the candidate's (zeros where no face
+            touches it).
         photo: (N,) int32, number of the photo.
     """
 
@@ -128,18 +130,15 @@ def search_photo(
         overlap = iou_matrix(found.boxes, faces)
         nearest = overlap.max(axis=1, initial=0)
         face = nearest >= settings.positive
-        excused = share_within(found.boxes, ignored).max(axis=1, initial=0) > settings.negative
-        rest = (nearest <= settings.negative) & ~excused
-        chosen = np.concatenate(
-            [rng.permutation(np.flatnonzero(face))[: settings.per_search], np.flatnonzero(rest)[: settings.per_search]]
-        )
+        excused = share_within(found.boxes, ignored).max(axis=1, initial=0) > settings.excused
+        chosen = np.sort(rng.permutation(np.flatnonzero(face | ~excused))[: settings.per_search])
         if not len(chosen):
             continue
-        boxes, face = found.boxes[chosen], face[chosen]
+        boxes, face, touched = found.boxes[chosen], face[chosen], nearest[chosen] > 0
         squares = crop_squares(boxes, settings.context)
         offsets = np.zeros((len(chosen), 4), np.float32)
-        if face.any():
-            offsets[face] = box_offsets(boxes[face], faces[overlap[chosen][face].argmax(axis=1)])
+        if touched.any():
+            offsets[touched] = box_offsets(boxes[touched], faces[overlap[chosen][touched].argmax(axis=1)])
         originals = squares / np.tile(scale, 2)
         margin = round(HIGH_SIDE * (1 - 1 / settings.context) / 2)
         sharp: list[npt.NDArray[np.uint8]] = []

@@ -259,9 +259,14 @@ def adversarial_loss_of_discriminator(logits_of_real: Tensor, logits_of_generate
     return real + generated
 
 
-def face_loss(face_logits: Tensor, labels: Tensor) -> Tensor:
-    """-y log F(x) - (1 - y) log(1 - F(x)) with labels y (N,) in 0-1, faces and non-faces (paper, equation 5): a scalar."""
-    return _mean_cross_entropy(face_logits, labels)
+def face_loss(face_logits: Tensor, quality: Tensor) -> Tensor:
+    """-y log F(x) - (1 - y) log(1 - F(x)) (paper, equation 5): a scalar.
+
+    Args:
+        face_logits: (N,).
+        quality: (N,) in 0-1, y: 0 and 1 as in the paper, or how good each box is (see `box_quality`), as in quality focal loss.
+    """
+    return _mean_cross_entropy(face_logits, quality)
 
 
 def _mean_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
@@ -270,8 +275,41 @@ def _mean_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     return total / share_of_total(total.new_tensor(float(len(logits))))
 
 
-def refinement_loss(predicted: Tensor, wanted: Tensor, is_face: Tensor) -> Tensor:
-    """Smooth L1 of box offsets (N, 4) over the faces among the crops, is_face (N,) bool: a scalar (Pattern Recognition 94)."""
-    weight = is_face.to(predicted.dtype)
-    error = F.smooth_l1_loss(predicted, wanted, reduction="none", beta=0.1).sum(1)
+_LEAST_OVERLAP = 0.02
+"""IoU below which a face only brushes a candidate."""
+_CORRECTABLE = 0.25
+"""IoU with its face from which a candidate's box is corrected."""
+
+
+def box_quality(predicted: Tensor, wanted: Tensor, overlap: Tensor) -> Tensor:
+    """IoU (N,) with their faces of the candidates' boxes as they are after correction: what the face head is asked for. No
+    gradient flows through it.
+
+    Args:
+        predicted: (N, 4), offsets that the box head gives.
+        wanted: (N, 4), offsets that lead to the nearest face.
+        overlap: (N,), IoU of the boxes with it before correction; without a face that touches the box, the quality is 0.
+    """
+    quality = paired_iou(_moved(predicted), _moved(wanted)).detach()
+    return torch.where(overlap > _LEAST_OVERLAP, quality, torch.zeros_like(quality))
+
+
+def refinement_loss(predicted: Tensor, wanted: Tensor, overlap: Tensor) -> Tensor:
+    """1 - DIoU of corrected boxes and faces, weighted by how much of the face each box had before: a scalar.
+
+    The paper's follow-up takes smooth L1 of the offsets (Pattern Recognition 94); this one counts what AP counts.
+
+    Args:
+        predicted: (N, 4), offsets that the box head gives.
+        wanted: (N, 4), offsets that lead to the nearest face.
+        overlap: (N,), IoU of the boxes with it before correction; below 0.25 a box is not corrected.
+    """
+    weight = torch.where(overlap >= _CORRECTABLE, overlap, torch.zeros_like(overlap))
+    error = 1 - distance_iou(_moved(predicted), _moved(wanted))
     return (error * weight).sum() / share_of_total(weight.sum())
+
+
+def _moved(offsets: Tensor) -> Tensor:
+    """Boxes (N, 4) that offsets (N, 4) make of the unit square around 0."""
+    middle, half = offsets[:, :2].clamp(-0.6, 0.6), offsets[:, 2:].clamp(-1.2, 1.2).exp() / 2
+    return torch.cat([middle - half, middle + half], dim=1)

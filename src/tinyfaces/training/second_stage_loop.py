@@ -120,7 +120,7 @@ class SecondStageRun:
         step: steps taken.
         identity: what the checkpoint remembers of the run (see `require_same_run`).
         seconds: what the run had taken when it was last saved.
-        restores: whether the generator has anything to learn.
+        restores: whether the generator has anything to learn, and is to learn it.
     """
 
     def __init__(self, config: SecondStageConfig, process: Process) -> None:
@@ -142,7 +142,8 @@ class SecondStageRun:
         self.discriminator = discriminator.to(process.device, memory_format=layout)  # type: ignore[call-overload]
         self.average_generator = MovingAverage(self.generator, config.ema)
         self.average_discriminator = MovingAverage(self.discriminator, config.ema)
-        self.restores = any(parameter.requires_grad for parameter in generator.parameters())
+        learns = any(parameter.requires_grad for parameter in generator.parameters())
+        self.restores = learns and config.generator_every > 0
         self.discriminator_optimiser = _adam(self.discriminator, config.lr)
         self.generator_optimiser = _adam(self.generator, config.lr) if self.restores else None
         self.autocast: AbstractContextManager[Any] = nullcontext()
@@ -158,7 +159,7 @@ class SecondStageRun:
 
     @property
     def joint_from(self) -> int:
-        """The step from which both networks learn: at once where the generator has nothing to learn."""
+        """The step from which the discriminator learns: at once where the generator does not."""
         return self.config.pretrain_steps if self.restores else 0
 
     def learn(self, batch: CandidateBatch) -> dict[str, float]:
@@ -167,7 +168,7 @@ class SecondStageRun:
         config = self.config
         joint = self.step >= self.joint_from
         restoring = self.restores and (not joint or self.step % config.generator_every == 0)
-        self.generator.train()
+        self.generator.train(self.restores)
         self.discriminator.train()
         with self.autocast, torch.set_grad_enabled(restoring):
             enlarged, refined = self.generator(batch.low)
@@ -194,8 +195,11 @@ class SecondStageRun:
             judged: Judgement = self.discriminator(refined)
             true: Judgement = self.discriminator(originals[sharp])
         adversarial = losses.adversarial_loss_of_discriminator(true.real.float(), judged.real.float())
-        face = losses.face_loss(torch.cat([judged.face, true.face]).float(), torch.cat([batch.face, batch.face[sharp]]))
-        box = losses.refinement_loss(judged.box.float(), batch.box, batch.face > 0)
+        offsets = torch.cat([judged.box, true.box]).float()
+        wanted, overlap = torch.cat([batch.box, batch.box[sharp]]), torch.cat([batch.overlap, batch.overlap[sharp]])
+        quality = losses.box_quality(offsets, wanted, overlap)
+        face = losses.face_loss(torch.cat([judged.face, true.face]).float(), quality)
+        box = losses.refinement_loss(offsets, wanted, overlap)
         (face + box + (config.real_fake_weight * adversarial if config.adversarial else 0)).backward()
         average_gradients([self.discriminator])
         nn.utils.clip_grad_norm_(self.discriminator.parameters(), config.clip)
@@ -216,11 +220,13 @@ class SecondStageRun:
             with self.autocast:
                 judged: Judgement = self.discriminator(refined)
             fooling = losses.adversarial_loss_of_generator(judged.real.float())
+            offsets = judged.box.float()
+            quality = losses.box_quality(offsets, batch.box, batch.overlap)
             total = (
                 pixel
                 + config.adversarial * fooling
-                + config.classification * losses.face_loss(judged.face.float(), batch.face)
-                + config.box * losses.refinement_loss(judged.box.float(), batch.box, batch.face > 0)
+                + config.classification * losses.face_loss(judged.face.float(), quality)
+                + config.box * losses.refinement_loss(offsets, batch.box, batch.overlap)
             )
             numbers["adversarial"] = fooling.item()
         total.backward()

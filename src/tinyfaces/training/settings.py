@@ -115,6 +115,7 @@ class SecondStageConfig:
     steps: int = 10_000  # in all
     batch: int = 64  # over all processes
     generator_every: int = 1  # once all learn together, the generator learns at one step in so many: a discriminator's is cheaper
+    # with 0 it stays as `start` has it
     start: str = ""  # weights to begin from (.safetensors or a checkpoint)
     lr: float = 1e-3  # Adam's peak: linear warm-up, then a cosine down to a hundredth
     warmup: int = 100  # steps
@@ -163,6 +164,10 @@ def load_second_stage_config(path: Path, overrides: Mapping[str, object]) -> Sec
         raise ValueError(f"{path}: variant is {config.variant!r}, known are {', '.join(SECOND_STAGE_VARIANTS)}")
     if config.generator not in PARTS:
         raise ValueError(f"{path}: generator is {config.generator!r}, known are {', '.join(PARTS)}")
+    if config.generator_every < 0:
+        raise ValueError(f"{path}: generator_every is {config.generator_every}, must be 0 or more")
+    if config.generator_every == 0 and not config.start:
+        raise ValueError(f"{path}: generator_every = 0 leaves the generator as `start` has it, and there is none")
     if config.batch < 8 or config.batch % 4:
         raise ValueError(f"{path}: batch is {config.batch}, must be a multiple of 4 and at least 8")
     return config
