@@ -3,6 +3,7 @@
 import json
 import random
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -393,6 +394,40 @@ def wait_for(service, test, timeout=30.0):
         assert time.monotonic() < deadline, news
         time.sleep(0.03)
     return news
+
+
+def test_a_frame_and_a_click_take_nothing_of_the_other_tracks(videos, detector, tmp_path):
+    path = write(tmp_path / "a.mp4", crowd(12)[0], sound=False)
+    number = searched(videos, path, detector)
+    first, second, *_ = videos.video(number).tracks
+    desk = ClipDesk(
+        videos, detector, {number: ClipTask(InputFile(path, Path("a.mp4")), tmp_path / "out.mp4")}, SOLID, 18, lambda one: None,
+        lambda: False,
+    )  # fmt: skip
+    before = desk.picture(number, 3, True)
+    with videos.store.transaction() as database:  # fails where more of a track is read than its number
+        database.set_authorizer(
+            lambda act, table, column, *_: (
+                sqlite3.SQLITE_DENY
+                if act == sqlite3.SQLITE_READ and table == "tracks" and column == "spans"
+                else sqlite3.SQLITE_OK
+            )
+        )
+    assert desk.picture(number, 3, True) == before
+    drawn = (0, "covered", [(2, (60.0, 100.0, 72.0, 112.0)), (9, (60.0, 100.0, 72.0, 112.0))])
+    desk.change(number, 0, {first.number: "clear", second.number: "covered"}, [drawn])
+    assert desk.picture(number, 3, True) != before
+    line = desk.entry(number)
+    assert (line["found"], line["added"], line["taken_away"], line["covered"]) == (5, 1, 1, 5)
+    for tracks, faces in (({77: "clear"}, []), ({}, [(0, "covered", [(12, drawn[2][0][1])])])):
+        with pytest.raises(ValueError, match="no such track or frame"):
+            desk.change(number, 1, tracks, faces)
+    with videos.store.transaction() as database:
+        database.set_authorizer(None)
+    assert desk.crop(number, first.number)
+    with pytest.raises(KeyError):
+        desk.crop(number, 77)
+    desk.stop()
 
 
 @pytest.mark.slow
