@@ -200,15 +200,23 @@ function prepare() {
   });
 }
 
+// Of all rows only the two that change are touched, as each touch is paid for before the photo is on the screen.
+function mark(number) {
+  const before = at("photos").querySelector("[aria-current]");
+  if (before) {
+    before.tabIndex = -1;
+    before.removeAttribute("aria-current");
+  }
+  const { button } = rows.get(number);
+  button.tabIndex = 0;
+  button.setAttribute("aria-current", "true");
+}
+
 async function show(number) {
   if (current && number !== wanted && open(wanted)) skipped.add(wanted);
   wanted = number;
   settle();
-  for (const [other, { button }] of rows) {
-    button.tabIndex = other === number ? 0 : -1;
-    if (other === number) button.setAttribute("aria-current", "true");
-    else button.removeAttribute("aria-current");
-  }
+  mark(number);
   try {
     const photo = await load(number);
     if (wanted !== number) return;
@@ -230,13 +238,18 @@ async function show(number) {
     }
     rows.get(number).button.scrollIntoView({ block: "nearest", inline: "nearest" });
     document.body.dataset.photo = number;
-    requestAnimationFrame(() => {
-      if (!filmed()) complete(photo);
+    afterPaint(() => {
+      if (photo === current && !filmed()) complete(photo);
       prepare();
     });
   } catch (error) {
     say(error.message, true);
   }
+}
+
+// What can wait until the picture is on the screen.
+function afterPaint(act) {
+  requestAnimationFrame(() => setTimeout(act));
 }
 
 function describe() {
