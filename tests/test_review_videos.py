@@ -1,5 +1,6 @@
 """Videos of a review without its page: the search and a kill, any frame, the covers, the files, none of them half-written."""
 
+import io
 import json
 import random
 import signal
@@ -394,6 +395,20 @@ def wait_for(service, test, timeout=30.0):
         assert time.monotonic() < deadline, news
         time.sleep(0.03)
     return news
+
+
+def test_large_frames_are_shown_as_jpegs_and_small_ones_without_loss(videos, detector, tmp_path):
+    rng = np.random.default_rng(0)
+    for side, kind, most in ((256, "image/png", 0), (1024, "image/jpeg", 12)):
+        smooth = np.asarray(Image.fromarray(rng.integers(0, 255, (8, 8, 3), np.uint8)).resize((side, side // 2)))
+        path = write(tmp_path / f"{side}.mp4", [smooth] * 3, sound=False)
+        number = searched(videos, path, detector)
+        desk = ClipDesk(videos, detector, {number: ClipTask(InputFile(path, Path(path.name)), path)}, SOLID, 18, print, bool)
+        content, said = desk.picture(number, 1, False)
+        assert said == kind
+        shown = np.asarray(Image.open(io.BytesIO(content)).convert("RGB")).astype(int)
+        assert np.abs(shown - frames_of(path)[1].to_ndarray(format="rgb24")).max() <= most
+        desk.stop()
 
 
 def test_a_frame_and_a_click_take_nothing_of_the_other_tracks(videos, detector, tmp_path):

@@ -26,7 +26,7 @@ from tinyfaces.jobs.video import VideoReader
 from tinyfaces.jobs.video_store import Box, DrawnFace, Key, ReviewedVideo, TrackState, VideoStore
 from tinyfaces.service.clip_views import ClipView
 from tinyfaces.service.review_lines import queue_line
-from tinyfaces.service.review_views import Region, encoded
+from tinyfaces.service.review_views import LOSSLESS_FRAME, Region, encoded
 
 _TOLD_EVERY = 0.3  # seconds, of the progress of a search
 _CROP_SIDE = 64  # pixels of a track's picture
@@ -154,7 +154,7 @@ class ClipDesk:
         if found is None:
             raise KeyError(frame)
         masks = self._videos.decided(number).masks(found) if covered else _NONE
-        return encoded(self._picture(self._shown, number, frame, masks), region)
+        return encoded(self._picture(self._shown, number, frame, masks), region, LOSSLESS_FRAME)
 
     def crop(self, number: int, track: int) -> bytes:
         """A small JPEG of the face of a track where it was found best. Raises KeyError, VideoError."""

@@ -82,6 +82,7 @@ function note(entry, ordered = true) {
   const row = rows.get(entry.number) ?? newRow(entry);
   row.item.className = entry.state === "problem" ? "problem" : entry.accepted ? "accepted" : "";
   row.note.textContent = noteOf(entry);
+  row.item.title = entry.problem ?? ""; // where there is room for its beginning only
   row.button.disabled = entry.state === "problem";
   if (entry.state === "found" && !row.image.src) row.image.src = `v1/review/photos/${entry.number}/thumbnail`;
   if (entry.number === wanted) describe();
@@ -193,7 +194,7 @@ function prepare() {
   for (const [number, loading] of ready)
     if (!keep.has(number)) {
       forget(number);
-      loading.then((photo) => photo !== current && [photo.clear, photo.covered].forEach((image) => image?.close?.()), () => {});
+      loading.then((photo) => photo !== current && photo !== editor.photo && [photo.clear, photo.covered].forEach((image) => image?.close?.()), () => {});
     }
   Promise.allSettled(next.map(load)).then(() => {
     if (next[0] === wanted) for (const number of keep) if (number === beside(1) || number === beside(-1)) load(number).catch(() => {});
