@@ -59,9 +59,9 @@ def anonymise(
     Raises:
         ImageError: The image or the cover cannot be read.
         TypeError: `style` is no `MaskStyle`.
-        ValueError: `faces` has another shape, a box without an area or one outside the image, the threshold is outside 0-1, options
-            that choose among faces found were given beside `faces`, or the selection says something about tracks or times, which
-            images do not have.
+        ValueError: `faces` has another shape, a box without an area or one outside the image; the threshold is outside 0-1;
+            options that choose among faces found were given beside `faces`; or the selection says something about tracks or
+            times, which images do not have.
 
     Example:
         ```python
