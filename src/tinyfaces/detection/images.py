@@ -15,6 +15,7 @@ from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 
 from tinyfaces.detection.extra_formats import plugin_for
 from tinyfaces.detection.raw_photos import RawPhotoError, finished_picture, holds_raw, is_raw
+from tinyfaces.files import missing
 
 SUFFIXES = frozenset(
     ".avif .bmp .dib .gif .heic .heif .hif .jfif .jp2 .jpe .jpeg .jpg .jxl .pbm .pgm .png .pnm .ppm .tga .tif .tiff .webp".split()
@@ -133,7 +134,7 @@ def open_image(path: Path) -> Iterator[Image.Image]:
                 refuse_damaged_size(path, *image.size)
                 yield image
     except FileNotFoundError:
-        raise ImageError(f"{name}: no such file") from None
+        raise ImageError(f"{name}: {missing(path)}") from None
     except PermissionError:
         raise ImageError(f"{name}: permission denied") from None
     except ImageError:
