@@ -222,7 +222,10 @@ def _open(file: BinaryIO, name: str, *, raw: bool) -> Image.Image:
                 with _lifted_pillow_limit():
                     return Image.open(file, formats=formats)
     except UnidentifiedImageError:
-        raise ImageError(f"{name}: not an image, or in an unsupported format") from None
+        what = "not an image, or in an unsupported format"
+        if plugin is not None:
+            what = f"damaged, though it begins as {plugin.kinds} images do"
+        raise ImageError(f"{name}: {what}") from None
     except RawPhotoError as error:
         raise ImageError(f"{name}: {error}") from None
     except Image.DecompressionBombError:
