@@ -242,6 +242,10 @@ def test_fingers_on_a_tablet_in_the_dark(open_page, review):
 def test_phone(open_page):
     page = open_page(viewport={"width": 360, "height": 740}, has_touch=True, is_mobile=True)
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    height = "document.getElementById('photos').offsetHeight"
+    before = page.evaluate(height)
+    page.evaluate("document.querySelector('#photos .note').textContent = 'cannot be read as a video '.repeat(20)")
+    assert page.evaluate(height) <= before + 24  # a line more, not twenty
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
