@@ -5,13 +5,15 @@
 
 A detector is a shipped model's name (both stages; NAME:first for the first alone), a checkpoint or an ONNX file of this project
 (first stage), or scrfd=FILE, yunet=FILE. Photos at original size, the official protocol of WIDER FACE: bands by the height of the
-labelled box, all others ignored, easy above 50 px, medium above 30, hard above 10. Prints Markdown.
+labelled box, all others ignored, easy above 50 px, medium above 30, hard above 10. On no_people: false detections a photo from
+scores of 0.25 and 0.5 and, of a shipped model, from its default threshold, by the height of their boxes. Prints Markdown.
 """
 
 import argparse
 import json
 import tempfile
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -21,12 +23,14 @@ from detectors import Found, Photo, scrfd, yunet
 from tinyfaces import Detector, read_image
 from tinyfaces.evaluation import wider
 from tinyfaces.evaluation.wild_dev import NO_PEOPLE, PARTS, average_precision_of_parts, read_part
+from tinyfaces.weights import models
 
 LOWEST = 0.02
 FALSE_FROM = (0.25, 0.5)
+HEIGHTS = (0, 16, 32, 96, np.inf)
 
 
-def detector_of(name: str, threads: int, precision: str) -> tuple[str, Callable[[Photo], Found]]:
+def detector_of(name: str, threads: int, precision: str, scale: float | str) -> tuple[str, Callable[[Photo], Found]]:
     """Its name in the table, and a function from a photo to boxes and scores."""
     kind, _, path = name.rpartition("=")
     if kind in ("scrfd", "yunet"):
@@ -42,14 +46,27 @@ def detector_of(name: str, threads: int, precision: str) -> tuple[str, Callable[
         first = True
     else:
         model = Path(name)
-    stages = "proposals" if first else None
-    detector = Detector(str(model), scale=1.0, threads=threads, precision=precision, stages=stages)
+    stages = "proposals" if first else "both"
+    detector = Detector(str(model), scale=scale, threads=threads, precision=precision, stages=stages)
 
     def detect(photo: Photo) -> Found:
         faces = detector.detect(photo, threshold=LOWEST)
         return faces.boxes, faces.scores
 
     return name + (", first stage" if first else ""), detect
+
+
+def false_detections(rows: list[wider.Rows], default: float | None) -> dict[str, float]:
+    """False detections a photo, from several scores on, of photos without faces."""
+    every = np.concatenate(rows)
+    counts = {f">={score}": float((every[:, 4] >= score).sum() / len(rows)) for score in FALSE_FROM}
+    if default is None:
+        return counts
+    heights = every[every[:, 4] >= default, 3]
+    counts[f"default >={default}"] = len(heights) / len(rows)
+    for low, high in pairwise(HEIGHTS):
+        counts[f"default, {low}-{high:g} px"] = float(((heights > low) & (heights <= high)).sum() / len(rows))
+    return counts
 
 
 def main() -> None:
@@ -59,6 +76,7 @@ def main() -> None:
     parser.add_argument("--photos", type=Path, required=True)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--precision", default="float32")
+    parser.add_argument("--scale", default="1", help="as Detector takes it: a number or auto")
     parser.add_argument("--every", type=int, default=1, help="only every so many photos")
     parser.add_argument("--parts", default=",".join((*PARTS, NO_PEOPLE)))
     parser.add_argument("--out", type=Path, help="a json file for the figures")
@@ -68,7 +86,8 @@ def main() -> None:
     people = {name: images for name, images in sets.items() if name != NO_PEOPLE}
     results: dict[str, dict[str, dict[str, float]]] = {}
     for given in arguments.detectors:
-        name, detect = detector_of(given, arguments.threads, arguments.precision)
+        scale = arguments.scale if arguments.scale == "auto" else float(arguments.scale)
+        name, detect = detector_of(given, arguments.threads, arguments.precision, scale)
         rows = {
             str(image.path): wider.prediction_rows(*detect(read_image(image.path)))
             for part, images in sets.items()
@@ -76,9 +95,9 @@ def main() -> None:
         }
         figures = average_precision_of_parts(rows, people) if people else {}
         if NO_PEOPLE in sets:
-            photos = sets[NO_PEOPLE]
-            scores = np.concatenate([rows[str(image.path)][:, 4] for image in photos])
-            figures[NO_PEOPLE] = {f">={score}": float((scores >= score).sum() / len(photos)) for score in FALSE_FROM}
+            shipped = models().get(given.removesuffix(":first"))
+            default = shipped.threshold if shipped else None
+            figures[NO_PEOPLE] = false_detections([rows[str(image.path)] for image in sets[NO_PEOPLE]], default)
         for part, values in figures.items():
             print(f"| {name} | {part} |", " | ".join(f"{band} {value:.3f}" for band, value in values.items()), "|", flush=True)
         results[name] = {part: {band: round(value, 4) for band, value in values.items()} for part, values in figures.items()}
