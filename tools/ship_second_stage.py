@@ -48,7 +48,11 @@ ROOT = Path(__file__).parents[1]
 WEIGHTS = ROOT / "src/tinyfaces/weights"
 DATA = "crops of the proposal network's candidates in the photos that the proposal networks were trained on; research use"
 _CALIBRATING = 320  # candidates
-OWN = ("accurate", "fast", "thorough")
+OWN = {
+    "accurate": Bounds(64.0, (0.2, 0.95), 0.5, 0.7, 0.6),
+    "fast": Bounds(64.0, (0.3, 0.9), 0.5, 0.7, 0.6),
+    "thorough": Bounds(64.0, (0.2, 0.95), 0.5, 0.7, 0.6),
+}
 OTHERS = Bounds(24.0, (0.2, 0.9), 0.5, 0.45, 0.6)
 """For proposals of other detectors, whose scores and boxes are their own."""
 WIDEST = Bounds(64.0, (0.1, 0.98))
@@ -107,11 +111,6 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--config", type=Path, required=True, help="its [[dev]] sources are measured")
     parser.add_argument("--candidates", type=Path, default=Path("candidates"), help="some of these calibrate the int8 copies")
     parser.add_argument("--models", nargs="*", default=OWN, help="the first stages to search behind")
-    parser.add_argument("--largest", type=float, default=64.0)
-    parser.add_argument("--undecided", type=float, nargs=2, default=(0.3, 0.9))
-    parser.add_argument("--box", type=float, default=0.5)
-    parser.add_argument("--trust", type=float, default=0.6)
-    parser.add_argument("--overlap", type=float, default=0.7)
     parser.add_argument("--scrfd", type=Path, action="append", default=[], help="another detector to measure with; repeatable")
     parser.add_argument("--yunet", type=Path, action="append", default=[])
     parser.add_argument("--rules-only", action="store_true", help="leave the networks as they are, for a new first stage")
@@ -145,7 +144,6 @@ def export_networks(checkpoint: Path, candidates: Path | None) -> SecondStageRec
 
 def main() -> None:
     arguments = parse_arguments()
-    bounds = Bounds(arguments.largest, tuple(arguments.undecided), arguments.box, arguments.overlap, arguments.trust)
     parts = {name: read_part(name, arguments.wild, arguments.photos) for name in PARTS}
     wild = [image for part in parts.values() for image in part]
     sources = load_config(arguments.config, {}).dev
@@ -158,12 +156,12 @@ def main() -> None:
         for name in arguments.models:
             known = gather(own(name), read_all(wild, f"{name} on wild_dev"), WIDEST)
             show(name, official(proposals_of(known), parts))
-            search(known, judge_all(known, second.judge), parts, bounds)
+            search(known, judge_all(known, second.judge), parts, OWN[name])
         return
 
     rules: dict[str, FusionRule] = {}
     measured: dict[str, Any] = {"wild_dev": {}, "dev split": {}}
-    for name in OWN:
+    for name, bounds in OWN.items():
         known = gather(own(name), read_all(wild, f"{name} on wild_dev"), widest(bounds, OTHERS))
         judged = judge_all(known, second.judge)
         before, after = official(proposals_of(known), parts), official(fuse_across(known, judged, bounds), parts)
