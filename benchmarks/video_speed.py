@@ -136,16 +136,17 @@ def main() -> None:
     parser.add_argument("--size", default="1280x720")
     parser.add_argument("--model", default="accurate")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--workers", type=int, default=0, help="threads that search; with 0 the main thread does")
     parser.add_argument("--write", nargs="+", metavar="ENCODER", default=[None])
     chosen = parser.parse_args()
     size = tuple(int(side) for side in chosen.size.split("x"))
     cover = CoverThreshold()
-    detector = Detector(chosen.model, threads=chosen.threads)
+    detector = Detector(chosen.model, threads=max(chosen.threads, chosen.workers), workers=max(chosen.workers, 1))
     labels = {}
     if chosen.labels is not None:
         labels = {image.path.name: image for image in read_coco(chosen.labels, chosen.photos[0].parent)}
     ways = [(every, encoder) for encoder in chosen.write for every in chosen.every]
-    totals = {(motion, *way): np.zeros(4) for motion in [*chosen.motions, "all"] for way in ways}
+    totals = {(motion, *way): np.zeros(5) for motion in [*chosen.motions, "all"] for way in ways}
     print("| photo, motion | every, encoder | searched | faces | uncovered | processor s | s |")
     print("|---|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
@@ -164,7 +165,7 @@ def main() -> None:
                 for every, encoder in ways:
                     before, began = resource.getrusage(resource.RUSAGE_SELF), time.monotonic()
                     with VideoReader(source) as video:
-                        clip = Clip(video, detector, 0, lambda done: None, cover, spacing=Spacing.of(every))
+                        clip = Clip(video, detector, chosen.workers, lambda done: None, cover, spacing=Spacing.of(every))
                         recorded = Recorded(clip)
                         if encoder is None:
                             for _ in recorded.follow():
@@ -175,13 +176,13 @@ def main() -> None:
                     after = resource.getrusage(resource.RUSAGE_SELF)
                     spent = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
                     open_ = sum(map(uncovered, truth, recorded.masks))
-                    row = np.array([clip.searched, sum(map(len, truth)), open_, spent])
+                    took = time.monotonic() - began
+                    row = np.array([clip.searched, sum(map(len, truth)), open_, spent, took])
                     totals[motion, every, encoder] += row
                     totals["all", every, encoder] += row
                     name = f"{path.stem[:24]}, {motion} | {every} {encoder or ''}"
                     print(
-                        f"| {name} | {row[0]:.0f} | {row[1]:.0f} | {open_ / max(row[1], 1):.2%} "
-                        f"| {spent:.1f} | {time.monotonic() - began:.1f} |",
+                        f"| {name} | {row[0]:.0f} | {row[1]:.0f} | {open_ / max(row[1], 1):.2%} | {spent:.1f} | {took:.1f} |",
                         flush=True,
                     )
     for (motion, every, encoder), row in totals.items():
@@ -189,7 +190,7 @@ def main() -> None:
         base = totals[motion, *ways[0]]
         print(
             f"| {motion} | {every} {encoder or ''} | {row[0]:.0f} | {row[1]:.0f} | {share} | {row[3]:.1f} "
-            f"| {base[3] / row[3]:.2f} times as fast |"
+            f"| {row[4]:.1f} | {base[3] / row[3]:.2f} times less processor time, {base[4] / row[4]:.2f} times as fast |"
         )
 
 

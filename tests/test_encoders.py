@@ -12,6 +12,8 @@ from test_video import crowd, frames_of, write  # noqa: E402
 from tinyfaces.detection.detector import Detector  # noqa: E402
 from tinyfaces.jobs import encoders, pixel_formats  # noqa: E402
 from tinyfaces.jobs.encoders import ENCODERS, EncoderChoice  # noqa: E402
+from tinyfaces.jobs.video import VideoError  # noqa: E402
+from tinyfaces.jobs.video_writer import VideoWriter  # noqa: E402
 
 
 @pytest.fixture
@@ -73,6 +75,30 @@ def test_the_encoder_that_is_asked_for_writes(run, tmp_path):
     assert sizes["libx264:ultrafast"] > sizes["libx264"]
     done = tinyfaces.video.anonymise(tmp_path / "a.mp4", tmp_path / "b.mkv", [np.zeros((0, 4))] * 6, encoder="libvpx-vp9:8")
     assert done.frames == 6 and _codec(tmp_path / "b.mkv") == "vp9"
+
+
+def test_the_quicker_preset_comes_with_a_lower_factor():
+    assert EncoderChoice().options("libx264", 18) == {"crf": "16.50", "preset": "veryfast"}
+    assert float(EncoderChoice().options("libx264", 0)["crf"]) == 0
+    assert EncoderChoice.of("libx264").options("libx264", 18)["preset"] == "veryfast"
+    assert EncoderChoice.of("libx264:medium").options("libx264", 18) == {"crf": "18", "preset": "medium"}
+
+
+def test_an_encoder_that_fails_midway_leaves_no_file(tmp_path, monkeypatch, toy_model):
+    write(tmp_path / "a.mp4", crowd(12)[0])
+    encode, frames = VideoWriter._encode, []
+
+    def failing(self, frame):
+        frames.append(frame.pts)
+        if len(frames) == 5:
+            raise av.error.ExternalError(-1, "the card was unplugged")
+        encode(self, frame)
+
+    monkeypatch.setattr(VideoWriter, "_encode", failing)
+    detector = Detector(toy_model, threads=1, threshold=0.5)
+    with pytest.raises(VideoError, match=r"a\.mp4: cannot be encoded \(the card was unplugged\)"):
+        tinyfaces.video.anonymise(tmp_path / "a.mp4", tmp_path / "out" / "b.mp4", detector=detector)
+    assert len(frames) == 5 and not [path for path in tmp_path.rglob("*") if path.is_file() and path.name != "a.mp4"]
 
 
 def test_a_container_that_does_not_take_it_is_a_line(run, tmp_path):
@@ -156,4 +182,4 @@ def test_options_stay_in_the_range_of_each_encoder(quality):
     for name in ENCODERS:
         for option, value in EncoderChoice().options(name, quality).items():
             if option in limits:
-                assert 0 <= int(value) <= limits[option]
+                assert 0 <= float(value) <= limits[option]

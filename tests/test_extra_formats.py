@@ -125,6 +125,7 @@ def test_the_command_masks_heic_and_leaves_broken_files_out(tmp_path, monkeypatc
     assert done.exit_code == 1 and [file["output"] for file in report["files"]] == ["anonymised/group.HEIC"]
     assert report["files"][0]["faces"] > 5
     assert [problem["file"] for problem in report["problems"]] == ["in/cut.heic", "in/odd.heif"]
+    assert report["problems"][1]["problem"] == "in/odd.heif: damaged, though it begins as HEIC and HEIF images do"
     masked = read_image(tmp_path / "anonymised/group.HEIC")
     for x1, y1, x2, y2 in report["files"][0]["boxes"]:
         assert masked[round((y1 + y2) / 2), round((x1 + x2) / 2)].max() < 20

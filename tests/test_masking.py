@@ -1,5 +1,6 @@
 """Covered faces, and photos written again: what is gone, what stays."""
 
+import hashlib
 import io
 import json
 from pathlib import Path
@@ -63,6 +64,19 @@ def test_halved_colour_and_deep_values():
     covered = _mask(plane, [[40, 40, 60, 60]], MaskStyle("solid", "box"), step=2, blank=512)
     assert (covered[20:30, 20:30] == 512).all() and covered.dtype == np.uint16
     assert (covered[:10] == plane[:10]).all()
+
+
+@pytest.mark.parametrize(("method", "shape", "digest"), [
+    ("blur", "ellipse", "ae3a3d95cfb26e3b"), ("blur", "box", "c0fca159184bc9db"), ("solid", "ellipse", "63be53eb7b191b30"),
+])  # fmt: skip
+def test_masks_of_a_video_frame_stay_as_they_are_to_the_last_bit(method, shape, digest):
+    """Digests of what masks were before they were made faster; boxes overlap, and reach beyond the picture."""
+    rng = np.random.default_rng(3)
+    planes = [Plane(rng.integers(0, 256, (181 // step, 321 // step), np.uint8), step, step, blank)
+              for step, blank in ((1, 16), (2, 128), (2, 128))]  # fmt: skip
+    centres, sides = rng.uniform(-10, 330, (60, 2)), rng.uniform(3, 70, (60, 2))
+    mask_faces(planes, np.concatenate([centres - sides / 2, centres + sides / 2], 1).astype(np.float32), MaskStyle(method, shape))
+    assert hashlib.sha256(b"".join(plane.values.tobytes() for plane in planes)).hexdigest()[:16] == digest
 
 
 @pytest.mark.parametrize("wrong", [{"method": "smear"}, {"shape": "star"}, {"enlarge": 0.5}])

@@ -3,13 +3,16 @@
 import io
 import struct
 import sys
+import tempfile
 
 import numpy as np
 import pytest
 from PIL import Image
 
+import tinyfaces
 from conftest import corners, found, paint
 from tinyfaces import Detector, ImageError, read_image
+from tinyfaces.detection.raw_photos import holds_raw
 
 SIDES = (96, 64)
 SQUARES = [(8, 16), (64, 40)]
@@ -98,6 +101,52 @@ def test_anonymise_writes_a_jpeg_and_says_so(rawpy, run, tmp_path):
     (tmp_path / "a.jpg").write_bytes(jpeg(paint(64, 96)))
     both = run("anonymise", "a.dng", "a.jpg", "--out", "both", code=1)
     assert "another file of that name" in both.stderr
+
+
+def test_bytes_and_open_files_are_read_as_paths_are(rawpy, tmp_path, toy_model):
+    """By what they hold, as bytes have no name."""
+    picture = jpeg(paint(64, 96, SQUARES))
+    content = dng(picture, orientation=6)
+    path = tmp_path / "a.dng"
+    path.write_bytes(content)
+    right = read_image(path)
+    assert (read_image(content) == right).all() and (read_image(memoryview(content)) == right).all()
+    assert (read_image(io.BytesIO(content)) == right).all()
+    with path.open("rb") as file, tempfile.TemporaryFile() as nameless:
+        assert (read_image(file) == right).all()
+        nameless.write(content)
+        assert (read_image(nameless) == right).all()
+    detector = Detector(toy_model, threshold=0.5)
+    assert found(detector.detect(content)) == found(detector.detect(path)) != []
+    for source in (content, io.BytesIO(content), path):
+        masked = tinyfaces.anonymise(source, detector=detector, style=tinyfaces.MaskStyle("solid"))
+        assert masked.size == (64, 96) and np.asarray(masked).max() < 40
+    only_a_preview = dng(jpeg(paint(32, 48)))
+    with pytest.raises(ImageError, match=r"^bytes: is a raw file that holds only a preview \(48x32 of 96x64 pixels\)"):
+        read_image(only_a_preview)
+
+
+@pytest.mark.parametrize(
+    "head", [b"\0\0\0\x18ftypcrx \0", b"FUJIFILMCCD-RAW 0201", b"IIRO\x08\0\0\0", b"IIU\0\x18\0\0\0", b"II*\0\x10\0\0\0CR\2\0"]
+)
+def test_broken_bytes_are_one_line(rawpy, head):
+    with pytest.raises(ImageError, match=r"^bytes: .*raw file") as raised:
+        read_image(head + bytes(64))
+    assert "\n" not in str(raised.value)
+
+
+def test_bytes_without_rawpy_say_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "rawpy", None)
+    with pytest.raises(ImageError, match=r"^bytes: raw files of cameras need rawpy: pip install 'tinyfaces\[raw\]'$"):
+        read_image(dng(jpeg(paint(64, 96))))
+
+
+def test_pictures_that_are_none_of_a_sensor_are_no_raw_files():
+    for kind in ("TIFF", "JPEG", "PNG"):
+        content = io.BytesIO()
+        Image.fromarray(paint(64, 96)).save(content, kind)
+        assert not holds_raw(content) and content.tell() == 0
+    assert not holds_raw(io.BytesIO(b"II*\0\xff\xff\xff\x7f")) and not holds_raw(io.BytesIO(b""))
 
 
 def test_a_preview_is_not_read(rawpy, run, tmp_path):

@@ -21,6 +21,7 @@ pytest.importorskip("fastapi", reason="needs the extra: pip install 'tinyfaces[s
 from fastapi.testclient import TestClient
 
 from conftest import corners, paint
+from test_raw_photos import dng
 from tinyfaces import Detector, Faces
 from tinyfaces.detection.boxes import iou_matrix
 from tinyfaces.detection.runtime import RuntimeOptions
@@ -104,6 +105,15 @@ def test_wrong_options_are_told_in_a_line(client, query, word):
     answer = client.post(f"/v1/detect?{query}", files=form(PHOTO))
     assert answer.status_code == 422
     assert word in answer.json()["detail"] and "\n" not in answer.json()["detail"]
+
+
+def test_raw_files_of_cameras_are_refused_in_a_line(client):
+    """Whatever they are called: the library that reads them is not exposed to the network."""
+    for name in ("a.dng", "a.tif", "a.jpg"):
+        for content in (dng(png(paint(64, 96))), b"\0\0\0\x18ftypcrx " + bytes(64), b"FUJIFILMCCD-RAW" + bytes(64)):
+            answer = client.post("/v1/detect", files=form(content, name))
+            assert answer.status_code == 415
+            assert answer.json()["detail"] == "raw files of cameras are not read here: send a JPEG of it"
 
 
 def test_the_picture_is_upright(client):

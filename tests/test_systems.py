@@ -4,6 +4,7 @@ Windows and macOS are simulated: nothing here was run there.
 """
 
 import ast
+import io
 import json
 import ntpath
 import os
@@ -15,6 +16,8 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
+from conftest import paint
+from tinyfaces import ImageError, files, read_image
 from tinyfaces.cli import app, runs
 from tinyfaces.files import GivenFiles, name_for_windows
 from tinyfaces.jobs import known_faces
@@ -46,6 +49,55 @@ def test_a_problem_names_a_file_with_a_drive(monkeypatch):
     monkeypatch.setattr(runs.Run, "_end_if_empty", lambda self: None)
     runs.Run(SimpleNamespace(files=[], problems=[line], left_out={}), "", quiet=True)
     assert seen == [Path("C:\\photos\\gone.jpg")]
+
+
+@pytest.fixture
+def short_paths(monkeypatch):
+    """Windows as it finds no path of more than 259 letters, though it lists what is in a folder; gives what lifts that."""
+    monkeypatch.setattr(files, "_WINDOWS", True)
+    lifted = []
+
+    def limited(call):
+        def limited_call(path, *arguments, **options):
+            if isinstance(path, str | os.PathLike) and len(os.path.abspath(path)) > 259 and not lifted:  # noqa: PTH100
+                raise FileNotFoundError(2, "No such file or directory", os.fspath(path))
+            return call(path, *arguments, **options)
+
+        return limited_call
+
+    for module, names in ((os, ("stat", "lstat", "open", "mkdir", "scandir")), (io, ("open",))):
+        for name in names:
+            monkeypatch.setattr(module, name, limited(getattr(module, name)))
+    return lambda: lifted.append(True)
+
+
+def test_paths_too_long_for_windows_are_reported_and_the_others_done(tmp_path, run, short_paths):
+    photo = tmp_path / "in" / "a.png"
+    photo.parent.mkdir()
+    Image.fromarray(paint(64, 96, [(8, 16)])).save(photo)
+    folder = tmp_path / "in" / ("f" * (250 - len(str(tmp_path / "in"))))
+    folder.mkdir()
+    real = os.open(folder, os.O_RDONLY)
+    for name in ("long_name.png", "long_name.txt"):
+        os.close(os.open(name, os.O_CREAT | os.O_WRONLY, dir_fd=real))
+    os.mkdir("a_longer_folder", dir_fd=real)
+    os.close(real)
+    length = len(str(folder / "long_name.png"))
+    why = f"a path too long for Windows: {length} letters, 259 are taken; LongPathsEnabled lifts that"
+    told = run("anonymise", "in", "--recursive", "--out", "public", code=1).stderr
+    assert f"{Path('in') / folder.name / 'long_name.png'}: cannot be read ({why})" in told
+    assert f"{Path('in') / folder.name / 'a_longer_folder'}: cannot be read (a path too long for Windows" in told
+    assert "long_name.txt: cannot" not in told and (tmp_path / "public/a.png").exists()
+    told = run("detect", "in/a.png", str(folder / "long_name.png"), code=1).stderr
+    assert f"{folder / 'long_name.png'}: no such file, or {why}" in told
+    with pytest.raises(ImageError, match="a path too long for Windows"):
+        read_image(folder / "long_name.png")
+    deep = tmp_path / ("o" * (255 - len(str(tmp_path))))
+    told = run("anonymise", "in/a.png", "--out", str(deep), code=2).stderr
+    assert "cannot be written (a path too long for Windows" in told and not any(deep.rglob("*.png"))
+    short_paths()
+    told = run("detect", "in", "--recursive", "--out", "found", code=1).stderr
+    assert "too long" not in told and "long_name.png: the file is empty" in told
 
 
 RESERVED = getattr(ntpath, "isreserved", lambda name: PureWindowsPath(name).is_reserved())

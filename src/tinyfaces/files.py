@@ -13,6 +13,8 @@ _NAME_BYTES = 255  # that file systems allow
 _PARTIAL_STEM = 60  # bytes of the name that are kept
 _MARK_LETTERS = 8  # that tell names apart which were cut
 _RANDOM_LETTERS = 8  # between prefix and suffix
+_LONGEST_ON_WINDOWS = 259  # letters of a path, unless its limit is lifted
+_WINDOWS = os.name == "nt"
 _FORBIDDEN = re.compile(r'[<>:"/\\|?*\x00-\x1f]')
 _DEVICES = frozenset(
     ["CON", "PRN", "AUX", "NUL", "CONIN$", "CONOUT$", *(f"{port}{digit}" for port in ("COM", "LPT") for digit in "123456789¹²³")]
@@ -86,6 +88,19 @@ def _cut(text: str, most: int) -> str:
     while most > 0 and content[most] & 0xC0 == 0x80:  # within a letter
         most -= 1
     return os.fsdecode(content[:most])
+
+
+def missing(path: Path) -> str:
+    """What to say of a path that the system does not find: on Windows it may be there, and too long."""
+    return f"no such file, or {too_long(path)}" if too_long(path) else "no such file"
+
+
+def too_long(path: Path) -> str:
+    """What to say of a path that Windows may not take, as it is too long; nothing if it is not, or on other systems."""
+    length = len(str(path.absolute()))
+    if not _WINDOWS or length <= _LONGEST_ON_WINDOWS:
+        return ""
+    return f"a path too long for Windows: {length} letters, {_LONGEST_ON_WINDOWS} are taken; LongPathsEnabled lifts that"
 
 
 class GivenFiles:

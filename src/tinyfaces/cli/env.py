@@ -15,7 +15,7 @@ from tinyfaces.detection.runtime import quiet_onnxruntime, quiet_openvino
 
 _PACKAGES = (
     "numpy", "pillow", "onnxruntime", "onnxruntime-gpu", "onnxruntime-directml", "openvino", "pillow-heif", "pillow-jxl-plugin",
-    "av", "pyvips", "fastapi", "torch", "ray",
+    "rawpy", "av", "pyvips", "fastapi", "torch", "ray",
 )  # fmt: skip
 
 

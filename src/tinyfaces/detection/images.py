@@ -14,7 +14,8 @@ import numpy.typing as npt
 from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 
 from tinyfaces.detection.extra_formats import plugin_for
-from tinyfaces.detection.raw_photos import RawPhotoError, finished_picture, is_raw
+from tinyfaces.detection.raw_photos import RawPhotoError, finished_picture, holds_raw, is_raw
+from tinyfaces.files import missing
 
 SUFFIXES = frozenset(
     ".avif .bmp .dib .gif .heic .heif .hif .jfif .jp2 .jpe .jpeg .jpg .jxl .pbm .pgm .png .pnm .ppm .tga .tif .tiff .webp".split()
@@ -129,11 +130,11 @@ def open_image(path: Path) -> Iterator[Image.Image]:
         with path.open("rb") as file:
             if os.fstat(file.fileno()).st_size == 0:
                 raise ImageError(f"{name}: the file is empty")
-            with _open(file, name) as image:
+            with _open(file, name, raw=is_raw(file, name)) as image:
                 refuse_damaged_size(path, *image.size)
                 yield image
     except FileNotFoundError:
-        raise ImageError(f"{name}: no such file") from None
+        raise ImageError(f"{name}: {missing(path)}") from None
     except PermissionError:
         raise ImageError(f"{name}: permission denied") from None
     except ImageError:
@@ -167,7 +168,8 @@ def open_source(source: ImageSource) -> Iterator[Image.Image]:
 def _open_content(content: bytes, name: str) -> Image.Image:
     if not content:
         raise ImageError(f"{name}: the file is empty")
-    image = _open(io.BytesIO(content), name)
+    file = io.BytesIO(content)
+    image = _open(file, name, raw=is_raw(file, name) or (not Path(name).suffix and holds_raw(file)))
     vars(image)["filename"] = name
     return image
 
@@ -204,7 +206,7 @@ def _content_of(file: BinaryIO) -> tuple[bytes, str]:
     return content, name
 
 
-def _open(file: BinaryIO, name: str) -> Image.Image:
+def _open(file: BinaryIO, name: str, *, raw: bool) -> Image.Image:
     plugin = plugin_for(file)
     if plugin is not None and not plugin.load():
         raise ImageError(f"{name}: {plugin.kinds} images need {plugin.package}: pip install 'tinyfaces[{plugin.extra}]'")
@@ -212,7 +214,7 @@ def _open(file: BinaryIO, name: str) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            if is_raw(file, name):
+            if raw:
                 return finished_picture(file)
             try:
                 return Image.open(file, formats=formats)
@@ -220,7 +222,10 @@ def _open(file: BinaryIO, name: str) -> Image.Image:
                 with _lifted_pillow_limit():
                     return Image.open(file, formats=formats)
     except UnidentifiedImageError:
-        raise ImageError(f"{name}: not an image, or in an unsupported format") from None
+        what = "not an image, or in an unsupported format"
+        if plugin is not None:
+            what = f"damaged, though it begins as {plugin.kinds} images do"
+        raise ImageError(f"{name}: {what}") from None
     except RawPhotoError as error:
         raise ImageError(f"{name}: {error}") from None
     except Image.DecompressionBombError:

@@ -1,11 +1,13 @@
 """Raw files of cameras: most hold, beside what the sensor saw, the finished picture as a JPEG. rawpy takes it out."""
 
 import io
+import warnings
+from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, TiffImagePlugin
 
 RAW_SUFFIXES = frozenset(
     ".3fr .arw .cr2 .cr3 .crw .dcr .dng .erf .fff .gpr .iiq .kdc .mef .mos .mrw .nef .nrw .orf .pef .raf .raw .rw2 .rwl .sr2 "
@@ -16,6 +18,14 @@ _WHOLE = 0.9  # of the sides of what the sensor saw: cameras cut some pixels off
 _SIDEWAYS = (5, 6)  # of LibRaw's turns
 _JPEG_HEAD = b"\xff\xd8"
 _EXIF_MARKER = b"\xff\xe1"
+_MARKS = (
+    (0, b"FUJIFILMCCD-RAW"), (0, b"IIRO"), (0, b"IIRS"), (0, b"MMOR"), (0, b"IIU\0"), (0, b"FOVb"), (0, b"\0MRM"),
+    (4, b"ftypcrx "), (6, b"HEAPCCDR"), (8, b"CR\2"),
+)  # fmt: skip
+"""What raw files begin with, from which byte on: RAF, ORF, RW2, X3F, MRW, CR3, CRW, CR2."""
+_TIFF_HEADS = (b"II*\0", b"MM\0*")
+_DNG_VERSION, _COLOURS, _SUB_DIRECTORIES = 50706, 262, 330  # tags of TIFF
+_OF_A_SENSOR = (32803, 34892)  # colours of a picture that is not finished
 
 
 class RawPhotoError(ValueError):
@@ -27,6 +37,39 @@ def is_raw(file: BinaryIO, name: str) -> bool:
     head = file.read(len(_JPEG_HEAD))
     file.seek(0)
     return Path(name).suffix.lower() in RAW_SUFFIXES and head != _JPEG_HEAD
+
+
+def holds_raw(file: BinaryIO) -> bool:
+    """Whether the content is that of a camera's raw file. Leaves the file at its start."""
+    head = file.read(32)
+    try:
+        if any(head[at : at + len(mark)] == mark for at, mark in _MARKS):
+            return True
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return head[:4] in _TIFF_HEADS and any(_is_of_a_sensor(tags) for tags in _directories(file, head[:8]))
+    except Exception:  # a broken directory: whoever reads the file says so
+        return False
+    finally:
+        file.seek(0)
+
+
+def _directories(file: BinaryIO, head: bytes) -> Iterator[TiffImagePlugin.ImageFileDirectory_v2]:
+    """The first directory of a TIFF and those below it."""
+    first = TiffImagePlugin.ImageFileDirectory_v2(head)
+    file.seek(first.next)
+    first.load(file)
+    yield first
+    offsets = first.get(_SUB_DIRECTORIES, ())
+    for offset in offsets if isinstance(offsets, tuple) else (offsets,):
+        part = TiffImagePlugin.ImageFileDirectory_v2(head)
+        file.seek(offset)
+        part.load(file)
+        yield part
+
+
+def _is_of_a_sensor(tags: TiffImagePlugin.ImageFileDirectory_v2) -> bool:
+    return _DNG_VERSION in tags or tags.get(_COLOURS) in _OF_A_SENSOR
 
 
 def finished_picture(file: BinaryIO) -> Image.Image:

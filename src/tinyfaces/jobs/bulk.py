@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
+from tinyfaces.files import too_long
 from tinyfaces.jobs.inputs import InputFile
 from tinyfaces.jobs.journal import Journal, Outcome, Stamp, stamp_of
 
@@ -146,7 +147,8 @@ def reason(error: OSError, path: Path) -> str:
     if error.filename is None:
         what = error.strerror or " ".join(str(error).split()) or type(error).__name__
         return what if str(path) in what else f"{path}: {what}"
-    return f"{error.filename}: cannot be written ({(error.strerror or 'unknown error').lower()})"
+    why = too_long(Path(os.fsdecode(error.filename))) if isinstance(error, FileNotFoundError) else ""
+    return f"{error.filename}: cannot be written ({why or (error.strerror or 'unknown error').lower()})"
 
 
 def counted(number: int, what: str) -> str:

@@ -3,6 +3,7 @@
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -25,6 +26,7 @@ from tinyfaces.jobs.spacing import EVERY_FRAME, Spacing
 from tinyfaces.jobs.tracking import TrackedFaces, Tracker
 from tinyfaces.jobs.video import VideoReader
 from tinyfaces.jobs.video_writer import VideoWriter
+from tinyfaces.jobs.writing_thread import WritingThread
 
 Advance = Callable[[int], None]
 
@@ -215,9 +217,9 @@ def write_masked(
         OSError: The target cannot be written.
     """
     with (
-        replacing(target) as partial,
+        replacing(target) as unfinished,
         VideoWriter(
-            partial,
+            unfinished,
             target.suffix.lower(),
             clip.video,
             quality=quality,
@@ -225,7 +227,8 @@ def write_masked(
             picture=picture,
             encoder=encoder,
         ) as writer,
+        WritingThread() as thread,
     ):
-        for frame, settled in clip.follow(writer.copy):
-            writer.write(frame, settled.masks, style)
+        for frame, settled in clip.follow(lambda packet: thread.do(partial(writer.copy, packet))):
+            thread.do(partial(writer.write, frame, settled.masks, style))
     return Written(writer.left_out, writer.losses)

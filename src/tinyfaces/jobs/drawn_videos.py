@@ -1,6 +1,7 @@
 """A video written again with frames around its faces."""
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import av
@@ -14,6 +15,7 @@ from tinyfaces.jobs.clips import Clip
 from tinyfaces.jobs.own_results import MARK
 from tinyfaces.jobs.tracking import TrackedFaces
 from tinyfaces.jobs.video_writer import VideoWriter
+from tinyfaces.jobs.writing_thread import WritingThread
 
 
 def write_drawn(
@@ -40,15 +42,19 @@ def write_drawn(
         OSError: The target cannot be written.
     """
     size = clip.video.shape.size
-    with replacing(target) as partial, VideoWriter(partial, target.suffix.lower(), clip.video, comment=MARK) as writer:
+    with (
+        replacing(target) as unfinished,
+        VideoWriter(unfinished, target.suffix.lower(), clip.video, comment=MARK) as writer,
+        WritingThread() as thread,
+    ):
         if writer.losses:
             on_losses(writer.losses)
 
         def draw(frame: av.VideoFrame, settled: TrackedFaces) -> None:
             on_frame(frame, settled)
-            writer.write_drawn(frame, drawing(settled, *size, scores=scores))
+            thread.do(lambda: writer.write_drawn(frame, drawing(settled, *size, scores=scores)))
 
-        yield from clip.results(writer.copy, draw)
+        yield from clip.results(lambda packet: thread.do(partial(writer.copy, packet)), draw)
 
 
 def drawing(settled: TrackedFaces, width: int, height: int, *, scores: bool) -> npt.NDArray[np.uint8]:

@@ -76,6 +76,11 @@ def _crf(**others: str) -> _Options:
     return lambda quality: {"crf": str(quality), **others}
 
 
+def _x264(quality: int) -> dict[str, str]:
+    """At this preset, 16.5 looks like 18 at "medium" and is as large, in less than half the time; 0 loses nothing."""
+    return {"crf": f"{quality * 11 / 12:.2f}", "preset": "veryfast"}
+
+
 def _nvenc(quality: int) -> dict[str, str]:
     return {"rc": "vbr", "cq": str(quality), "b": "0", "preset": "p5"}
 
@@ -99,7 +104,7 @@ def _media_foundation(quality: int) -> dict[str, str]:
 ENCODERS = {
     one.name: one
     for one in (
-        Encoder("libx264", "h264", _crf(preset="medium")),
+        Encoder("libx264", "h264", _x264),
         Encoder("libx265", "hevc", _crf(preset="medium", **{"x265-params": "log-level=error"})),
         Encoder("libvpx-vp9", "vp9", _crf(**{"b:v": "0", "deadline": "good", "cpu-used": "4", "row-mt": "1"}), preset="cpu-used"),
         Encoder("libsvtav1", "av1", _crf(preset="8")),
@@ -123,7 +128,10 @@ ENCODERS = {
 def _options(name: str, quality: int, preset: str | None) -> dict[str, str]:
     encoder = ENCODERS[name]
     os.environ.setdefault("SVT_LOG", "1")  # the only way to make the AV1 encoder report errors only
-    return encoder.options(quality) | ({} if preset is None else {encoder.preset: preset})
+    options = encoder.options(quality)
+    if preset is None:
+        return options
+    return options | ({"crf": str(quality)} if "crf" in options else {}) | {encoder.preset: preset}
 
 
 @cache

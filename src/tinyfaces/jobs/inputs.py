@@ -11,7 +11,7 @@ from typing import Any
 
 from tinyfaces.detection.images import SUFFIXES
 from tinyfaces.detection.raw_photos import RAW_SUFFIXES
-from tinyfaces.files import named_after
+from tinyfaces.files import missing, named_after, too_long
 from tinyfaces.jobs.own_results import is_marked_folder, is_marked_picture, is_marked_video
 
 VIDEO_SUFFIXES = frozenset(".3gp .avi .flv .m2ts .m4v .mkv .mov .mp4 .mpeg .mpg .mts .ogv .ts .webm .wmv".split())
@@ -145,7 +145,7 @@ class _Search:
         elif not os.path.lexists(path) and glob.has_magic(text):
             self.pattern(text)
         elif not os.path.lexists(path):
-            self.problems.append(f"{text}: no such file")
+            self.problems.append(f"{text}: {missing(path)}")
         else:
             self.take(path, path.absolute().parent)
 
@@ -220,6 +220,8 @@ class _Search:
             inside = []
             for entry in self._entries(folder):
                 if not Path(entry.path).is_dir():
+                    if entry.is_dir():
+                        self._beyond_reach(Path(entry.path))
                     continue
                 real = os.path.realpath(entry.path)
                 if is_hidden(entry.name):
@@ -241,6 +243,13 @@ class _Search:
                 self.left_out[_BROKEN] += 1
             elif path.is_file() and self._wanted(path):
                 yield path
+            elif entry.is_file() and path.suffix.lower() in _TAKEN and not path.exists():
+                self._beyond_reach(path)
+
+    def _beyond_reach(self, path: Path) -> None:
+        """Say so where Windows lists a file or folder, and does not find it, as its path is too long."""
+        if too_long(path) and not is_hidden(path.name):
+            self.problems.append(f"{path}: cannot be read ({too_long(path)})")
 
     def _entries(self, folder: str) -> list[os.DirEntry[str]]:
         try:

@@ -80,23 +80,44 @@ def mask_faces(planes: Sequence[Plane], boxes: npt.NDArray[np.float32], style: M
             written, so that boxes written and read again mask the same pixels.
         style: How.
     """
+    grids = [(plane.step_x, plane.step_y, *plane.values.shape) for plane in planes]
+    middles = {grid: _Middles.of(*grid) for grid in grids}
+    most = _CELLS + 1 - style.strength
     for box in boxes.tolist():
         x1, y1, x2, y2 = (round(side, 3) for side in box)
         half_x = (x2 - x1) / 2 * style.enlarge + _MARGIN
         half_y = (y2 - y1) / 2 * style.enlarge + _MARGIN
         centre = ((x1 + x2) / 2, (y1 + y2) / 2)
-        cells = tuple(int(np.clip(2 * half // _MIN_CELL, 1, _CELLS + 1 - style.strength)) for half in (half_x, half_y))
-        areas: dict[tuple[float, ...], _Area | None] = {}
-        for plane in planes:
-            grid = (plane.step_x, plane.step_y, *plane.values.shape)
-            if grid not in areas:
-                areas[grid] = _Area.of(plane, centre, (half_x, half_y), style.shape)
+        across, down = (int(min(max(2 * half // _MIN_CELL, 1), most)) for half in (half_x, half_y))
+        areas = {grid: _Area.of(all_, centre, (half_x, half_y), style.shape) for grid, all_ in middles.items()}
+        for plane, grid in zip(planes, grids, strict=True):
             area = areas[grid]
             if area is not None:
-                _mask_one(plane, area, cells, style)
+                _mask_one(plane, area, (across, down), style)
 
 
 @dataclass(frozen=True)
+class _Middles:
+    """The middles of the values of planes of one size.
+
+    Args:
+        x: Of each column, in values from the left.
+        y: Of each row, in values from the top.
+        step_x: Pixels of the image per value, across.
+        step_y: The same, down.
+    """
+
+    x: npt.NDArray[np.float64]
+    y: npt.NDArray[np.float64]
+    step_x: float
+    step_y: float
+
+    @classmethod
+    def of(cls, step_x: float, step_y: float, height: int, width: int) -> "_Middles":
+        return cls(np.arange(0.5, width), np.arange(0.5, height), step_x, step_y)
+
+
+@dataclass(frozen=True, slots=True)
 class _Area:
     """The part of a plane that a mask changes.
 
@@ -113,20 +134,19 @@ class _Area:
     place: tuple[float, float, float, float]
 
     @classmethod
-    def of(cls, plane: Plane, centre: tuple[float, float], half: tuple[float, float], shape: str) -> "_Area | None":
+    def of(cls, middles: _Middles, centre: tuple[float, float], half: tuple[float, float], shape: str) -> "_Area | None":
         """The area around a centre, both in pixels of the image; None where that is beyond the plane."""
-        height, width = plane.values.shape[:2]
-        x, y = centre[0] / plane.step_x, centre[1] / plane.step_y
+        x, y = centre[0] / middles.step_x, centre[1] / middles.step_y
         # Half a value more, so that those only partly within are masked too.
-        half_x, half_y = half[0] / plane.step_x + 0.5, half[1] / plane.step_y + 0.5
-        left, right = max(0, math.floor(x - half_x)), min(width, math.ceil(x + half_x))
-        top, bottom = max(0, math.floor(y - half_y)), min(height, math.ceil(y + half_y))
+        half_x, half_y = half[0] / middles.step_x + 0.5, half[1] / middles.step_y + 0.5
+        left, right = max(0, math.floor(x - half_x)), min(len(middles.x), math.ceil(x + half_x))
+        top, bottom = max(0, math.floor(y - half_y)), min(len(middles.y), math.ceil(y + half_y))
         if left >= right or top >= bottom:
             return None
         inside = None
         if shape == "ellipse":
-            across = (np.arange(left, right) + 0.5 - x) / half_x
-            down = (np.arange(top, bottom) + 0.5 - y) / half_y
+            across = (middles.x[left:right] - x) / half_x
+            down = (middles.y[top:bottom] - y) / half_y
             inside = across**2 + (down**2)[:, None] <= 1
         place = (
             (left - x + half_x) / half_x / 2,
@@ -136,7 +156,7 @@ class _Area:
         return cls(slice(top, bottom), slice(left, right), inside, place)
 
 
-def _mask_one(plane: Plane, area: _Area, cells: tuple[int, ...], style: MaskStyle) -> None:
+def _mask_one(plane: Plane, area: _Area, cells: tuple[int, int], style: MaskStyle) -> None:
     values = plane.values[area.rows, area.columns]
     if style.method == "solid":
         filled = np.full(values.shape, plane.blank, np.float64)
@@ -145,7 +165,7 @@ def _mask_one(plane: Plane, area: _Area, cells: tuple[int, ...], style: MaskStyl
     if plane.cover is not None:
         filled = _covered(filled, plane.cover, area.place)
     if values.dtype.kind in "iu":
-        filled = np.rint(filled)
+        np.rint(filled, out=filled)
     np.copyto(values, filled, casting="unsafe", where=True if area.inside is None else area.inside)
 
 

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from av.error import FFmpegError
 
 from tinyfaces.detection.images import Pixels
+from tinyfaces.files import missing
 from tinyfaces.jobs import fields
 from tinyfaces.jobs.bulk import FULL, counted
 from tinyfaces.jobs.clocks import Clock, Packet
@@ -47,7 +48,7 @@ class VideoReader:
         self.location = str(path.absolute())  # as a colon in a relative path would make it a protocol
         self.problem: str | None = None
         if not path.exists():
-            raise VideoError(f"{path}: no such file")
+            raise VideoError(f"{path}: {missing(path)}")
         if path.is_file() and path.stat().st_size == 0:
             raise VideoError(f"{path}: the file is empty")
         try:

@@ -21,6 +21,7 @@ from starlette.requests import ClientDisconnect
 from tinyfaces.detection.boxes import areas, clip
 from tinyfaces.detection.extra_formats import HEIF, plugin_for
 from tinyfaces.detection.images import ImageError, Pixels, read_image
+from tinyfaces.detection.raw_photos import holds_raw
 from tinyfaces.detection.views import Scale, scale_factor
 from tinyfaces.jobs.cover_picture import CoverPicture, cover_picture
 from tinyfaces.jobs.emoji_cover import emoji_picture, is_emoji
@@ -163,6 +164,8 @@ def open_picture(upload: Upload, limits: Limits, scale: Scale = 1.0) -> Image.Im
     Image.init()
     if plugin_for(io.BytesIO(upload.content)) is HEIF and not HEIF.load():
         raise HTTPException(415, "HEIC and HEIF pictures need pillow-heif on the server: pip install 'tinyfaces[heif]'")
+    if holds_raw(io.BytesIO(upload.content)):
+        raise HTTPException(415, "raw files of cameras are not read here: send a JPEG of it")
     formats = [name for name in FORMATS if name in Image.OPEN]
     try:
         with warnings.catch_warnings():
