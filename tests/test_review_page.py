@@ -286,6 +286,30 @@ def test_the_next_photo_comes_by_itself_once_it_is_searched(open_page, review):
     assert page.inner_text("#status") == ""
 
 
+def test_the_page_says_so_where_nothing_is_left_or_nothing_can_be_shown(open_page, review):
+    """Also where the photos that were waited for turn out to be problems."""
+    page = open_page()
+    stage = {"waiting": "waiting"}
+
+    def spoilt(route):
+        news = ask(review, "")
+        for photo in news["photos"][0 if "all" in stage else 1 :]:
+            photo.update(state=stage["waiting"], accepted=False, problem="a.png: no photo")
+        route.fulfill(json=news)
+
+    page.route("**/v1/review?since=*", spoilt)
+    page.reload()
+    page.wait_for_selector("body[data-photo]")
+    page.focus("#stage")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#status:has-text('Looking for faces in the next photo')")
+    stage["waiting"] = "problem"
+    page.wait_for_selector("#status:has-text('No photo is left to decide about')")
+    stage["all"] = True
+    page.reload()
+    page.wait_for_selector("#status.alert:has-text('None of these files can be shown')")
+
+
 def most_doubtful_first(review) -> list[int]:
     return [photo["number"] for photo in sorted(ask(review, "")["photos"], key=lambda photo: -photo["doubt"])]
 

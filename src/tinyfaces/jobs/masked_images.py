@@ -32,6 +32,7 @@ def anonymise(
     detector: Detector | None = None,
     threshold: CoverThreshold | float | None = None,
     selection: Selection = ALL,
+    method: str | None = None,
     style: MaskStyle | None = None,
     cover: ImageSource | None = None,
 ) -> Image.Image:
@@ -48,7 +49,8 @@ def anonymise(
         threshold: The score from which a face is masked, or a `CoverThreshold`. If None, a low one that depends on the face's
             height: 0.15 up to 24 pixels, 0.4 from 256 on. The detector's own has no effect.
         selection: Which of the faces found are masked.
-        style: How faces are masked; blurred if None.
+        method: "blur", the default, "pixelate" or "solid".
+        style: How faces are masked in every respect, in place of `method`.
         cover: A picture to put over each mask: whatever `read_image` takes, or an emoji such as "😀", which a colour font of the
             system must have. What shows through it is masked.
 
@@ -59,25 +61,25 @@ def anonymise(
     Raises:
         ImageError: The image or the cover cannot be read.
         TypeError: `style` is no `MaskStyle`.
-        ValueError: `faces` has another shape, a box without an area or one outside the image; the threshold is outside 0-1;
+        ValueError: Both `method` and `style` were given;
+            `faces` has another shape, a box without an area or one outside the image; the threshold is outside 0-1;
             options that choose among faces found were given beside `faces`; or the selection says something about tracks or
             times, which images do not have.
 
     Example:
         ```python
-        masked = tinyfaces.anonymise("crowd.jpg", style=tinyfaces.MaskStyle("solid"))
+        masked = tinyfaces.anonymise("crowd.jpg", method="solid")
         masked.save("masked.jpg")
         ```
     """
-    if style is not None and not isinstance(style, MaskStyle):
-        raise TypeError(f"style must be a MaskStyle. Received: {type(style).__name__}")
+    style = MaskStyle.of(method, style)
     if selection.needs_video:
         raise ValueError("an image has no tracks and no times to select")
     if faces is not None and (detector is not None or threshold is not None or selection != ALL):
         raise ValueError("exactly the faces given are masked: detector, threshold and selection do not go with them")
     given = None if faces is None else as_faces(faces)
     picture = None if cover is None else read_cover(cover)
-    masking = Masking(CoverThreshold.of(threshold), style or MaskStyle(), selection=selection, picture=picture)
+    masking = Masking(CoverThreshold.of(threshold), style, selection=selection, picture=picture)
     with open_source(image) as opened:
         pixels = read_image(opened)
         kept: dict[str | tuple[int, int], Any] = {name: opened.info[name] for name in _KEPT if name in opened.info}

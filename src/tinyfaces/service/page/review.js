@@ -67,12 +67,22 @@ async function look() {
     if (!wanted) {
       const first = best();
       if (first) show(first);
+      else if (!sought() && /^(Looking|$)/.test(at("status").textContent)) finish();
     } else if (current?.number !== wanted && awaited === wanted && entries.get(wanted).state !== "waiting") show(wanted);
   } catch (error) {
     say(`The review cannot be reached: ${error.message}`, true);
   }
-  const waiting = [...entries.values()].some(({ state }) => state === "waiting");
+  const waiting = sought();
   setTimeout(look, waiting && !wanted ? HURRY : waiting || writing.state === "running" ? ASK : 4 * ASK);
+}
+
+// Whether faces are still looked for in some of the files.
+const sought = () => [...entries.values()].some(({ state }) => state === "waiting");
+
+// Say why no other photo comes.
+function finish() {
+  if ([...entries.values()].some(({ state }) => state === "found")) say("No photo is left to decide about. Write them now, or look again.");
+  else say("None of these files can be shown; the list says why.", true);
 }
 
 function note(entry, ordered = true) {
@@ -399,10 +409,10 @@ function decide() {
   if (!accepted) return;
   const next = best(photo.number);
   if (next) show(next);
-  else if ([...entries.values()].some(({ state }) => state === "waiting")) {
+  else if (sought()) {
     wanted = 0; // the next one is shown as soon as it is searched
     say("Looking for faces in the next photo …");
-  } else saving.then(() => say("No photo is left to decide about. Write them now, or look again."));
+  } else saving.then(finish);
 }
 
 // --- writing ---
