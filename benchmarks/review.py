@@ -31,6 +31,7 @@ from page import DESKTOP, DOCS, ROOT, SHOTS, SWITCHES, as_jpeg, mosaic
 from serve import machine
 from tinyfaces.files import write_atomically
 
+RESULTS = DOCS / "review_benchmark.json"
 PHOTOS, LARGE_PHOTOS = 100, 10
 PARTS = ("shots", "session", "large", "many")
 LOOK = 1.0  # seconds that the script takes for each photo, in which the next ones are searched and loaded
@@ -155,7 +156,7 @@ def take_shots(browser: Browser, address: str) -> None:
 
 
 def as_table(results: dict) -> str:
-    session, large, many = results["session"], results.get("large"), results["many"]
+    session, large, many, video = results["session"], results.get("large"), results["many"], results.get("video")
 
     def shown(times: dict) -> str:
         return f"median {times['median']} ms, 95% within {times['95%']} ms, longest {times['longest']} ms"
@@ -178,8 +179,28 @@ def as_table(results: dict) -> str:
             ),
             f"| Frame while choosing faces, {many['faces']} on one photo | {shown(many['choosing_ms'])} |",
             f"| Frame while zooming, the same photo | {shown(many['zooming_ms'])} |", "",
+            *(
+                [
+                    "## Frames of videos", "", f"    {video['command']}", "",
+                    f"Machine: {video['machine']}", "",
+                    f"The clip is a view of {video['size']} that moves over the example photo, {video['frames']} frames with one"
+                    " keyframe.", "",
+                    "| | |", "|---|---|",
+                    f"| From the key to the next frame on the screen, covered | {shown(video['next_ms'])} |",
+                    f"| From the slider to any frame on the screen, covered | {shown(video['any_ms'])} |", "",
+                ]
+                if video
+                else []
+            ),
         ]
     )  # fmt: skip
+
+
+def keep(results: dict) -> None:
+    """Write the figures into the docs, and print them."""
+    write_atomically(RESULTS, (json.dumps(results, indent=1) + "\n").encode())
+    write_atomically(RESULTS.with_suffix(".md"), as_table(results).encode())
+    print(as_table(results))
 
 
 def main() -> None:
@@ -187,8 +208,7 @@ def main() -> None:
     parser.add_argument("--chromium", default=os.environ.get("CHROMIUM") or shutil.which("chromium"))
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     options = parser.parse_args()
-    known = DOCS / "review_benchmark.json"
-    results: dict = json.loads(known.read_text()) if known.exists() else {}
+    results: dict = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     results["command"] = shlex.join(["python", "benchmarks/review.py", *sys.argv[1:]])
     with sync_playwright() as driver, tempfile.TemporaryDirectory() as place:
         browser = driver.chromium.launch(executable_path=options.chromium, args=SWITCHES)
@@ -213,9 +233,7 @@ def main() -> None:
                 page = browser.new_context(**DESKTOP).new_page()
                 results[part] = fluidity(page, address) if part == "many" else session(page, address, photos)
         browser.close()
-    write_atomically(DOCS / "review_benchmark.json", (json.dumps(results, indent=1) + "\n").encode())
-    write_atomically(DOCS / "review_benchmark.md", as_table(results).encode())
-    print(as_table(results))
+    keep(results)
 
 
 if __name__ == "__main__":

@@ -2,8 +2,8 @@
 
     python benchmarks/review_video.py
 
-Writes docs/review_video.jpg and prints the times. The clip is a view that moves over the example photo. Needs Chromium
-(`--chromium` or the variable CHROMIUM give its path).
+Writes docs/review_video.jpg, and the times into docs/review_benchmark.json and .md. The clip is a view that moves over the
+example photo. Needs Chromium (`--chromium` or the variable CHROMIUM give its path).
 """
 
 import argparse
@@ -12,7 +12,9 @@ import json
 import math
 import os
 import random
+import shlex
 import shutil
+import sys
 import tempfile
 import time
 import urllib.request
@@ -23,7 +25,7 @@ from PIL import Image
 from playwright.sync_api import Page, sync_playwright
 
 from page import DOCS, ROOT, SWITCHES
-from review import review, told, wait_for_all
+from review import RESULTS, keep, review, told, wait_for_all
 from serve import machine
 
 WIDTH, HEIGHT, FRAMES, RATE = 1280, 720, 100, 25
@@ -75,6 +77,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--chromium", default=os.environ.get("CHROMIUM") or shutil.which("chromium"))
     options = parser.parse_args()
+    busy = machine(os.cpu_count() or 1)
     with sync_playwright() as driver, tempfile.TemporaryDirectory() as place:
         browser = driver.chromium.launch(executable_path=options.chromium, args=SWITCHES)
         clip(Path(place) / "clip.mp4")
@@ -97,9 +100,11 @@ def main() -> None:
             picture = Image.open(io.BytesIO(page.screenshot())).convert("RGB").resize(_SHOT_SIZE, Image.Resampling.LANCZOS)
             picture.save(DOCS / "review_video.jpg", quality=_SHOT_QUALITY, optimize=True)
         browser.close()
-    print(f"{WIDTH}x{HEIGHT}, {FRAMES} frames; {machine(os.cpu_count() or 1)}")
-    print(f"next frame, from the key to the screen (ms): {told(steps)}")
-    print(f"any frame, from the slider to the screen (ms): {told(jumps)}")
+    video = {
+        "command": shlex.join(["python", "benchmarks/review_video.py", *sys.argv[1:]]), "machine": busy,
+        "size": f"{WIDTH}x{HEIGHT}", "frames": FRAMES, "next_ms": told(steps), "any_ms": told(jumps),
+    }  # fmt: skip
+    keep({**json.loads(RESULTS.read_text()), "video": video})
 
 
 if __name__ == "__main__":

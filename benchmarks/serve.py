@@ -257,6 +257,8 @@ def machine(threads: int) -> str:
     import onnxruntime
 
     load = f"load average {os.getloadavg()[0]:.1f} at the start"  # of whatever else ran
+    if hasattr(os, "sched_getscheduler") and os.sched_getscheduler(0) != os.SCHED_OTHER:  # as after `chrt -r 5`
+        load += ", real-time priority over other programs"
     return f"{processor_name()}, {os.cpu_count()} cores, {threads} threads, ONNX Runtime {onnxruntime.__version__}; {load}"
 
 

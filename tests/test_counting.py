@@ -81,6 +81,11 @@ def test_wrong_regions_are_one_line(tmp_path, content, word):
     assert "r.json" in str(caught.value) and "\n" not in str(caught.value)
 
 
+def test_missing_regions_are_told_without_codes(tmp_path):
+    with pytest.raises(RegionError, match=r"none.json: cannot be read \(no such file or directory\)$"):
+        read_regions(tmp_path / "none.json")
+
+
 @pytest.fixture
 def run(toy_model, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

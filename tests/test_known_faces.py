@@ -189,7 +189,7 @@ def test_malformed_documents_are_one_line_with_the_file(name, content, word, tmp
 @pytest.mark.parametrize(
     "change,word",
     [
-        ({"boxes": None}, "its boxes must be lists"),
+        ({"boxes": None}, "has no boxes; for a photo"),
         ({"boxes": [[1, 2, 3]]}, "its boxes must be lists"),
         ({"boxes": [1, 2, 3, 4]}, "its boxes must be lists"),
         ({"boxes": "none"}, "its boxes must be lists"),

@@ -135,6 +135,22 @@ def test_what_cannot_be_done_is_one_line(detector, tmp_path):
             tinyfaces.anonymise(PHOTO, BOXES, **options)
     with pytest.raises(ValueError, match="boxes must be"):
         tinyfaces.anonymise(PHOTO, [[1, 2, 3, 4, 5]])
+    for box in ([1, 2, float("nan"), 4], [1, 2, 1, 4], [9, 2, 3, 4], [1, 2, float("inf"), 4]):
+        for faces in ([box], Faces(np.array([box], np.float32), np.ones(1, np.float32))):
+            with pytest.raises(ValueError, match="a box without an area"):
+                tinyfaces.anonymise(PHOTO, faces)
+    with pytest.raises(ValueError, match=r"a box outside the image of \d+x\d+ pixels \(5000 5000 6000 6000\)"):
+        tinyfaces.anonymise(PHOTO, [[5000, 5000, 6000, 6000]])
+    with pytest.raises(TypeError, match=r"a MaskStyle\. Received: str"):
+        tinyfaces.anonymise(PHOTO, BOXES, style="solid")
+    with pytest.raises(ValueError, match="Received: both"):
+        tinyfaces.anonymise(PHOTO, BOXES, method="solid", style=MaskStyle())
+    with pytest.raises(ValueError, match="unknown method 'smear'"):
+        tinyfaces.anonymise(PHOTO, BOXES, method="smear")
+    by_method, by_style = (
+        tinyfaces.anonymise(PHOTO, BOXES, **how) for how in ({"method": "solid"}, {"style": MaskStyle("solid")})
+    )
+    assert by_method.tobytes() == by_style.tobytes() != tinyfaces.anonymise(PHOTO, BOXES).tobytes()
     with pytest.raises(ValueError, match="no tracks"):
         tinyfaces.anonymise(PHOTO, detector=detector, selection=Selection(only_tracks=[1]))
     with pytest.raises(ValueError, match="threshold must be within 0-1"):

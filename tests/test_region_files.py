@@ -9,6 +9,8 @@ from PIL import Image
 
 from conftest import paint
 from tinyfaces.detection.faces import Faces
+from tinyfaces.detection.images import open_image
+from tinyfaces.jobs import face_regions, region_files
 from tinyfaces.jobs.face_regions import as_xmp, stored_area, upright_area, xmp_name
 from tinyfaces.jobs.image_results import ImageResult
 from tinyfaces.jobs.result_files import read_box_files
@@ -134,6 +136,25 @@ def test_photos_beside_other_files_of_boxes_are_no_boxes(tmp_path):
     assert len(read_box_files(tmp_path).entries) == 1
     (tmp_path / "b.txt").write_text("0 .5 .5 .1 .1\n")
     assert [entry.source.name for entry in read_box_files(tmp_path).entries] == ["b.txt"]
+
+
+def test_each_photo_with_regions_is_opened_once(tmp_path, monkeypatch):
+    opened = []
+    for module in (region_files, face_regions):
+        monkeypatch.setattr(module, "open_image", lambda path: (opened.append(path.name), open_image(path))[1])
+    for name in ("a.jpg", "b.jpg"):
+        path = photo(tmp_path / name, 6)
+        Image.open(path).save(path, xmp=other(FACE).encode(), exif=Image.open(path).getexif())
+    photo(tmp_path / "none.jpg", 1)
+    (tmp_path / "broken.jpg").write_bytes(b"no photo")
+    read = read_box_files(tmp_path)
+    assert [entry.name for entry in read.entries] == [file.name for file in read.files] == ["a.jpg", "b.jpg"]
+    assert sorted(opened) == ["a.jpg", "b.jpg", "broken.jpg", "none.jpg"]
+    opened.clear()
+    assert read_box_files(tmp_path / "a.jpg").entries[0].size == (60, 80) and opened == ["a.jpg"]
+    opened.clear()
+    as_xmp(ImageResult(tmp_path / "a.jpg", Path("a.jpg"), 60, 80, Faces.empty()))
+    assert opened == ["a.jpg"]
 
 
 def test_each_file_is_read_once(tmp_path, monkeypatch):

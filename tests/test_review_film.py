@@ -216,6 +216,32 @@ def test_axe_finds_nothing_serious_on_the_timeline(open_clip, scheme):
     assert serious_violations(page) == []
 
 
+def test_a_photo_is_drawn_until_the_first_frame_of_a_video_is_there(browser, tmp_path, toy_model):
+    """Also where the page changes its size meanwhile, and where so many photos lie between that it is no longer kept ready."""
+    write(tmp_path / "a.mp4", crowd(3)[0], sound=False)
+    for number in range(6):
+        Image.fromarray(paint(64, 64, [(8, 8)])).save(tmp_path / f"b{number}.png")
+    with (
+        running_review(tmp_path, *exact_options(toy_model)) as service,
+        watched_pages(browser, service.url, "/review", {"width": 1280, "height": 900}) as open_it,
+    ):
+        all_found(service)
+        page = open_it()
+        page.locator("#photos button", has_text="b5.png").click()
+        page.wait_for_selector("body:not(.filmed)[data-photo]")
+        page.wait_for_timeout(500)
+        held = []
+        page.route("**/frames/**", lambda route: route.continue_() if held else held.append(route))
+        page.locator("#photos button", has_text="a.mp4").click()
+        page.wait_for_selector("body.filmed")
+        page.wait_for_timeout(500)
+        page.set_viewport_size({"width": 1000, "height": 800})
+        page.wait_for_timeout(500)
+        for route in held:
+            route.continue_()
+        page.wait_for_selector("body[data-frame='0']")
+
+
 def test_frames_play_and_an_unsearched_video_opens_once_it_is_searched(open_clip, review):
     page = open_clip()
     page.click("#play")

@@ -242,6 +242,10 @@ def test_fingers_on_a_tablet_in_the_dark(open_page, review):
 def test_phone(open_page):
     page = open_page(viewport={"width": 360, "height": 740}, has_touch=True, is_mobile=True)
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    height = "document.getElementById('photos').offsetHeight"
+    before = page.evaluate(height)
+    page.evaluate("document.querySelector('#photos .note').textContent = 'cannot be read as a video '.repeat(20)")
+    assert page.evaluate(height) <= before + 24  # a line more, not twenty
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -280,6 +284,30 @@ def test_the_next_photo_comes_by_itself_once_it_is_searched(open_page, review):
     page.wait_for_selector(f"#name:not(:text-is('{first}'))")
     wait_until(lambda: sum(photo["accepted"] for photo in ask(review, "")["photos"]) == 1)
     assert page.inner_text("#status") == ""
+
+
+def test_the_page_says_so_where_nothing_is_left_or_nothing_can_be_shown(open_page, review):
+    """Also where the photos that were waited for turn out to be problems."""
+    page = open_page()
+    stage = {"waiting": "waiting"}
+
+    def spoilt(route):
+        news = ask(review, "")
+        for photo in news["photos"][0 if "all" in stage else 1 :]:
+            photo.update(state=stage["waiting"], accepted=False, problem="a.png: no photo")
+        route.fulfill(json=news)
+
+    page.route("**/v1/review?since=*", spoilt)
+    page.reload()
+    page.wait_for_selector("body[data-photo]")
+    page.focus("#stage")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#status:has-text('Looking for faces in the next photo')")
+    stage["waiting"] = "problem"
+    page.wait_for_selector("#status:has-text('No photo is left to decide about')")
+    stage["all"] = True
+    page.reload()
+    page.wait_for_selector("#status.alert:has-text('None of these files can be shown')")
 
 
 def most_doubtful_first(review) -> list[int]:

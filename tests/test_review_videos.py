@@ -1,8 +1,10 @@
 """Videos of a review without its page: the search and a kill, any frame, the covers, the files, none of them half-written."""
 
+import io
 import json
 import random
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -393,6 +395,54 @@ def wait_for(service, test, timeout=30.0):
         assert time.monotonic() < deadline, news
         time.sleep(0.03)
     return news
+
+
+def test_large_frames_are_shown_as_jpegs_and_small_ones_without_loss(videos, detector, tmp_path):
+    rng = np.random.default_rng(0)
+    for side, kind, most in ((256, "image/png", 0), (1024, "image/jpeg", 12)):
+        smooth = np.asarray(Image.fromarray(rng.integers(0, 255, (8, 8, 3), np.uint8)).resize((side, side // 2)))
+        path = write(tmp_path / f"{side}.mp4", [smooth] * 3, sound=False)
+        number = searched(videos, path, detector)
+        desk = ClipDesk(videos, detector, {number: ClipTask(InputFile(path, Path(path.name)), path)}, SOLID, 18, print, bool)
+        content, said = desk.picture(number, 1, False)
+        assert said == kind
+        shown = np.asarray(Image.open(io.BytesIO(content)).convert("RGB")).astype(int)
+        assert np.abs(shown - frames_of(path)[1].to_ndarray(format="rgb24")).max() <= most
+        desk.stop()
+
+
+def test_a_frame_and_a_click_take_nothing_of_the_other_tracks(videos, detector, tmp_path):
+    path = write(tmp_path / "a.mp4", crowd(12)[0], sound=False)
+    number = searched(videos, path, detector)
+    first, second, *_ = videos.video(number).tracks
+    desk = ClipDesk(
+        videos, detector, {number: ClipTask(InputFile(path, Path("a.mp4")), tmp_path / "out.mp4")}, SOLID, 18, lambda one: None,
+        lambda: False,
+    )  # fmt: skip
+    before = desk.picture(number, 3, True)
+    with videos.store.transaction() as database:  # fails where more of a track is read than its number
+        database.set_authorizer(
+            lambda act, table, column, *_: (
+                sqlite3.SQLITE_DENY
+                if act == sqlite3.SQLITE_READ and table == "tracks" and column == "spans"
+                else sqlite3.SQLITE_OK
+            )
+        )
+    assert desk.picture(number, 3, True) == before
+    drawn = (0, "covered", [(2, (60.0, 100.0, 72.0, 112.0)), (9, (60.0, 100.0, 72.0, 112.0))])
+    desk.change(number, 0, {first.number: "clear", second.number: "covered"}, [drawn])
+    assert desk.picture(number, 3, True) != before
+    line = desk.entry(number)
+    assert (line["found"], line["added"], line["taken_away"], line["covered"]) == (5, 1, 1, 5)
+    for tracks, faces in (({77: "clear"}, []), ({}, [(0, "covered", [(12, drawn[2][0][1])])])):
+        with pytest.raises(ValueError, match="no such track or frame"):
+            desk.change(number, 1, tracks, faces)
+    with videos.store.transaction() as database:
+        database.set_authorizer(None)
+    assert desk.crop(number, first.number)
+    with pytest.raises(KeyError):
+        desk.crop(number, 77)
+    desk.stop()
 
 
 @pytest.mark.slow

@@ -117,6 +117,7 @@ def anonymise(
     threshold: CoverThreshold | float | None = None,
     selection: Selection = ALL,
     every: int | str = 1,
+    method: str | None = None,
     style: MaskStyle | None = None,
     cover: ImageSource | None = None,
     keep_metadata: bool = False,
@@ -139,7 +140,8 @@ def anonymise(
         selection: Which of the faces are masked.
         every: One in so many frames is searched, 1 to 10, and faces are followed through the others; "auto" searches more where
             one is lost. Faster, and less safe.
-        style: How faces are masked; blurred if None.
+        method: "blur", the default, "pixelate" or "solid".
+        style: How faces are masked in every respect, in place of `method`.
         cover: A picture to put over each mask: whatever `read_image` takes, or an emoji such as "😀".
         keep_metadata: Keep tags, names of chapters and telemetry. Pictures in the file and attachments always go.
         quality: Constant rate factor of the encoder, 0-51: lower is better, and larger.
@@ -154,13 +156,15 @@ def anonymise(
         ImportError: The extra `video` is not installed.
         VideoError: The video cannot be read or encoded.
         ImageError: The cover cannot be read.
-        ValueError: `out` is a file that is read here or no video's name; a number is out of its range; the encoder cannot be
+        TypeError: `style` is no `MaskStyle`.
+        ValueError: Both `method` and `style` were given;
+            `out` is a file that is read here or no video's name; a number is out of its range; the encoder cannot be
             used here; `faces` do not fit the video, or options that choose among faces found were given beside them.
         OSError: The file cannot be written.
 
     Example:
         ```python
-        done = tinyfaces.video.anonymise("clip.mp4", "masked.mp4", style=tinyfaces.MaskStyle("solid"))
+        done = tinyfaces.video.anonymise("clip.mp4", "masked.mp4", method="solid")
         print(done.tracks, done.removed)
         ```
     """
@@ -170,7 +174,7 @@ def anonymise(
         from tinyfaces.jobs.known_clips import KnownClip
         from tinyfaces.jobs.video import VideoReader
 
-    source, target = Path(path), Path(out)
+    source, target, style = Path(path), Path(out), MaskStyle.of(method, style)
     if target.suffix.lower() not in CONTAINERS:
         raise ValueError(f"{target}: a video's name must end in {', '.join(CONTAINERS)}")
     if target in GivenFiles([source, *_files(cover), *([] if detector is None else [Path(detector.model)])]):
@@ -191,7 +195,7 @@ def anonymise(
         else:
             clip = _clip(video, detector or _detector(), limit, selection, spacing, progress)
         written = write_masked(
-            clip, target, style or MaskStyle(), quality=quality, keep_metadata=keep_metadata, picture=picture, encoder=choice
+            clip, target, style, quality=quality, keep_metadata=keep_metadata, picture=picture, encoder=choice
         )  # fmt: skip
         numbers = clip.summary()
         return MaskedVideo(

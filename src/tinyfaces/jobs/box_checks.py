@@ -27,6 +27,8 @@ def stated_size(record: Mapping[str, Any], where: str) -> tuple[int, int] | None
 
 def checked_boxes(values: Any, where: str) -> npt.NDArray[np.float64]:
     """Boxes (N, 4), x1 y1 x2 y2, each with an area. Raises AnnotationError."""
+    if values is None:
+        raise AnnotationError(f"{where}: has no boxes; for a photo without faces, an empty list is expected")
     try:
         boxes = np.array(values, np.float64)
         boxes = boxes.reshape(0, 4) if isinstance(values, list) and not values else boxes

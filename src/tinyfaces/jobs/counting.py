@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 from tinyfaces.detection.faces import Faces
 from tinyfaces.detection.images import Pixels
 from tinyfaces.jobs.bulk import counted
+from tinyfaces.parsing.texts import reason
 
 Polygon = npt.NDArray[np.float64]
 """Corners (N, 2), x and y: in pixels, or all within 0-1, relative to the image's sides."""
@@ -31,7 +32,9 @@ def read_regions(path: Path) -> dict[str, Polygon]:
     try:
         content = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
-        raise RegionError(f"{path}: cannot be read ({' '.join(str(error).split())})") from None
+        raise RegionError(
+            f"{path}: cannot be read ({reason(error).lower() if isinstance(error, OSError) else reason(error)})"
+        ) from None
     if not isinstance(content, dict) or not content:
         raise RegionError(f'{path}: must be a JSON object of polygons, such as {{"stand A": [[0, 0], [100, 0], [100, 80]]}}')
     return {str(name): polygon(corners, f"{path}: region '{name}'") for name, corners in content.items()}

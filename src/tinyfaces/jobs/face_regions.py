@@ -40,11 +40,12 @@ def as_xmp(result: ImageResult) -> str:
 
     Regions are relative to the photo as it is stored, before its orientation is applied; so the photo's header is read.
     """
-    turned = f"xmlns:tiff='{NAMESPACES['tiff']}' tiff:Orientation='{_orientation(result.path)}'"
+    turned = _orientation(result.path)
+    stated = f"xmlns:tiff='{NAMESPACES['tiff']}' tiff:Orientation='{turned}'"
     return (
         f"<?xpacket begin='' id='W5M0MpCehiHzreSzNTczkc9d'?>\n<x:xmpmeta xmlns:x='{NAMESPACES['x']}' x:xmptk='{_TOOLKIT}'>\n"
-        f" <rdf:RDF xmlns:rdf='{NAMESPACES['rdf']}'>\n  <rdf:Description rdf:about='' {turned}/>\n"
-        f"{description(result)} </rdf:RDF>\n</x:xmpmeta>\n<?xpacket end='w'?>\n"
+        f" <rdf:RDF xmlns:rdf='{NAMESPACES['rdf']}'>\n  <rdf:Description rdf:about='' {stated}/>\n"
+        f"{_description(result, turned)} </rdf:RDF>\n</x:xmpmeta>\n<?xpacket end='w'?>\n"
     )
 
 
@@ -89,7 +90,10 @@ def _orientation(path: Path) -> int:
 
 def description(result: ImageResult, about: str = "''") -> str:
     """The faces as an `rdf:Description`. about: the quoted name of the resource, as other descriptions in a packet have it."""
-    turned = _orientation(result.path)
+    return _description(result, _orientation(result.path), about)
+
+
+def _description(result: ImageResult, turned: int, about: str = "''") -> str:
     width, height = (result.height, result.width) if turned in ROTATED else (result.width, result.height)
     boxes = result.faces.to_dict()["boxes"]
     regions = "".join(_region(*stored_area(box, result.width, result.height, turned)) for box in boxes)

@@ -32,6 +32,7 @@ def anonymise(
     detector: Detector | None = None,
     threshold: CoverThreshold | float | None = None,
     selection: Selection = ALL,
+    method: str | None = None,
     style: MaskStyle | None = None,
     cover: ImageSource | None = None,
 ) -> Image.Image:
@@ -48,7 +49,8 @@ def anonymise(
         threshold: The score from which a face is masked, or a `CoverThreshold`. If None, a low one that depends on the face's
             height: 0.15 up to 24 pixels, 0.4 from 256 on. The detector's own has no effect.
         selection: Which of the faces found are masked.
-        style: How faces are masked; blurred if None.
+        method: "blur", the default, "pixelate" or "solid".
+        style: How faces are masked in every respect, in place of `method`.
         cover: A picture to put over each mask: whatever `read_image` takes, or an emoji such as "😀", which a colour font of the
             system must have. What shows through it is masked.
 
@@ -58,26 +60,32 @@ def anonymise(
 
     Raises:
         ImageError: The image or the cover cannot be read.
-        ValueError: `faces` has another shape, the threshold is outside 0-1, options that choose among faces found were given
-            beside `faces`, or the selection says something about tracks or times, which images do not have.
+        TypeError: `style` is no `MaskStyle`.
+        ValueError: Both `method` and `style` were given;
+            `faces` has another shape, a box without an area or one outside the image; the threshold is outside 0-1;
+            options that choose among faces found were given beside `faces`; or the selection says something about tracks or
+            times, which images do not have.
 
     Example:
         ```python
-        masked = tinyfaces.anonymise("crowd.jpg", style=tinyfaces.MaskStyle("solid"))
+        masked = tinyfaces.anonymise("crowd.jpg", method="solid")
         masked.save("masked.jpg")
         ```
     """
+    style = MaskStyle.of(method, style)
     if selection.needs_video:
         raise ValueError("an image has no tracks and no times to select")
     if faces is not None and (detector is not None or threshold is not None or selection != ALL):
         raise ValueError("exactly the faces given are masked: detector, threshold and selection do not go with them")
     given = None if faces is None else as_faces(faces)
     picture = None if cover is None else read_cover(cover)
-    masking = Masking(CoverThreshold.of(threshold), style or MaskStyle(), selection=selection, picture=picture)
+    masking = Masking(CoverThreshold.of(threshold), style, selection=selection, picture=picture)
     with open_source(image) as opened:
         pixels = read_image(opened)
         kept: dict[str | tuple[int, int], Any] = {name: opened.info[name] for name in _KEPT if name in opened.info}
         whole = upright(opened).copy()
+    if given is not None:
+        _check_inside(given, whole.width, whole.height)
     photo = photo_of(Path(), whole, pixels, "", {}, Image.Exif(), [])
     if given is None:
         covered = covered_faces(photo, detector or _shared_detector(), masking)
@@ -99,11 +107,25 @@ def read_cover(cover: ImageSource) -> CoverPicture:
 
 
 def as_faces(faces: Boxes) -> Faces:
-    """The same as `Faces`; boxes score 1. Raises ValueError for other shapes."""
-    if isinstance(faces, Faces):
-        return faces
-    boxes = np.asarray(faces, np.float32)
-    return Faces(boxes, np.ones(len(boxes), np.float32))
+    """The same as `Faces`; boxes score 1. Raises ValueError for other shapes and for a box without an area."""
+    if not isinstance(faces, Faces):
+        boxes = np.asarray(faces, np.float32)
+        faces = Faces(boxes, np.ones(len(boxes), np.float32))
+    flat = ~(np.isfinite(faces.boxes).all(axis=1) & (faces.boxes[:, 2:] > faces.boxes[:, :2]).all(axis=1))
+    if flat.any():
+        raise ValueError(f"faces has a box without an area ({_told(faces.boxes[flat][0])})")
+    return faces
+
+
+def _check_inside(faces: Faces, width: int, height: int) -> None:
+    """Raises ValueError for boxes outside an image of this size, as they were meant for another one."""
+    outside = (faces.boxes[:, :2] >= [width, height]).any(axis=1) | (faces.boxes[:, 2:] <= 0).any(axis=1)
+    if outside.any():
+        raise ValueError(f"faces has a box outside the image of {width}x{height} pixels ({_told(faces.boxes[outside][0])})")
+
+
+def _told(box: npt.NDArray[np.float32]) -> str:
+    return " ".join(f"{side:g}" for side in box.tolist())
 
 
 @lru_cache(maxsize=1)

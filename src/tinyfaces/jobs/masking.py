@@ -50,6 +50,22 @@ class MaskStyle:
         if self.strength not in STRENGTHS:
             raise ValueError(f"strength must be a whole number within 1-5. Received: {self.strength}")
 
+    @classmethod
+    def of(cls, method: str | None, style: "MaskStyle | None") -> "MaskStyle":
+        """A style from its method alone, or one that is given whole; blur if neither is.
+
+        Raises:
+            TypeError: The style is no `MaskStyle`.
+            ValueError: Both are given, or the method is unknown.
+        """
+        if style is None:
+            return cls() if method is None else cls(method)
+        if not isinstance(style, cls):
+            raise TypeError(f"style must be a MaskStyle. Received: {type(style).__name__}")
+        if method is not None:
+            raise ValueError("give the method in the style, or without one. Received: both")
+        return style
+
 
 @dataclass(frozen=True)
 class Plane:

@@ -1,5 +1,6 @@
 """Face regions in XMP, read: sidecars and photos of this program, and of photo libraries that write MWG regions."""
 
+from dataclasses import dataclass
 from glob import escape
 from pathlib import Path
 from xml.etree import ElementTree
@@ -16,6 +17,19 @@ from tinyfaces.parsing.voc_objects import voc_root
 _REGIONS = b"http://www.metadataworkinggroup.com/schemas/regions/"
 
 
+@dataclass(frozen=True)
+class PhotoXmp:
+    """What the file of a photo says of it.
+
+    Args:
+        packet: Its XMP; empty if it has none.
+        turned: Its EXIF orientation, 1-8.
+    """
+
+    packet: bytes
+    turned: int
+
+
 def sidecar_faces(file: Path, content: bytes, name: str) -> KnownFaces:
     """The faces of a sidecar. What is wrong with it is the problem of its photo.
 
@@ -28,42 +42,43 @@ def sidecar_faces(file: Path, content: bytes, name: str) -> KnownFaces:
     try:
         beside = _photo_beside(file)
         root = voc_root(file, content)
-        turned = _stated_orientation(root, file) if beside is None else _orientation(beside)
+        turned = _stated_orientation(root, file) if beside is None else xmp_of(beside).turned
         return _faces(root, file, name, turned, label_suffix)
     except AnnotationError as error:
         return KnownFaces(file, name, label_suffix=label_suffix, problem=str(error), alone=True)
 
 
-def photo_faces(file: Path, packet: bytes, name: str) -> KnownFaces:
+def photo_faces(file: Path, xmp: PhotoXmp, name: str) -> KnownFaces:
     """The faces that a photo holds as regions. What is wrong with them is the photo's problem.
 
     Args:
         file: The photo.
-        packet: Its XMP.
+        xmp: What it says.
         name: Its path below the folder given.
     """
     try:
-        return _faces(voc_root(file, packet.strip(b"\0 \r\n\t")), file, name, _orientation(file))
+        return _faces(voc_root(file, xmp.packet.strip(b"\0 \r\n\t")), file, name, xmp.turned)
     except AnnotationError as error:
         return KnownFaces(file, name, problem=str(error), alone=True)
 
 
-def holds_regions(file: Path) -> bool:
-    """Whether a file is a photo with regions of any kind."""
+def photo_with_regions(file: Path) -> PhotoXmp | None:
+    """What a photo with regions of any kind says; None for every other file."""
     try:
-        return is_image_name(file) and _REGIONS in packet_of(file)
+        xmp = xmp_of(file) if is_image_name(file) else None
     except AnnotationError:
-        return False
+        return None
+    return xmp if xmp is not None and _REGIONS in xmp.packet else None
 
 
-def packet_of(photo: Path) -> bytes:
-    """The XMP of a photo; empty if it has none. Raises AnnotationError."""
+def xmp_of(photo: Path) -> PhotoXmp:
+    """What a photo says. Raises AnnotationError."""
     try:
         with open_image(photo) as image:
             packet = image.info.get("xmp")
+            return PhotoXmp(packet if isinstance(packet, bytes) else b"", orientation(image))
     except ImageError as error:
         raise AnnotationError(str(error)) from None
-    return packet if isinstance(packet, bytes) else b""
 
 
 def _photo_beside(file: Path) -> Path | None:
@@ -73,15 +88,6 @@ def _photo_beside(file: Path) -> Path | None:
         return whole if whole.is_file() else None
     found = [other for other in file.parent.glob(f"{escape(whole.name)}.*") if is_image_name(other) and other.stem == whole.name]
     return found[0] if len(found) == 1 else None
-
-
-def _orientation(photo: Path) -> int:
-    """Raises AnnotationError."""
-    try:
-        with open_image(photo) as image:
-            return orientation(image)
-    except ImageError as error:
-        raise AnnotationError(str(error)) from None
 
 
 def _stated_orientation(root: ElementTree.Element, file: Path) -> int:

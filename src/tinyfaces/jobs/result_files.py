@@ -18,7 +18,7 @@ from tinyfaces.jobs.box_checks import checked_boxes, checked_numbers, checked_sc
 from tinyfaces.jobs.inputs import is_hidden, is_image_name
 from tinyfaces.jobs.known_faces import Known, KnownFaces, KnownVideo
 from tinyfaces.jobs.labelling_files import cvat_entries, fiftyone_entries, label_studio_entries
-from tinyfaces.jobs.region_files import holds_regions, packet_of, photo_faces, sidecar_faces
+from tinyfaces.jobs.region_files import PhotoXmp, photo_faces, photo_with_regions, sidecar_faces, xmp_of
 from tinyfaces.jobs.tracking import TrackedFaces
 from tinyfaces.parsing.coco_entries import boxes_of_entries, column, list_of_objects, owners
 from tinyfaces.parsing.texts import AnnotationError, bytes_of, json_of, reason, text_of
@@ -75,23 +75,27 @@ def read_box_files(path: Path) -> BoxFiles:
                 "or a folder of them"
             )
         content = _content(path)
-        mark = hashlib.sha256(hashlib.sha256(content).digest()).hexdigest()[:16]
+        mark = hashlib.sha256(_digest(content)).hexdigest()[:16]
         return BoxFiles(path, _read(path, content, path.parent), [path], [], mark)
     there = [file for file in sorted(path.rglob("*")) if not _is_left_out(file, path)]
-    files = [file for file in there if _is_readable(file)] or [file for file in there if holds_regions(file)]
-    if not files:
-        raise AnnotationError(f"{path}: holds no files of boxes (.json, .jsonl, .csv, .txt, .xml, .xmp, photos with regions)")
+    readable = [file for file in there if _is_readable(file)]
+    files: list[Path] = []
     entries: list[Known] = []
     problems = []
     total = hashlib.sha256()
-    for file in files:
+    for file, xmp in [(file, None) for file in readable] or ((file, photo_with_regions(file)) for file in there):
+        if xmp is None and not readable:
+            continue
+        files.append(file)
         try:
-            content = _content(file)
-            total.update(hashlib.sha256(content).digest())
+            content = _content(file) if xmp is None else xmp
+            total.update(_digest(content))
             entries += _read(file, content, path)
         except AnnotationError as error:
             problems.append(str(error))
             total.update(str(error).encode("utf-8", "replace"))
+    if not files:
+        raise AnnotationError(f"{path}: holds no files of boxes (.json, .jsonl, .csv, .txt, .xml, .xmp, photos with regions)")
     return BoxFiles(path, entries, files, problems, total.hexdigest()[:16])
 
 
@@ -100,9 +104,13 @@ def _is_left_out(file: Path, folder: Path) -> bool:
     return hidden or file.name in _NOT_BOXES or file.name.endswith(_PROBLEMS) or not file.is_file()
 
 
-def _content(file: Path) -> bytes:
-    """All that a file says about boxes; of a photo, its XMP. Raises AnnotationError."""
-    return packet_of(file) if is_image_name(file) else bytes_of(file)
+def _content(file: Path) -> bytes | PhotoXmp:
+    """All that a file says about boxes. Raises AnnotationError."""
+    return xmp_of(file) if is_image_name(file) else bytes_of(file)
+
+
+def _digest(content: bytes | PhotoXmp) -> bytes:
+    return hashlib.sha256(content.packet if isinstance(content, PhotoXmp) else content).digest()
 
 
 def _reader_of(file: Path) -> Callable[[Path, bytes], list[Known]] | None:
@@ -114,17 +122,17 @@ def _is_readable(file: Path) -> bool:
     return _reader_of(file) is not None or file.suffix.lower() in _LABEL_FILES
 
 
-def _read(file: Path, content: bytes, folder: Path) -> list[Known]:
+def _read(file: Path, content: bytes | PhotoXmp, folder: Path) -> list[Known]:
     """The entries of a file with this content. Raises AnnotationError, but for what a label file, which is about one photo, has
     wrong."""
+    if isinstance(content, PhotoXmp):
+        return [photo_faces(file, content, file.relative_to(folder).as_posix())]
     reader = _reader_of(file)
     if reader is not None:
         return reader(file, content)
     name = file.relative_to(folder).with_suffix("").as_posix()
     if file.suffix.lower() == _SIDECAR:
         return [sidecar_faces(file, content, name)]
-    if is_image_name(file):
-        return [photo_faces(file, content, file.relative_to(folder).as_posix())]
     try:
         if file.suffix.lower() != ".xml":
             return [_lines(file, content, name)]

@@ -1,6 +1,7 @@
 """What a review keeps of videos, in the same file as of photos: what was found frame by frame, what people decided. No pixels."""
 
 import json
+import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -98,36 +99,16 @@ class DrawnFace:
 
 
 @dataclass(frozen=True)
-class ReviewedVideo:
-    """A searched video as it stands in a review.
+class Decided:
+    """What people decided about the faces of a video.
 
     Args:
-        number: In the review, of which photos are part too.
-        path: Its file.
-        stamp: That of the file when it was searched.
-        size: Width and height of the first frame, upright, in pixels.
-        rate: Average frames per second.
-        tracks: The faces that were found.
         clear: Numbers of the tracks that are kept clear.
         drawn: The faces that a person drew, deleted ones too.
-        warning: What is wrong with the file, where only a part of it could be read.
-        accepted: Whether a person has seen it and wants it written.
-        edition: Grows with every change.
-        written: What is known of the file that was written last.
     """
 
-    number: int
-    path: Path
-    stamp: Stamp
-    size: tuple[int, int]
-    rate: float
-    tracks: Sequence[FoundTrack]
     clear: frozenset[int]
     drawn: Sequence[DrawnFace]
-    warning: str | None
-    accepted: bool
-    edition: int
-    written: Mapping[str, Any] | None
 
     @property
     def added(self) -> list[DrawnFace]:
@@ -140,6 +121,35 @@ class ReviewedVideo:
         clear = np.isin(frame.tracks, list(self.clear)).all(axis=1)
         drawn = [box for face in self.added if (box := face.at(frame.number)) is not None]
         return np.concatenate([frame.masks[~clear], np.array(drawn, np.float32).reshape(-1, 4)])
+
+
+@dataclass(frozen=True)
+class ReviewedVideo(Decided):
+    """A searched video as it stands in a review: all that `Decided` says, and
+
+    Args:
+        number: In the review, of which photos are part too.
+        path: Its file.
+        stamp: That of the file when it was searched.
+        size: Width and height of the first frame, upright, in pixels.
+        rate: Average frames per second.
+        tracks: The faces that were found.
+        warning: What is wrong with the file, where only a part of it could be read.
+        accepted: Whether a person has seen it and wants it written.
+        edition: Grows with every change.
+        written: What is known of the file that was written last.
+    """
+
+    number: int
+    path: Path
+    stamp: Stamp
+    size: tuple[int, int]
+    rate: float
+    tracks: Sequence[FoundTrack]
+    warning: str | None
+    accepted: bool
+    edition: int
+    written: Mapping[str, Any] | None
 
 
 class VideoStore:
@@ -219,22 +229,43 @@ class VideoStore:
             tracks = database.execute(
                 "SELECT track, spans, best, score, box FROM tracks WHERE video = ? ORDER BY track", (number,)
             ).fetchall()
-            states = database.execute("SELECT track FROM track_changes WHERE video = ? AND state = 'clear'", (number,)).fetchall()
-            drawn = database.execute("SELECT face, state, keys FROM drawn WHERE video = ? ORDER BY face", (number,)).fetchall()
+            decided = _decided(database, number)
         rate, warning, written = row
         return ReviewedVideo(
-            number, entered.path, entered.stamp, entered.size, rate,
-            [
-                FoundTrack(track, [(first, last) for first, last in json.loads(spans)], best, score, _box(json.loads(box)))
-                for track, spans, best, score, box in tracks
-            ],
-            frozenset(track for (track,) in states),
-            [
-                DrawnFace(face, state, [(frame, _box(box)) for frame, box in json.loads(keys)])
-                for face, state, keys in drawn
-            ],
+            decided.clear, decided.drawn, number, entered.path, entered.stamp, entered.size, rate,
+            [_track(*track) for track in tracks],
             warning, entered.accepted, entered.edition, None if written is None else json.loads(written),
         )  # fmt: skip
+
+    def decided(self, number: int) -> Decided:
+        """What people decided about a video. None of its tracks is read for that. Raises KeyError as `video` does."""
+        with self.store.transaction() as database:
+            if database.execute("SELECT 1 FROM videos WHERE video = ?", (number,)).fetchone() is None:
+                raise KeyError(number)
+            return _decided(database, number)
+
+    def warning(self, number: int) -> str | None:
+        """What is wrong with the file of a video, where only a part of it could be read. Raises KeyError as `video` does."""
+        with self.store.transaction() as database:
+            row = database.execute("SELECT warning FROM videos WHERE video = ?", (number,)).fetchone()
+        if row is None:
+            raise KeyError(number)
+        return None if row[0] is None else str(row[0])
+
+    def track_numbers(self, number: int) -> set[int]:
+        """The numbers of all tracks of a video."""
+        with self.store.transaction() as database:
+            return {track for (track,) in database.execute("SELECT track FROM tracks WHERE video = ?", (number,))}
+
+    def track(self, number: int, track: int) -> FoundTrack:
+        """A single track of a video. Raises KeyError."""
+        with self.store.transaction() as database:
+            row = database.execute(
+                "SELECT track, spans, best, score, box FROM tracks WHERE video = ? AND track = ?", (number, track)
+            ).fetchone()
+        if row is None:
+            raise KeyError(track)
+        return _track(*row)
 
     def frames(self, number: int, first: int = 0, last: int | None = None) -> Iterator[FoundFrame]:
         """The frames of a video from one to another, in order; all by default."""
@@ -300,6 +331,20 @@ class VideoStore:
         with self.store.transaction() as database:
             database.execute("UPDATE photos SET written = ? WHERE number = ?", (edition, number))
             database.execute("UPDATE videos SET written = ? WHERE video = ?", (json.dumps(facts), number))
+
+
+def _decided(database: sqlite3.Connection, number: int) -> Decided:
+    clear = database.execute("SELECT track FROM track_changes WHERE video = ? AND state = 'clear'", (number,)).fetchall()
+    drawn = database.execute("SELECT face, state, keys FROM drawn WHERE video = ? ORDER BY face", (number,)).fetchall()
+    return Decided(
+        frozenset(track for (track,) in clear),
+        [DrawnFace(face, state, [(frame, _box(box)) for frame, box in json.loads(keys)]) for face, state, keys in drawn],
+    )
+
+
+def _track(number: int, spans: str, best: int, score: float, box: str) -> FoundTrack:
+    """A track as the file holds it."""
+    return FoundTrack(number, [(first, last) for first, last in json.loads(spans)], best, score, _box(json.loads(box)))
 
 
 def _box(sides: Sequence[float]) -> Box:

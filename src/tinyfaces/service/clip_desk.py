@@ -26,7 +26,7 @@ from tinyfaces.jobs.video import VideoReader
 from tinyfaces.jobs.video_store import Box, DrawnFace, Key, ReviewedVideo, TrackState, VideoStore
 from tinyfaces.service.clip_views import ClipView
 from tinyfaces.service.review_lines import queue_line
-from tinyfaces.service.review_views import Region, encoded
+from tinyfaces.service.review_views import LOSSLESS_FRAME, Region, encoded
 
 _TOLD_EVERY = 0.3  # seconds, of the progress of a search
 _CROP_SIDE = 64  # pixels of a track's picture
@@ -117,11 +117,11 @@ class ClipDesk:
             state = "waiting" if entered.problem is None else "problem"
             counts = dict.fromkeys(("found", "added", "taken_away", "moved", "left_clear", "covered"), 0)
             return {**line, "state": state, "done": done, "frames": total, **counts}
-        video = self._videos.video(number)
-        found, added, clear = len(video.tracks), len(video.added), len(video.clear)
+        decided, warning = self._videos.decided(number), self._videos.warning(number)
+        found, added, clear = len(self._videos.track_numbers(number)), len(decided.added), len(decided.clear)
         return {
             **line, "state": "found", "found": found, "added": added, "taken_away": clear, "moved": 0, "left_clear": 0,
-            "covered": found + added - clear, "warning": None if video.warning is None else as_text(video.warning),
+            "covered": found + added - clear, "warning": None if warning is None else as_text(warning),
         }  # fmt: skip
 
     def want(self, number: int) -> None:
@@ -153,14 +153,14 @@ class ClipDesk:
         found = next(self._videos.frames(number, frame, frame), None)
         if found is None:
             raise KeyError(frame)
-        masks = self._videos.video(number).masks(found) if covered else _NONE
-        return encoded(self._picture(self._shown, number, frame, masks), region)
+        masks = self._videos.decided(number).masks(found) if covered else _NONE
+        return encoded(self._picture(self._shown, number, frame, masks), region, LOSSLESS_FRAME)
 
     def crop(self, number: int, track: int) -> bytes:
         """A small JPEG of the face of a track where it was found best. Raises KeyError, VideoError."""
         known = self._crops.get((number, track))
         if known is None:
-            found = {one.number: one for one in self._videos.video(number).tracks}[track]
+            found = self._videos.track(number, track)
             known = _crop(self._picture(self._small, number, found.best, _NONE), found.box)
             with self._changes:
                 self._crops[number, track] = known
@@ -183,10 +183,9 @@ class ClipDesk:
 
         Raises KeyError, Outdated, and ValueError for a track or frame that the video does not have.
         """
-        video = self._videos.video(number)
-        frames = self._videos.frame_count(number)
+        known, frames = self._videos.track_numbers(number), self._videos.frame_count(number)
         faces = [DrawnFace(face, state, keys) for face, state, keys in drawn]
-        if set(tracks) - {one.number for one in video.tracks} or any(face.keys[-1][0] >= frames for face in faces):
+        if set(tracks) - known or any(face.keys[-1][0] >= frames for face in faces):
             raise ValueError("there is no such track or frame")
         self._videos.change(number, edition, tracks, faces)
         self._noted(number)

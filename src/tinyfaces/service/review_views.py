@@ -20,6 +20,8 @@ LARGEST_SHOWN = 6_000_000
 """Pixels of a picture that is sent. Larger photos are reduced, and sent part by part where the page zooms in."""
 
 _LOSSLESS = 1_000_000  # pixels up to which a picture is sent without loss
+LOSSLESS_FRAME = 310_000
+"""The same of a frame of a video: without loss a larger one takes most of the time until it is shown."""
 _QUALITY = 92
 _KEPT_PIXELS = 60_000_000
 _KEPT_PHOTOS = 6  # the one that is looked at, its neighbours, two that come next, and one more
@@ -106,8 +108,11 @@ class View:
         return int(left), int(top), int(right), int(bottom)
 
 
-def encoded(pixels: Pixels, region: Region | None = None) -> tuple[bytes, str]:
-    """A picture HxWx3 or a part of it as a file, and its media type. A part beyond the picture is cut, a large one reduced."""
+def encoded(pixels: Pixels, region: Region | None = None, lossless: int = _LOSSLESS) -> tuple[bytes, str]:
+    """A picture HxWx3 or a part of it as a file, and its media type. A part beyond the picture is cut, a large one reduced.
+
+    lossless: Pixels up to which it is a PNG.
+    """
     if region is not None:
         left, top, width, height = region
         pixels = pixels[max(0, top) : top + height, max(0, left) : left + width]
@@ -117,7 +122,7 @@ def encoded(pixels: Pixels, region: Region | None = None) -> tuple[bytes, str]:
         share = (LARGEST_SHOWN / area) ** 0.5
         image = image.resize((round(image.width * share), round(image.height * share)), Image.Resampling.BOX)
     content = io.BytesIO()
-    if area <= _LOSSLESS:
+    if area <= lossless:
         image.save(content, "PNG", compress_level=1)
         return content.getvalue(), "image/png"
     image.save(content, "JPEG", quality=_QUALITY)

@@ -67,12 +67,22 @@ async function look() {
     if (!wanted) {
       const first = best();
       if (first) show(first);
+      else if (!sought() && /^(Looking|$)/.test(at("status").textContent)) finish();
     } else if (current?.number !== wanted && awaited === wanted && entries.get(wanted).state !== "waiting") show(wanted);
   } catch (error) {
     say(`The review cannot be reached: ${error.message}`, true);
   }
-  const waiting = [...entries.values()].some(({ state }) => state === "waiting");
+  const waiting = sought();
   setTimeout(look, waiting && !wanted ? HURRY : waiting || writing.state === "running" ? ASK : 4 * ASK);
+}
+
+// Whether faces are still looked for in some of the files.
+const sought = () => [...entries.values()].some(({ state }) => state === "waiting");
+
+// Say why no other photo comes.
+function finish() {
+  if ([...entries.values()].some(({ state }) => state === "found")) say("No photo is left to decide about. Write them now, or look again.");
+  else say("None of these files can be shown; the list says why.", true);
 }
 
 function note(entry, ordered = true) {
@@ -82,6 +92,7 @@ function note(entry, ordered = true) {
   const row = rows.get(entry.number) ?? newRow(entry);
   row.item.className = entry.state === "problem" ? "problem" : entry.accepted ? "accepted" : "";
   row.note.textContent = noteOf(entry);
+  row.item.title = entry.problem ?? ""; // where there is room for its beginning only
   row.button.disabled = entry.state === "problem";
   if (entry.state === "found" && !row.image.src) row.image.src = `v1/review/photos/${entry.number}/thumbnail`;
   if (entry.number === wanted) describe();
@@ -193,22 +204,30 @@ function prepare() {
   for (const [number, loading] of ready)
     if (!keep.has(number)) {
       forget(number);
-      loading.then((photo) => photo !== current && [photo.clear, photo.covered].forEach((image) => image?.close?.()), () => {});
+      loading.then((photo) => photo !== current && photo !== editor.photo && [photo.clear, photo.covered].forEach((image) => image?.close?.()), () => {});
     }
   Promise.allSettled(next.map(load)).then(() => {
     if (next[0] === wanted) for (const number of keep) if (number === beside(1) || number === beside(-1)) load(number).catch(() => {});
   });
 }
 
+// Of all rows only the two that change are touched, as each touch is paid for before the photo is on the screen.
+function mark(number) {
+  const before = at("photos").querySelector("[aria-current]");
+  if (before) {
+    before.tabIndex = -1;
+    before.removeAttribute("aria-current");
+  }
+  const { button } = rows.get(number);
+  button.tabIndex = 0;
+  button.setAttribute("aria-current", "true");
+}
+
 async function show(number) {
   if (current && number !== wanted && open(wanted)) skipped.add(wanted);
   wanted = number;
   settle();
-  for (const [other, { button }] of rows) {
-    button.tabIndex = other === number ? 0 : -1;
-    if (other === number) button.setAttribute("aria-current", "true");
-    else button.removeAttribute("aria-current");
-  }
+  mark(number);
   try {
     const photo = await load(number);
     if (wanted !== number) return;
@@ -230,13 +249,18 @@ async function show(number) {
     }
     rows.get(number).button.scrollIntoView({ block: "nearest", inline: "nearest" });
     document.body.dataset.photo = number;
-    requestAnimationFrame(() => {
-      if (!filmed()) complete(photo);
+    afterPaint(() => {
+      if (photo === current && !filmed()) complete(photo);
       prepare();
     });
   } catch (error) {
     say(error.message, true);
   }
+}
+
+// What can wait until the picture is on the screen.
+function afterPaint(act) {
+  requestAnimationFrame(() => setTimeout(act));
 }
 
 function describe() {
@@ -385,10 +409,10 @@ function decide() {
   if (!accepted) return;
   const next = best(photo.number);
   if (next) show(next);
-  else if ([...entries.values()].some(({ state }) => state === "waiting")) {
+  else if (sought()) {
     wanted = 0; // the next one is shown as soon as it is searched
     say("Looking for faces in the next photo …");
-  } else saving.then(() => say("No photo is left to decide about. Write them now, or look again."));
+  } else saving.then(finish);
 }
 
 // --- writing ---
