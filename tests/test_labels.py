@@ -114,7 +114,7 @@ def test_voc_is_read_by_supervision(tmp_path):
     (tmp_path / "one.xml").write_text(formats.as_voc(result))
     data = supervision.DetectionDataset.from_pascal_voc(str(tmp_path), str(tmp_path))
     (_, _, read), *_ = list(data)
-    last = 0 if supervision.__version__ >= "0.30" else 1  # versions before count the last pixel of a box as outside
+    last = 0 if supervision.__version__ >= "0.31" else 1  # versions before count the last pixel of a box as outside
     np.testing.assert_array_equal(read.xyxy, [[10, 20, 30 - last, 60 - last], [1, 0, 9 - last, 10 - last]])
     assert data.classes == ["face"]
 
