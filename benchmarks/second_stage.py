@@ -80,7 +80,7 @@ def main() -> None:
     crowd = compose_crowd()
     for model in ("accurate", "fast"):
         alone = Detector(model, stages="proposals", threads=threads)
-        both = Detector(model, threads=threads)
+        both = Detector(model, stages="both", threads=threads)
         before, after = median_ms([partial(alone.detect, crowd), partial(both.detect, crowd)], rounds)
         rule = FusionRule.from_dict(record.rules[model])
         floor = rule.min_proposal_score(both.threshold)

@@ -87,7 +87,8 @@ def test_the_second_stages_record_is_true():
     for values in record.rules.values():
         rule = FusionRule.from_dict(values)
         low, high = rule.bounds.undecided
-        assert 8 < rule.bounds.largest_side < 64 and 0 < low < high < 1 and 0 <= rule.bounds.box <= 1
+        assert 8 < rule.bounds.largest_side <= 64 and 0 < low < high < 1
+        assert 0 <= rule.bounds.box <= 1 and 0 < rule.bounds.trust <= 1
         assert rule.both[2] > 0, "the more of a face, the higher the fused score"
     wheel = sum(path.stat().st_size for path in record.generator_path.parent.iterdir() if path.is_file())
     assert wheel < 40e6
