@@ -253,8 +253,10 @@ class VideoStore:
         return None if row[0] is None else str(row[0])
 
     def track_numbers(self, number: int) -> set[int]:
-        """The numbers of all tracks of a video."""
+        """The numbers of all tracks of a video. Raises KeyError as `video` does."""
         with self.store.transaction() as database:
+            if database.execute("SELECT 1 FROM videos WHERE video = ?", (number,)).fetchone() is None:
+                raise KeyError(number)
             return {track for (track,) in database.execute("SELECT track FROM tracks WHERE video = ?", (number,))}
 
     def track(self, number: int, track: int) -> FoundTrack:
