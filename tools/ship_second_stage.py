@@ -48,11 +48,8 @@ ROOT = Path(__file__).parents[1]
 WEIGHTS = ROOT / "src/tinyfaces/weights"
 DATA = "crops of the proposal network's candidates in the photos that the proposal networks were trained on; research use"
 _CALIBRATING = 320  # candidates
-OWN = {
-    "accurate": Bounds(64.0, (0.3, 0.9), 0.5, 0.7, 0.6),
-    "fast": Bounds(64.0, (0.3, 0.9), 0.5, 0.7, 0.6),
-    "thorough": Bounds(64.0, (0.3, 0.9), 0.5, 0.7, 0.6),
-}
+OWN = ("accurate", "fast", "thorough")
+BOUNDS = Bounds(64.0, (0.3, 0.9), 0.5, 0.7, 0.6)
 OTHERS = Bounds(24.0, (0.2, 0.9), 1.0, 0.45, 1.0)
 """For proposals of other detectors, whose boxes gain by the whole correction (chosen on the dev split)."""
 WIDEST = Bounds(64.0, (0.1, 0.98))
@@ -156,19 +153,19 @@ def main() -> None:
         for name in arguments.models:
             known = gather(own(name), read_all(wild, f"{name} on wild_dev"), WIDEST)
             show(name, official(proposals_of(known), parts))
-            search(known, judge_all(known, second.judge), parts, OWN[name])
+            search(known, judge_all(known, second.judge), parts, BOUNDS)
         return
 
     rules: dict[str, FusionRule] = {}
     measured: dict[str, Any] = {"wild_dev": {}, "dev split": {}}
-    for name, bounds in OWN.items():
-        known = gather(own(name), read_all(wild, f"{name} on wild_dev"), widest(bounds, OTHERS))
+    for name in OWN:
+        known = gather(own(name), read_all(wild, f"{name} on wild_dev"), widest(BOUNDS, OTHERS))
         judged = judge_all(known, second.judge)
-        before, after = official(proposals_of(known), parts), official(fuse_across(known, judged, bounds), parts)
+        before, after = official(proposals_of(known), parts), official(fuse_across(known, judged, BOUNDS), parts)
         show(f"{name}, wild_dev", before)
         show(f"{name}, both stages, wild_dev", after)
-        measured["wild_dev"][name] = {"proposals": before, "both": after, "candidates": sent(known, bounds)}
-        rules[name] = learn_rule(known, judged, bounds)
+        measured["wild_dev"][name] = {"proposals": before, "both": after, "candidates": sent(known, BOUNDS)}
+        rules[name] = learn_rule(known, judged, BOUNDS)
         if name == "accurate":
             rules["other"] = learn_rule(known, judged, OTHERS)
     detectors = {name: own(name) for name in OWN}

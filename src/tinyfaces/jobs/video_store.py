@@ -240,8 +240,7 @@ class VideoStore:
     def decided(self, number: int) -> Decided:
         """What people decided about a video. None of its tracks is read for that. Raises KeyError as `video` does."""
         with self.store.transaction() as database:
-            if database.execute("SELECT 1 FROM videos WHERE video = ?", (number,)).fetchone() is None:
-                raise KeyError(number)
+            _require(database, number)
             return _decided(database, number)
 
     def warning(self, number: int) -> str | None:
@@ -255,8 +254,7 @@ class VideoStore:
     def track_numbers(self, number: int) -> set[int]:
         """The numbers of all tracks of a video. Raises KeyError as `video` does."""
         with self.store.transaction() as database:
-            if database.execute("SELECT 1 FROM videos WHERE video = ?", (number,)).fetchone() is None:
-                raise KeyError(number)
+            _require(database, number)
             return {track for (track,) in database.execute("SELECT track FROM tracks WHERE video = ?", (number,))}
 
     def track(self, number: int, track: int) -> FoundTrack:
@@ -333,6 +331,11 @@ class VideoStore:
         with self.store.transaction() as database:
             database.execute("UPDATE photos SET written = ? WHERE number = ?", (edition, number))
             database.execute("UPDATE videos SET written = ? WHERE video = ?", (json.dumps(facts), number))
+
+
+def _require(database: sqlite3.Connection, number: int) -> None:
+    if database.execute("SELECT 1 FROM videos WHERE video = ?", (number,)).fetchone() is None:
+        raise KeyError(number)
 
 
 def _decided(database: sqlite3.Connection, number: int) -> Decided:
