@@ -220,7 +220,7 @@ class DetectorOptions(RuntimeChoice):
         str | None,
         typer.Option(
             rich_help_panel=MODEL,
-            help="proposals, the default: the proposal network alone; both: the second stage judges small or uncertain faces.",
+            help="proposals: the proposal network alone; both, the default of fast: the second stage judges small or uncertain faces.",
         ),
     ] = None
     scale: Annotated[

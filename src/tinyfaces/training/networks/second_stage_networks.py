@@ -145,6 +145,7 @@ class Generator(nn.Module):
 
     def __init__(self, shape: SecondStageShape, parts: str = "srn+rn") -> None:
         super().__init__()
+        self.parts = parts
         enlarged: nn.Module = nn.Upsample(scale_factor=float(FACTOR), mode="bicubic") if parts == "bicubic" else nn.Identity()
         self.up_sampling = UpSampling(shape) if parts in ("srn", "srn+rn") else enlarged
         self.refinement = Refinement(shape) if parts == "srn+rn" else nn.Identity()
