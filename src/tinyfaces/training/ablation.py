@@ -43,7 +43,7 @@ WAYS: dict[str, dict[str, Any]] = {
     "both learn; classification and box 0.1": {"classification": 0.1, "box": 0.1},
     "both learn; classification and box 1": {"classification": 1.0, "box": 1.0},
 }
-"""What is trained, as changes of the configuration, whose generator can restore already. Weights are beside the pixel loss's 1."""
+"""What is trained, as changes of the configuration, whose generator can restore already. The pixel loss has a weight of 1."""
 ENLARGED = (2.0,)
 _BATCH = 64
 

@@ -116,7 +116,7 @@ class SecondStageConfig:
     batch: int = 64  # over all processes
     generator_every: int = 1  # once all learn together, the generator learns at one step in so many: a discriminator's is cheaper
     # with 0 it stays as `start` has it
-    sharp: int = 1  # of four candidates of a batch so many have a sharp original; the others come as the proposal network sends them
+    sharp: int = 1  # so many of four candidates have a sharp original; the others are as the proposal network sends them
     start: str = ""  # weights to begin from (.safetensors or a checkpoint)
     start_discriminator: bool = True  # false: only the generator begins from there
     lr: float = 1e-3  # Adam's peak: linear warm-up, then a cosine down to a hundredth
@@ -124,9 +124,7 @@ class SecondStageConfig:
     adversarial: float = 0.001  # weights in the generator's loss, beside the pixel loss
     classification: float = 0.01
     box: float = 0.01
-    real_fake_weight: float = (
-        1.0  # of real_fake_weight real from generated in the discriminator's loss, beside faces from the rest
-    )
+    real_fake_weight: float = 1.0  # of telling real from generated in the discriminator's loss, beside faces from the rest
     clip: float = 10.0  # norm of each network's gradient
     ema: float = 0.998  # of both networks' weights; the averages are what is measured and shipped
     held_out: int = 20  # one photo in so many is for measuring
