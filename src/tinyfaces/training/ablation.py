@@ -40,7 +40,6 @@ WAYS: dict[str, dict[str, Any]] = {
     "bicubic crop, discriminator": {"generator": "bicubic", "start": ""},
     "generator that only restores, discriminator": {"generator_every": 0},
     "both learn; classification and box 0.01 of the generator's loss, as in the paper": {},
-    "both learn; classification and box 0.1": {"classification": 0.1, "box": 0.1},
     "both learn; classification and box 1": {"classification": 1.0, "box": 1.0},
 }
 """What is trained, as changes of the configuration, whose generator can restore already. The pixel loss has a weight of 1."""
