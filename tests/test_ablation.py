@@ -54,9 +54,9 @@ def test_every_way_is_trained_and_measured(toy_model, tmp_path, monkeypatch):
     assert detection["detector alone"][0]["all"] == pytest.approx(1, abs=0.06)
     assert results["candidates a photo"] == 3
     assert all(0 <= one["all"] <= 1 and one["ms"] > 0 for figures in detection.values() for one in figures)
-    both = "both learn; classification and box 1"
+    both = "generator that learns from the discriminator too"
     assert all(one["ms"] > detection["detector alone"][0]["ms"] for one in detection[both])
-    first, second = (torch.load(tmp_path / f"runs/4-{seed}/last.pt", weights_only=True) for seed in (0, 1))
+    first, second = (torch.load(tmp_path / f"runs/3-{seed}/last.pt", weights_only=True) for seed in (0, 1))
     assert not torch.equal(first["discriminator"]["face.weight"], second["discriminator"]["face.weight"])
 
     restored = results["restoration"]
