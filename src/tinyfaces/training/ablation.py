@@ -41,8 +41,8 @@ WAYS: dict[str, dict[str, Any]] = {
     "generator that only restores, discriminator": {"generator_every": 0},
     "generator that learns from the discriminator too": {"classification": 1.0, "box": 1.0},
 }
-"""What is trained, as changes of the configuration, whose generator can restore already. In the last way the classification and the
-box loss weigh as much in the generator as the pixel loss; with weights of 0.01 they change nothing."""
+"""What is trained, as changes of the configuration, whose generator can restore already. In the last way the classification and
+the box loss weigh as much in the generator as the pixel loss."""
 ENLARGED = (2.0,)
 _BATCH = 64
 
