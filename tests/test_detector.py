@@ -195,7 +195,7 @@ def test_openvino_gives_the_same(toy_model, detector):
 
 
 def test_each_shipped_model_runs_the_stages_that_its_record_names():
-    for name, stages in {"accurate": "proposals", "fast": "both", "thorough": "proposals"}.items():
+    for name, stages in {"accurate": "proposals", "fast": "auto", "thorough": "proposals"}.items():
         assert Detector(name).stages == models()[name].stages == stages
     assert Detector("fast", stages="proposals").stages == "proposals"
 

@@ -268,7 +268,13 @@ def test_wider_face_figures_are_those_that_were_measured(page, words):
 )
 def test_figures_of_both_stages_are_those_that_were_measured(page, words, part, bands):
     measured = json.loads((ROOT / "docs/second_stage.json").read_text())[part]
-    stages = {"first stage": "proposals", "both stages": "both", "alone": "proposals", "with our second stage": "both"}
+    stages = {
+        "first stage": "proposals",
+        "both stages": "both",
+        "auto": "auto",
+        "alone": "proposals",
+        "with our second stage": "both",
+    }
     drawn = {"people": "people's boxes, all", "people <=10": "people's boxes, <=10"}
     known_as = {"SCRFD-0.5G": "scrfd_500m_kps", "YuNet n": "yunet_n"}
     compared = 0

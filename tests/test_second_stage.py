@@ -16,7 +16,7 @@ from tinyfaces import Detector, Faces, ModelError
 from tinyfaces.cli import app
 from tinyfaces.detection.fusion import Bounds, FusionRule
 from tinyfaces.detection.runtime import RuntimeOptions
-from tinyfaces.detection.second_stage import SecondStage
+from tinyfaces.detection.second_stage import SecondStage, candidate_places
 from tinyfaces.weights import SecondStageRecord
 
 RULE = FusionRule(Bounds(20.0, (0.05, 1.0), 1.0), (0, 1, 0, 0), (0, 1, 1, 0, 0, 0))
@@ -166,6 +166,41 @@ def test_stages(record, toy_model):
     assert len(both.detect(image, threshold=0.99)) == 0
     with pytest.raises(ValueError, match="stages 'gan'"):
         Detector(toy_model, stages="gan")
+
+
+def test_of_a_megapixel_so_many_candidates_are_judged_and_the_highest_scores_first():
+    scores = np.array([0.5, 0.9, 0.7, 0.04, 0.7, 0.8], np.float32)
+    corners = np.arange(6, dtype=np.float32)[:, None] * 30 + np.array([0, 0, 10, 10], np.float32)
+    corners[1, 2:] += 30  # too large for this rule
+    proposals = Faces(corners, scores)
+    kept = Faces(proposals.boxes, proposals.scores)  # Faces may sort: places are those in it
+    every = set(kept.scores[candidate_places(kept, RULE, 1000, 1000)].tolist())
+    assert every == {np.float32(score).item() for score in (0.5, 0.7, 0.8)}
+    for width, height, per_megapixel, wanted in (
+        (1000, 1000, 3, [0.8, 0.7, 0.7]),
+        (1000, 1000, 1, [0.8]),
+        (2000, 1000, 1, [0.8, 0.7]),
+        (200, 200, 3, [0.8]),  # as large as 0.3 megapixels
+        (200, 200, 10, [0.8, 0.7, 0.7]),
+        (1000, 1000, 100, [0.8, 0.7, 0.7, 0.5]),
+    ):
+        places = candidate_places(kept, RULE, width, height, per_megapixel)
+        assert places.tolist() == sorted(places.tolist())
+        assert sorted(kept.scores[places].tolist(), reverse=True) == pytest.approx(wanted)
+
+
+def test_auto_judges_no_more_than_its_limit(record, toy_model, monkeypatch):
+    """Of three squares that white turns into sure faces, the limit leaves the first stage's score to two."""
+    places = [(8, 8), (40, 40), (72, 8)]
+    image = paint(64, 96, places)
+    image[..., 1] = 255
+    monkeypatch.setattr(detector_module, "PER_MEGAPIXEL", 3)  # one of an image that counts as 0.3 megapixels
+    scores = {
+        stages: np.sort(Detector(toy_model, threshold=0.05, stages=stages, rule=RULE).detect(image).scores)
+        for stages in ("proposals", "auto", "both")
+    }
+    changed = {stages: int((np.abs(scores[stages] - scores["proposals"]) > 1e-4).sum()) for stages in ("auto", "both")}
+    assert changed == {"auto": 1, "both": 3}
 
 
 def test_proposals_of_another_detector(record):

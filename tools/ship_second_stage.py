@@ -30,7 +30,7 @@ from tinyfaces.detection.faces import Faces
 from tinyfaces.detection.fusion import Bounds, FusionRule
 from tinyfaces.detection.images import Pixels, read_image
 from tinyfaces.detection.runtime import DISCRIMINATOR, GENERATOR, RuntimeOptions, int8_file, load_session
-from tinyfaces.detection.second_stage import Judgements, SecondStage
+from tinyfaces.detection.second_stage import PER_MEGAPIXEL, Judgements, SecondStage
 from tinyfaces.evaluation import LOWEST_SCORE, coco, wider
 from tinyfaces.evaluation.dev_split import drawn_by_people
 from tinyfaces.evaluation.rule_fitting import Detections, KnownCandidates, fuse, fuse_across, gather, judge_all, learn_rule
@@ -164,7 +164,9 @@ def main() -> None:
         before, after = official(proposals_of(known), parts), official(fuse_across(known, judged, BOUNDS), parts)
         show(f"{name}, wild_dev", before)
         show(f"{name}, both stages, wild_dev", after)
-        measured["wild_dev"][name] = {"proposals": before, "both": after, "candidates": sent(known, BOUNDS)}
+        limited = official(fuse_across(known, judged, BOUNDS, PER_MEGAPIXEL), parts)
+        show(f"{name}, auto, wild_dev", limited)
+        measured["wild_dev"][name] = {"proposals": before, "both": after, "auto": limited, "candidates": sent(known, BOUNDS)}
         rules[name] = learn_rule(known, judged, BOUNDS)
         if name == "accurate":
             rules["other"] = learn_rule(known, judged, OTHERS)

@@ -14,13 +14,13 @@ from tinyfaces.detection.first_stage import FirstStage, GivenProposals, OtherDet
 from tinyfaces.detection.fusion import FusionRule
 from tinyfaces.detection.images import ImageError, ImageSource, Pixels, Regions, read_image
 from tinyfaces.detection.runtime import ModelError, RuntimeOptions, load_session
-from tinyfaces.detection.second_stage import SecondStage
+from tinyfaces.detection.second_stage import PER_MEGAPIXEL, SecondStage
 from tinyfaces.detection.views import Scale, scale_factor
 from tinyfaces.weights import models, second_stage, shipped_model
 
 ImageList: TypeAlias = list[Any] | tuple[ImageSource, ...]
 
-STAGES = ("proposals", "both")
+STAGES = ("proposals", "both", "auto")
 MAX_SCALE = 16.0
 
 _OWN_MODEL_THRESHOLD = 0.3  # for models whose best threshold is not known
@@ -47,8 +47,9 @@ class Detector:
         threads: Processor threads in all; as many as this process may use if None.
         precision: "float32"; "int8", which is twice as fast on processors made for it and slightly less exact; "bfloat16", with
             openvino only; or "auto": int8 where the model has it and the processor is made for it.
-        stages: "proposals" for the proposal network alone; "both" to have the second stage judge small or uncertain candidates.
-            If None, "both" for "fast" and with `proposals`, else "proposals".
+        stages: "proposals" for the proposal network alone; "both" to have the second stage judge small or uncertain candidates;
+            "auto" to have it judge at most 32 of them per megapixel, those with the highest scores, so that crowds take little
+            more time. If None, "auto" for "fast", "both" with `proposals`, else "proposals".
         rule: Which candidates the second stage judges, and how both scores become one. If None, the rule learnt for the model.
         proposals: Another detector, in place of `model`, whose faces the second stage judges: a function of an image HxWx3
             (uint8, RGB) that returns `Faces`, `supervision.Detections` or a pair of boxes (N, 4), x1 y1 x2 y2 in pixels, and
@@ -101,7 +102,7 @@ class Detector:
         self._rule = rule or FusionRule.from_dict(rules.get("other" if shipped is None else shipped.name, rules["other"]))
         self._opening = threading.Lock()
         self._opened: SecondStage | None = None
-        self._second = self._second_stage() if self.stages == "both" else None
+        self._second = None if self.stages == "proposals" else self._second_stage()
 
     def __repr__(self) -> str:
         """Model and settings, short."""
@@ -249,7 +250,7 @@ class Detector:
             found = self._first.propose(images, threshold, scale)
         else:
             proposals = self._first.propose(images, self._second.rule.min_proposal_score(threshold), scale)
-            found = self._second.apply(images, proposals)
+            found = self._second.apply(images, proposals, PER_MEGAPIXEL if self.stages == "auto" else None)
         in_order = iter(found)
         return [pixels if isinstance(pixels, ImageError) else next(in_order).above(threshold) for pixels in window]
 

@@ -1,5 +1,6 @@
 """The second stage: candidates are restored by the generator, and judged and corrected by the discriminator."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -15,6 +16,10 @@ from tinyfaces.detection.runtime import DISCRIMINATOR, GENERATOR, Batch, Runtime
 from tinyfaces.weights import SecondStageRecord
 
 _CROPS_AT_ONCE = 32  # bounds memory
+PER_MEGAPIXEL = 32
+"""Candidates that are judged of a megapixel where little time may go by: with `fast`, about a third of the first stage's."""
+_LEAST_MEGAPIXELS = 0.3
+"""A smaller image counts as so large, as shipped models enlarge it."""
 
 
 @dataclass(frozen=True)
@@ -70,17 +75,21 @@ class SecondStage:
             offsets.append(box)
         return Judgements(np.concatenate(face_logits), np.concatenate(offsets))
 
-    def apply(self, images: Sequence[Pixels], proposals: Sequence[Faces]) -> list[Faces]:
+    def apply(self, images: Sequence[Pixels], proposals: Sequence[Faces], per_megapixel: int | None = None) -> list[Faces]:
         """Judge the candidates among the proposals of several images, whose crops run together.
 
         Args:
             images: HxWx3 uint8 RGB each.
             proposals: What the first stage found in each, in pixels.
+            per_megapixel: See `candidate_places`.
 
         Returns:
             For each image its faces, one box each, with fused scores, highest first.
         """
-        chosen = [np.flatnonzero(self.rule.selects(faces.boxes, faces.scores)) for faces in proposals]
+        chosen = [
+            candidate_places(faces, self.rule, image.shape[1], image.shape[0], per_megapixel)
+            for image, faces in zip(images, proposals, strict=True)
+        ]
         crops = [
             cut_crops(image, crop_squares(faces.boxes[places]), LOW_SIDE)
             for image, faces, places in zip(images, proposals, chosen, strict=True)
@@ -93,6 +102,28 @@ class SecondStage:
             mine = Judgements(judged.face_logits[part], judged.offsets[part])
             results.append(fused(faces, places, mine, self.rule, image.shape[1], image.shape[0]))
         return results
+
+
+def candidate_places(
+    proposals: Faces, rule: FusionRule, width: int, height: int, per_megapixel: int | None = None
+) -> npt.NDArray[np.intp]:
+    """Which of an image's proposals are judged.
+
+    Args:
+        proposals: All proposals of the image, in pixels.
+        rule: Which of them are candidates.
+        width: Width of the image, in pixels.
+        height: Height of the image, in pixels.
+        per_megapixel: At most so many of a megapixel, those with the highest scores; all if None.
+
+    Returns:
+        (M,), their places, ascending.
+    """
+    places = np.flatnonzero(rule.selects(proposals.boxes, proposals.scores))
+    if per_megapixel is None:
+        return places
+    most = math.ceil(per_megapixel * max(width * height / 1e6, _LEAST_MEGAPIXELS))
+    return np.sort(places[np.argsort(-proposals.scores[places], kind="stable")[:most]])
 
 
 def fused(proposals: Faces, places: npt.NDArray[np.intp], judged: Judgements, rule: FusionRule, width: int, height: int) -> Faces:

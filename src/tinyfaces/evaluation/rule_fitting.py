@@ -13,7 +13,7 @@ from tinyfaces.detection.crops import LOW_SIDE, crop_squares, cut_crops
 from tinyfaces.detection.faces import Faces
 from tinyfaces.detection.fusion import Bounds, FusionRule, fit_rule
 from tinyfaces.detection.images import Pixels
-from tinyfaces.detection.second_stage import Judgements, fused
+from tinyfaces.detection.second_stage import Judgements, candidate_places, fused
 
 Detections = list[tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]]
 Judge = Callable[[Pixels], Judgements]
@@ -89,22 +89,28 @@ def learn_rule(known: Sequence[KnownCandidates], judged: Sequence[Judgements], b
     return fit_rule(scores, face_logits, sides, labels, weights, bounds=bounds)
 
 
-def fuse(known: Sequence[KnownCandidates], judged: Sequence[Judgements], rule: FusionRule) -> Detections:
-    """Every photo's detections after fusion, correction of the boxes and suppression, as the detector gives them."""
+def fuse(
+    known: Sequence[KnownCandidates], judged: Sequence[Judgements], rule: FusionRule, per_megapixel: int | None = None
+) -> Detections:
+    """Every photo's detections after fusion, correction of the boxes and suppression, as the detector gives them.
+    per_megapixel: see `tinyfaces.detection.second_stage.candidate_places`."""
     results = []
     for one, judgement in zip(known, judged, strict=True):
-        mine = rule.selects(one.proposals.boxes[one.places], one.proposals.scores[one.places])
+        width, height = one.image.width, one.image.height
+        mine = np.isin(one.places, candidate_places(one.proposals, rule, width, height, per_megapixel))
         chosen = Judgements(judgement.face_logits[mine], judgement.offsets[mine])
-        faces = fused(one.proposals, one.places[mine], chosen, rule, one.image.width, one.image.height)
+        faces = fused(one.proposals, one.places[mine], chosen, rule, width, height)
         results.append((faces.boxes, faces.scores))
     return results
 
 
-def fuse_across(known: Sequence[KnownCandidates], judged: Sequence[Judgements], bounds: Bounds) -> Detections:
+def fuse_across(
+    known: Sequence[KnownCandidates], judged: Sequence[Judgements], bounds: Bounds, per_megapixel: int | None = None
+) -> Detections:
     """As `fuse`, the rule learnt on the odd photos for the even ones and the other way round: nothing is measured where it was
     learnt."""
     results: Detections = [(np.zeros((0, 4), np.float32), np.zeros(0, np.float32))] * len(known)
     for parity in (0, 1):
         rule = learn_rule(known[1 - parity :: 2], judged[1 - parity :: 2], bounds)
-        results[parity::2] = fuse(known[parity::2], judged[parity::2], rule)
+        results[parity::2] = fuse(known[parity::2], judged[parity::2], rule, per_megapixel)
     return results
