@@ -3,8 +3,8 @@
     python benchmarks/cover_threshold.py accurate --photos data2/photos --data ../shared/data2
     python benchmarks/cover_threshold.py accurate --data ../shared/data --every 4
 
-With --photos, the photos of `wild_dev`; else those of the dev split. The first stage, as in `anonymise` by default. Thresholds:
-flat ones, and the rule of `anonymise` (BY_HEIGHT). Masks are the default ones (ellipses, 1.45).
+With --photos, the photos of `wild_dev`; else those of the dev split. The stages are those that run by default. Thresholds: flat
+ones, and the rule of `anonymise` (BY_HEIGHT). Masks are the default ones (ellipses, 1.45).
 
 False area: the share of a photo under masks that no labelled face would get, the mean over photos; and how many photos lose more
 than a tenth of their area. Open: labelled faces of which less than half of the box is covered, by the height of the box. Faces

@@ -90,7 +90,10 @@ def farthest(ours: Faces, boxes: list, scores: list, threshold: float) -> float:
 
 def measure(browser: Browser, sites: dict[str, Path], model: str, precision: str, photo: bytes, rounds: int) -> dict:
     """Medians in seconds, after one round that is not counted: it loads the model."""
-    one, all_of = (Detector(model, precision=precision, device="cpu", threads=threads) for threads in (1, None))
+    one, all_of = (
+        Detector(model, precision=precision, device="cpu", threads=threads, stages="proposals")  # as in the tab
+        for threads in (1, None)
+    )
     times: dict[str, list[float]] = {"python_1": [], "python_all": [], "tab_1": [], "tab_all": []}
     apart = 0.0
     with served(sites[precision], False) as plain, served(sites[precision], True) as isolated:

@@ -35,28 +35,44 @@ def test_every_way_is_trained_and_measured(toy_model, tmp_path, monkeypatch):
         boxes = np.array([(x, y, x + 8, y + 8) for x, y in places[: 2 + number // 2]], np.float32)
         ones = np.ones(len(boxes), np.float32)
         photos.append((pixels, AnnotatedImage(Path(f"{number}.png"), 96, 64, boxes, ones < 0, ones)))
-    config = SecondStageConfig(candidates="x", out=str(tmp_path / "runs"), steps=3, pretrain_steps=1, batch=8, threads=1)
+    start = {"candidates": "x", "steps": 2, "pretrain_steps": 1, "batch": 8, "threads": 1}
+    loop.train_second_stage(SecondStageConfig(**start, out=str(tmp_path / "start")))
+    config = SecondStageConfig(
+        **(start | {"steps": 3, "pretrain_steps": 0}),
+        out=str(tmp_path / "runs"),
+        start=str(tmp_path / "start/last.pt"),
+        start_discriminator=False,
+    )
     bounds = Bounds(undecided=(0.05, 1.0))
     said = []
-    results = ablation.run_ablation(config, str(toy_model), photos, bounds, said.append)
-    ways = {"detector alone", *(f"image enlarged x{n}, detector alone" for n in (2, 4)), *ablation.WAYS}
-    assert set(results["detection"]) == ways
+    results = ablation.run_ablation(config, str(toy_model), photos, bounds, 2, said.append)
+    detection = results["detection"]
+    untrained = {"detector alone", "image enlarged x2, detector alone"}
+    assert set(detection) == untrained | set(ablation.WAYS)
+    assert all(len(figures) == (1 if way in untrained else 2) for way, figures in detection.items())
     # three squares found in every photo, the third no face in half of them
-    assert results["detection"]["detector alone"]["all"] == pytest.approx(1, abs=0.06)
+    assert detection["detector alone"][0]["all"] == pytest.approx(1, abs=0.06)
     assert results["candidates a photo"] == 3
-    assert all(0 <= values["all"] <= 1 and values["ms"] > 0 for values in results["detection"].values())
-    assert results["detection"]["everything"]["ms"] > results["detection"]["detector alone"]["ms"]
+    assert all(0 <= one["all"] <= 1 and one["ms"] > 0 for figures in detection.values() for one in figures)
+    both = "generator that learns from the discriminator too"
+    assert all(one["ms"] > detection["detector alone"][0]["ms"] for one in detection[both])
+    first, second = (torch.load(tmp_path / f"runs/3-{seed}/last.pt", weights_only=True) for seed in (0, 1))
+    assert not torch.equal(first["discriminator"]["face.weight"], second["discriminator"]["face.weight"])
 
     restored = results["restoration"]
-    assert restored["original"]["ssim"] == pytest.approx(1, abs=1e-3) and restored["bicubic"]["psnr"] < 40
-    assert restored["original"]["accepted"] > 0.8  # 30 steps are enough for the squares of this test
-    assert {"SRN alone", "everything", "everything, SRN's picture", "bilinear crop, discriminator"} <= set(restored)
-    assert restored["SRN alone"]["psnr"] != restored["bilinear crop, discriminator"]["psnr"]
+    assert restored["original"][0]["ssim"] == pytest.approx(1, abs=1e-3) and restored["bicubic"][0]["psnr"] < 40
+    assert restored["original"][0]["accepted"] > 0.8  # 30 steps are enough for the squares of this test
+    only = "generator that only restores, discriminator"
+    assert both in restored and not any("bicubic crop" in name or "shallow" in name for name in restored)
+    assert restored[only][0] == restored[only][1] != restored[both][0], "what is kept is the same from every seed"
     tables = ablation.as_tables(results, "a command", "a machine", config)
-    assert all(f"| {way} |" in tables for way in ways)
+    assert all(f"| {way} |" in tables for way in detection)
+    mean, spread = np.mean([one["psnr"] for one in restored[both]]), np.std([one["psnr"] for one in restored[both]], ddof=1)
+    assert f"| {both} | {mean:.2f} ± {spread:.2f} |" in tables
     ablation.write(results, tables, tmp_path / "out" / "ablation")
-    assert json.loads((tmp_path / "out/ablation.json").read_text())["detection"].keys() == ways
+    assert json.loads((tmp_path / "out/ablation.json").read_text())["detection"].keys() == detection.keys()
     # what is trained is not trained again
     monkeypatch.setattr(loop, "draw", None)
-    again = ablation.run_ablation(config, str(toy_model), photos, bounds, said.append)
-    assert again["detection"]["everything"]["all"] == results["detection"]["everything"]["all"]
+    again = ablation.run_ablation(config, str(toy_model), photos, bounds, 2, said.append)
+    for way, figures in again["detection"].items():
+        assert [one["all"] for one in figures] == [one["all"] for one in detection[way]]

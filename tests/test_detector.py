@@ -195,6 +195,12 @@ def test_openvino_gives_the_same(toy_model, detector):
     assert found(Detector(toy_model, threshold=0.5, backend="openvino").detect(image)) == found(detector.detect(image))
 
 
+def test_each_shipped_model_runs_the_stages_that_its_record_names():
+    for name, stages in {"accurate": "proposals", "fast": "both", "thorough": "proposals"}.items():
+        assert Detector(name).stages == models()[name].stages == stages
+    assert Detector("fast", stages="proposals").stages == "proposals"
+
+
 def test_a_shipped_file_by_its_path_is_the_shipped_model(tmp_path):
     record = models()["fast"]
     (tmp_path / "link.onnx").symlink_to(record.path)

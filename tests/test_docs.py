@@ -2,6 +2,7 @@
 
 import csv
 import gzip
+import itertools
 import json
 import os
 import re
@@ -243,17 +244,56 @@ def test_files_of_habit_can_be_read(name, keys):
     assert keys <= yaml.safe_load((ROOT / name).read_text(encoding="utf-8")).keys()
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/benchmark.md", "docs/model_card.md"])
-def test_wider_face_figures_are_those_that_were_measured(page):
+def _rows_below(page: str, words: str) -> dict[str, list[str]]:
+    """The rows of the first table below some words of a page: the first cell, without marks, and the others."""
+    lines = (ROOT / page).read_text(encoding="utf-8").replace("*", "").replace("`", "").split(words, 1)[1].splitlines()
+    first = next(number for number, line in enumerate(lines) if line.startswith("|"))
+    table = list(itertools.takewhile(lambda line: line.startswith("|"), lines[first + 2 :]))
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in table]
+    return {row[0]: row[1:] for row in cells}
+
+
+@pytest.mark.parametrize(
+    ("page", "words"),
+    [
+        ("README.md", "WIDER FACE validation set"),
+        ("docs/benchmark.md", "## WIDER FACE validation"),
+        ("docs/model_card.md", "WIDER FACE validation, official"),
+    ],
+)
+def test_wider_face_figures_are_those_that_were_measured(page, words):
     with (ROOT / "benchmarks/wider_val.csv").open(newline="") as file:
-        known = {tuple(row[name] or "-" for name in ("easy", "medium", "hard", "tiny", "micro")) for row in csv.DictReader(file)}
-    text = (ROOT / page).read_text(encoding="utf-8").replace("*", "")
-    assert "5f8825a" in text
-    rows = [
-        [cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if re.search(r"\| \.\d{3} \|", line)
-    ]
-    shown = [tuple(cells[1:4] + cells[-2:]) for cells in rows if len(cells) >= 6]
-    assert shown and known.issuperset(shown), [row for row in shown if row not in known]
+        known = {row["detector"]: row for row in csv.DictReader(file)}
+    rows = _rows_below(page, words)
+    assert "5f8825a" in (ROOT / page).read_text(encoding="utf-8") and len(rows) >= 2
+    for name, shown in rows.items():
+        row = known.get(name) or known.get(f"{name}, both stages") or known[f"tinyfaces {name}, both stages"]
+        bands = ["easy", "medium", "hard", *(["all"] if len(shown) == 6 else []), "tiny", "micro"]
+        assert shown == [row[band] or "-" for band in bands], name
+
+
+@pytest.mark.parametrize(
+    ("page", "words", "part", "bands"),
+    [
+        ("docs/second_stage.md", "## How much it helps", "wild_dev", "easy,medium,hard,tiny,<=10,16-32,all"),
+        ("docs/second_stage.md", "777 photos of the dev split", "dev split", "all,<=10,10-16,16-32,people,people <=10"),
+        ("docs/benchmark.md", "### Average precision by face height", "dev split", "all,<=10,10-16,16-32,32-96,>96"),
+    ],
+)
+def test_figures_of_both_stages_are_those_that_were_measured(page, words, part, bands):
+    measured = json.loads((ROOT / "docs/second_stage.json").read_text())[part]
+    stages = {"first stage": "proposals", "both stages": "both", "alone": "proposals", "with our second stage": "both"}
+    drawn = {"people": "people's boxes, all", "people <=10": "people's boxes, <=10"}
+    known_as = {"SCRFD-0.5G": "scrfd_500m_kps", "YuNet n": "yunet_n"}
+    compared = 0
+    for name, shown in _rows_below(page, words).items():
+        detector, _, stage = name.removeprefix("tinyfaces ").rpartition(", ")
+        if stage in stages:
+            figures = measured[known_as.get(detector, detector)][stages[stage]]
+            known = [f"{figures[drawn.get(band, band)]:.3f}" for band in bands.split(",")]
+            assert shown[: len(known)] == known, name
+            compared += 1
+    assert compared >= 6
 
 
 @pytest.mark.parametrize("page", PAGES + LOGS, ids=lambda page: page.name)

@@ -30,28 +30,28 @@ def font(tmp_path, monkeypatch) -> Path:
         return pen.glyph()
 
     builder = builders.FontBuilder(1000, isTTF=True)
-    builder.setupGlyphOrder([".notdef", "smile", "layer"])
-    builder.setupCharacterMap({0x1F600: "smile"})
-    builder.setupGlyf({".notdef": square(300), "smile": square(700), "layer": square(700)})
-    builder.setupHorizontalMetrics({name: (1000, 0) for name in (".notdef", "smile", "layer")})
+    builder.setupGlyphOrder([".notdef", "smile", "man", "layer", "outline"])
+    builder.setupCharacterMap({0x1F600: "smile", 0x1F468: "man", 0x1F30A: "outline"})
+    builder.setupGlyf({".notdef": square(300), **dict.fromkeys(("smile", "man", "layer", "outline"), square(700))})
+    builder.setupHorizontalMetrics({name: (1000, 0) for name in builder.font.getGlyphOrder()})
     builder.setupHorizontalHeader(ascent=800, descent=-200)
     builder.setupNameTable({"familyName": "Test", "styleName": "Regular"})
     builder.setupOS2()
     builder.setupPost()
-    builder.setupCOLR({"smile": [("layer", 0)]})
-    builder.setupCPAL([[(*(side / 255 for side in RED), 1.0)]])
+    builder.setupCOLR({"smile": [("layer", 0)], "man": [("layer", 1)]})
+    builder.setupCPAL([[(*(side / 255 for side in RED), 1.0), (*(side / 255 for side in RED), 0.5)]])
     path = tmp_path / "emoji.ttf"
     builder.save(path)
     monkeypatch.setattr(emoji_cover, "FONTS", (str(tmp_path / "missing.ttf"), str(path)))
     return path
 
 
-@pytest.mark.parametrize("text", ["😀", "❤️", "👍🏽", "👩‍🚀", "🇫🇷"])
+@pytest.mark.parametrize("text", ["😀", "❤️", "👍🏽", "👩‍🚀", "🇫🇷", "1️⃣", "‼️", "\u2139\ufe0f", "\U0001fae9"])
 def test_emoji_are_told_from_names_of_files(text):
     assert is_emoji(text)
 
 
-@pytest.mark.parametrize("text", ["", "smile.png", "a", "😀.png", "/😀", "1", "\ufe0f", "é", "😀" * 20])
+@pytest.mark.parametrize("text", ["", "smile.png", "a", "😀.png", "/😀", "1", "\ufe0f", "é", "é\u0301", "1.️", "😀" * 20])
 def test_names_of_files_are_no_emoji(text):
     assert not is_emoji(text)
 
@@ -67,6 +67,37 @@ def test_what_no_font_has_is_one_line(font, monkeypatch):
     assert "\n" not in str(missing.value)
     monkeypatch.setattr(emoji_cover, "FONTS", ())
     with pytest.raises(ImageError, match="fonts-noto-color-emoji"):
+        emoji_picture("😀")
+
+
+def test_what_shows_half_keeps_its_colour(font):
+    drawn = np.asarray(emoji_picture("👨"))
+    assert (abs(drawn[..., 3].astype(int) - 128) <= 1).all() and (abs(drawn[..., :3].astype(int) - RED) <= 2).all()
+
+
+def test_an_emoji_without_colours_is_not_drawn(font):
+    with pytest.raises(ImageError, match="no colour font"):
+        emoji_picture("🌊")
+
+
+def test_parts_that_are_not_joined_are_refused(font, monkeypatch):
+    """A family is one picture, and not four in a row."""
+    for raqm, why in [(True, "no colour font"), (False, "several parts, which FriBiDi joins; install it")]:
+        monkeypatch.setattr(emoji_cover.features, "check", lambda name, found=raqm: found)
+        with pytest.raises(ImageError, match=why):
+            emoji_picture("👨\u200d😀")
+
+
+def test_a_font_of_a_kind_that_cannot_be_drawn_is_named(font):
+    ttfonts = pytest.importorskip("fontTools.ttLib")
+    colours = pytest.importorskip("fontTools.colorLib.builder")
+    kinds = pytest.importorskip("fontTools.ttLib.tables.otTables")
+    solid = {"Format": kinds.PaintFormat.PaintSolid, "PaletteIndex": 0, "Alpha": 1.0}
+    paint = {"Format": kinds.PaintFormat.PaintGlyph, "Paint": solid, "Glyph": "layer"}
+    loaded = ttfonts.TTFont(font)
+    loaded["COLR"] = colours.buildCOLR({"smile": paint}, version=1)
+    loaded.save(font)
+    with pytest.raises(ImageError, match=r"emoji.ttf cannot be drawn \(COLR version 1\); put a NotoColorEmoji.ttf"):
         emoji_picture("😀")
 
 

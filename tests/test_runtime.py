@@ -36,7 +36,7 @@ def test_eight_threads_share_one_session(toy_model, backend):
 def test_eight_threads_share_one_detector_with_both_stages(backend):
     photo = Image.open(EXAMPLE).convert("RGB")
     photos = [np.asarray(photo.resize((320, 232)).crop((0, 0, 320 - 16 * n, 232))) for n in range(4)] * 4
-    detector = Detector("fast", backend=backend, threads=2, workers=2)
+    detector = Detector("fast", backend=backend, threads=2, workers=2, stages="both")
     expected = [detector.detect(pixels) for pixels in photos]
     with ThreadPoolExecutor(THREADS) as threads:
         found = list(threads.map(detector.detect, photos))

@@ -5,7 +5,7 @@ import os
 import signal
 import socket
 import sys
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,7 @@ cv2 = pytest.importorskip("cv2")
 import tinyfaces.training.second_stage_loop as module  # noqa: E402
 from forked import start_processes, wait_for  # noqa: E402
 from tinyfaces.cli import main  # noqa: E402
-from tinyfaces.training.candidate_batches import make_batch  # noqa: E402
+from tinyfaces.training.candidate_batches import draw, make_batch, make_pools  # noqa: E402
 from tinyfaces.training.candidates import Candidates  # noqa: E402
 from tinyfaces.training.networks.second_stage_networks import make_networks  # noqa: E402
 from tinyfaces.training.second_stage_loop import train_second_stage  # noqa: E402
@@ -86,7 +86,7 @@ def test_a_run_goes_on_with_its_own_settings_and_candidates_alone(run, monkeypat
     config = (tmp_path / "one/config.json").read_text()
     for changes, words in (
         ({"batch": 16}, "batch: 8, now 16)"),
-        ({"generator": "bilinear"}, "generator: srn+rn, now bilinear)"),
+        ({"generator": "bicubic"}, "generator: srn+rn, now bicubic)"),
         ({"pretrain_steps": 3}, "pretrain_steps: 2, now 3)"),
         ({"steps": 5}, "has taken 6 steps already"),
     ):
@@ -180,7 +180,7 @@ def test_two_processes_learn_what_one_does_from_the_same_candidates(tmp_path, mo
         assert (_weights(two, part) - _weights(one, part)).norm() < 0.05 * moved, part
 
 
-@pytest.mark.parametrize("parts", ["srn", "bilinear", "none"])
+@pytest.mark.parametrize("parts", ["srn", "bicubic", "none"])
 def test_parts_alone_train_too(run, parts):
     state, lines = run(parts, generator=parts, pretrain_steps=0, steps=4)
     assert state["parts"] == parts and "face accuracy" in lines[-2]
@@ -188,7 +188,7 @@ def test_parts_alone_train_too(run, parts):
     assert bool(frozen) == (parts == "srn")
 
 
-@pytest.mark.parametrize("parts", ["bilinear", "none"])
+@pytest.mark.parametrize("parts", ["bicubic", "none"])
 def test_where_the_generator_has_nothing_to_learn_pre_training_is_none(run, parts):
     """The average of the discriminator's weights stays between its weights, past `pretrain_steps` too."""
     state, lines = run(parts, generator=parts, pretrain_steps=11, steps=13, evaluate_every=13)
@@ -217,6 +217,63 @@ def test_the_generator_may_stay_as_it_is(run, tmp_path):
     assert kept and all(torch.equal(after["average"][name], value) for name, value in kept.items()), "its statistics too"
     assert not torch.equal(after["average"]["discriminator.face.weight"], first["average"]["discriminator.face.weight"])
     assert "face" in lines[0] and "adversarial" not in lines[0]
+
+
+def test_the_discriminator_may_begin_anew_behind_a_generator_that_goes_on(run, tmp_path):
+    first, _ = run("first")
+    again = {"start": str(tmp_path / "first/last.pt"), "steps": 1, "generator_every": 0, "lr": 0.0}
+    kept, _ = run("kept", **again)
+    anew, _ = run("anew", **again, start_discriminator=False)
+    torch.manual_seed(0)
+    random = make_networks("slim", "srn+rn")[1].state_dict()
+    name = "face.weight"
+    assert torch.equal(kept["discriminator"][name], first["average"][f"discriminator.{name}"])
+    assert torch.equal(anew["discriminator"][name], random[name])
+    assert all(torch.equal(anew["generator"][name], value) for name, value in kept["generator"].items())
+
+
+def test_undecided_candidates_are_drawn_three_times_as_often_and_sharp_ones_by_request():
+    count = 60
+    data = replace(_candidates(count), score=np.linspace(0, 1, count, dtype=np.float32))
+    data.target[::2] = -1
+    config = SecondStageConfig(candidates="here", batch=64, sharp=1, held_out=5)
+    pools, held = make_pools(data, config)
+    batches = np.array([draw(pools, config, step) for step in range(900)])
+    assert batches.shape == (900, 64) and not np.isin(batches, held).any()
+    first, others = batches[:, ::4], batches.reshape(900, 16, 4)[:, :, 1:]
+    assert (data.target[first] >= 0).all() and set(first.flat) == set(np.flatnonzero((data.target >= 0) & (data.photo % 5 > 0)))
+    drawn = np.bincount(others.ravel(), minlength=count)
+    wanted = np.where((data.score > 0.15) & (data.score < 0.93), 3.0, 1.0) * (data.photo % 5 > 0)
+    assert drawn == pytest.approx(wanted / wanted.sum() * drawn.sum(), rel=0.2)
+    assert np.array_equal(draw(pools, config, 7), batches[7]) and not np.array_equal(batches[7], batches[8])
+    without = np.array([draw(pools, replace(config, sharp=0), step) for step in range(900)])
+    drawn = np.bincount(without.ravel(), minlength=count)
+    assert drawn == pytest.approx(wanted / wanted.sum() * drawn.sum(), rel=0.2)
+
+
+@pytest.mark.parametrize("missing", ["faces", "others", "sharp"])
+def test_a_pool_that_is_empty_is_named(missing):
+    data = _candidates(40)
+    if missing == "sharp":
+        data.target[:] = -1
+    else:
+        data.face[:] = missing == "others"
+    with pytest.raises(ValueError, match=f"here: no candidates to train on among the {missing}"):
+        make_pools(data, SecondStageConfig(candidates="here"))
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("sharp = 5", "sharp is 5, must be 0 to 4"),
+        ("sharp = 0", "sharp = 0 leaves the generator nothing to restore"),
+    ],
+)
+def test_a_share_of_sharp_ones_that_cannot_be_is_refused(tmp_path, line, words):
+    file = tmp_path / "second_stage.toml"
+    file.write_text(f'candidates = "x"\n{line}\n')
+    with pytest.raises(ValueError, match=words):
+        load_second_stage_config(file, {})
 
 
 @pytest.mark.slow

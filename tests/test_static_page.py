@@ -216,7 +216,7 @@ def test_the_boxes_are_those_of_python(open_page, model):
     """In the example photo, which is enlarged, turned by its EXIF, and one that is searched in tiles."""
     page = open_page()
     page.evaluate("document.body.dataset.state = ''")
-    detector = Detector(model, precision="float32", device="cpu")
+    detector = Detector(model, precision="float32", device="cpu", stages="proposals")
     with Image.open(EXAMPLE) as opened:
         photo = opened.convert("RGB")
     exif = Image.Exif()

@@ -162,11 +162,12 @@ def _results(
 
 @command(evaluate_app, "ablation")
 def evaluate_ablation(
-    config: Annotated[Path, typer.Option(help="TOML file of the second stage, such as configs/second_stage.toml.")],
-    proposals: Annotated[Path, typer.Option(help="TOML file of the proposal network: its [[dev]] photos are measured.")],
+    config: Annotated[Path, typer.Option(help="TOML file of the second stage, such as configs/ablation.toml.")],
+    proposals: Annotated[Path, typer.Option(help="TOML file whose [[dev]] photos are measured, such as configs/wild_dev.toml.")],
     out: Annotated[Path, typer.Option(help="OUT.json and OUT.md are written.")],
     model: ModelName = "accurate",
     photos: Annotated[int | None, typer.Option(min=2, help="Measure on this many of them, evenly drawn; all by default.")] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Train each variant so many times, each time from another seed.")] = 3,
     settings: Annotated[
         list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Override a setting; may be given several times.")
     ] = None,
@@ -179,11 +180,12 @@ def evaluate_ablation(
     import sys
 
     try:
-        from tinyfaces.detection.fusion import Bounds
+        from tinyfaces.detection.fusion import Bounds, FusionRule
         from tinyfaces.detection.runtime import processor_name
         from tinyfaces.training import ablation
         from tinyfaces.training.settings import load_config, load_second_stage_config
         from tinyfaces.training.sources import open_sources
+        from tinyfaces.weights import second_stage
     except ImportError as error:
         missing_extra(error, "train")
     keep([config, proposals], [out.with_suffix(".json"), out.with_suffix(".md")])
@@ -197,7 +199,9 @@ def evaluate_ablation(
         number = min(photos or len(images), len(images))
         drawn = [n * len(images) // number for n in range(number)]
         known = [(cache[n], images[n]) for n in drawn]
-        results = ablation.run_ablation(chosen, model, known, Bounds(), errors.print)
+        rule = second_stage().rules.get(model)
+        bounds = FusionRule.from_dict(rule).bounds if rule else Bounds()
+        results = ablation.run_ablation(chosen, model, known, bounds, seeds, errors.print)
     except ValueError as error:
         fail(str(error))
     command = shlex.join(["tinyfaces", *sys.argv[1:]])

@@ -220,7 +220,8 @@ class DetectorOptions(RuntimeChoice):
         str | None,
         typer.Option(
             rich_help_panel=MODEL,
-            help="proposals, the default: the proposal network alone; both: the second stage judges small or uncertain faces.",
+            help="proposals: the proposal network alone; both: the second stage judges small or uncertain faces. By default both "
+            "for fast, else proposals.",
         ),
     ] = None
     scale: Annotated[

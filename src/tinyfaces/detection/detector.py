@@ -48,7 +48,7 @@ class Detector:
         precision: "float32"; "int8", which is twice as fast on processors made for it and slightly less exact; "bfloat16", with
             openvino only; or "auto": int8 where the model has it and the processor is made for it.
         stages: "proposals" for the proposal network alone; "both" to have the second stage judge small or uncertain candidates.
-            If None, "both" with `proposals`, else "proposals".
+            If None, "both" for "fast" and with `proposals`, else "proposals".
         rule: Which candidates the second stage judges, and how both scores become one. If None, the rule learnt for the model.
         proposals: Another detector, in place of `model`, whose faces the second stage judges: a function of an image HxWx3
             (uint8, RGB) that returns `Faces`, `supervision.Detections` or a pair of boxes (N, 4), x1 y1 x2 y2 in pixels, and
@@ -95,7 +95,8 @@ class Detector:
         self._first: Proposer = (
             FirstStage(load_session(_file_of(model), options=options)) if proposals is None else OtherDetector(proposals)
         )
-        self.stages = stages or ("both" if proposals is not None else "proposals")
+        own_stages = "proposals" if shipped is None else shipped.stages
+        self.stages = stages or (own_stages if proposals is None else "both")
         rules = second_stage().rules
         self._rule = rule or FusionRule.from_dict(rules.get("other" if shipped is None else shipped.name, rules["other"]))
         self._opening = threading.Lock()

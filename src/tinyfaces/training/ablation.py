@@ -1,9 +1,13 @@
-"""The paper's claims on the same data and budget: what each part of the second stage brings, by AP and by restoration."""
+"""The paper's claims on the same data and budget: what each part of the second stage brings, by AP and by restoration.
+
+Each way is trained from several seeds, so that what it brings can be told from what another seed changes.
+"""
 
 import dataclasses
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +23,7 @@ from tinyfaces.detection.detector import Detector
 from tinyfaces.detection.fusion import Bounds
 from tinyfaces.detection.images import Pixels
 from tinyfaces.detection.second_stage import Judgements
-from tinyfaces.evaluation import LOWEST_SCORE, coco
+from tinyfaces.evaluation import LOWEST_SCORE, wider, wild_dev
 from tinyfaces.evaluation.rule_fitting import Detections, fuse_across, gather, judge_all
 from tinyfaces.training import losses
 from tinyfaces.training.candidate_batches import make_batch, make_pools
@@ -32,15 +36,14 @@ from tinyfaces.training.second_stage_measures import psnr
 from tinyfaces.training.settings import SecondStageConfig
 
 WAYS: dict[str, dict[str, Any]] = {
-    "shallow classifier of the low-resolution crop": {"generator": "none", "pretrain_steps": 0},
-    "bilinear crop, discriminator": {"generator": "bilinear", "pretrain_steps": 0},
-    "SRN alone": {"generator": "srn"},
-    "SRN and RN, no adversarial loss": {"adversarial": 0.0},
-    "SRN and RN, no classification loss in the generator": {"classification": 0.0, "box": 0.0},
-    "everything": {},
+    "shallow classifier of the low-resolution crop": {"generator": "none", "start": ""},
+    "bicubic crop, discriminator": {"generator": "bicubic", "start": ""},
+    "generator that only restores, discriminator": {"generator_every": 0},
+    "generator that learns from the discriminator too": {"classification": 1.0, "box": 1.0},
 }
-"""What is trained, as changes of the configuration."""
-ENLARGED = (2.0, 4.0)
+"""What is trained, as changes of the configuration, whose generator can restore already. In the last way the classification and
+the box loss weigh as much in the generator as the pixel loss."""
+ENLARGED = (2.0,)
 _BATCH = 64
 
 
@@ -61,71 +64,75 @@ class TorchStage:
         return Judgements(np.concatenate(logits), np.concatenate(offsets))
 
 
+Photos = Sequence[tuple[Pixels, AnnotatedImage]]
+
+
 def run_ablation(
-    config: SecondStageConfig,
-    model: str,
-    photos: Sequence[tuple[Pixels, AnnotatedImage]],
-    bounds: Bounds,
-    say: Callable[[str], None],
+    config: SecondStageConfig, model: str, photos: Photos, bounds: Bounds, seeds: int, say: Callable[[str], None]
 ) -> dict[str, Any]:
-    """Train every way and measure all of them.
+    """Train every way from every seed and measure all of them.
 
     Args:
         config: of the second stage. Each way is trained in a folder under `config.out`; a finished one is taken as it is.
         model: of the proposals.
         photos: HxWx3 uint8 RGB, with their known faces.
         bounds: of the candidates that the second stage judges.
+        seeds: so many trainings of each way, the first from `config.seed`, each other from the number after.
         say: takes a line about each thing that begins.
 
     Returns:
-        {"detection": {way: {band: AP, "ms": milliseconds a photo}}, "restoration": {picture: {...}}}, where ms is the mean time
-        of a photo with two threads, of both stages together.
+        {"detection": {way: [{band: AP, "ms": milliseconds a photo}, one for each seed]}, "restoration": {picture: [{...}, ...]}},
+        where ms is the mean time of a photo, of both stages together. What is not trained has one entry.
     """
-    trained = {}
-    for number, (way, changes) in enumerate(WAYS.items()):
-        say(f"training: {way}")
-        settings = dataclasses.replace(config, **{**changes, "out": f"{config.out}/{number}"})
+    trained: dict[str, list[tuple[Generator, Discriminator]]] = {way: [] for way in WAYS}
+    for (number, (way, changes)), seed in product(enumerate(WAYS.items()), range(config.seed, config.seed + seeds)):
+        say(f"training: {way}, seed {seed}")
+        settings = dataclasses.replace(config, **{**changes, "seed": seed, "out": f"{config.out}/{number}-{seed}"})
         train_second_stage(settings)
-        trained[way] = load_second_stage(Path(settings.out) / "last.pt")[:2]
+        trained[way].append(load_second_stage(Path(settings.out) / "last.pt")[:2])
     torch.set_num_threads(config.threads or torch.get_num_threads())
 
-    detection: dict[str, dict[str, float]] = {}
+    detection: dict[str, list[dict[str, float]]] = {}
     images = [image for _, image in photos]
-    detector = Detector(model, threshold=LOWEST_SCORE, scale=1, stages="proposals")
+    detector = Detector(model, threshold=LOWEST_SCORE, scale=1, stages="proposals", threads=config.threads or None)
     for factor in (1.0, *ENLARGED):
         name = "detector alone" if factor == 1 else f"image enlarged x{factor:g}, detector alone"
         say(name)
         started = time.perf_counter()
         found = [detector.detect(pixels, scale=factor) for pixels, _ in photos]
         passed = time.perf_counter() - started
-        detection[name] = _bands([(faces.boxes, faces.scores) for faces in found], images, passed)
-    first_stage = detection["detector alone"]["ms"] * len(images) / 1000
+        detection[name] = [_bands([(faces.boxes, faces.scores) for faces in found], images, passed)]
+    first_stage = detection["detector alone"][0]["ms"] * len(images) / 1000
     known = gather(detector.detect, photos, bounds)
-    for way, networks in trained.items():
+    for way, pairs in trained.items():
         say(way)
-        judge = TorchStage(*networks)
-        started = time.perf_counter()
-        judged = judge_all(known, judge)
-        passed = time.perf_counter() - started
-        results = fuse_across(known, judged, bounds)
-        detection[way] = _bands(results, images, first_stage + passed)
+        detection[way] = []
+        for networks in pairs:
+            judge = TorchStage(*networks)
+            started = time.perf_counter()
+            judged = judge_all(known, judge)
+            passed = time.perf_counter() - started
+            detection[way].append(_bands(fuse_across(known, judged, bounds), images, first_stage + passed))
     say("restoration")
     return {
         "detection": detection,
         "photos": len(images),
         "candidates a photo": float(np.mean([len(one.places) for one in known])),
-        "restoration": measure_restoration({way: networks[0] for way, networks in trained.items()}, config),
+        "restoration": measure_restoration({way: [pair[0] for pair in pairs] for way, pairs in trained.items()}, config),
     }
 
 
 def _bands(found: Detections, images: Sequence[AnnotatedImage], seconds: float) -> dict[str, float]:
-    return {name: band.ap for name, band in coco.score(found, images).items()} | {"ms": 1000 * seconds / len(images)}
+    rows = {str(image.path): wider.prediction_rows(boxes, scores) for image, (boxes, scores) in zip(images, found, strict=True)}
+    return wild_dev.average_precision(rows, images) | {"ms": 1000 * seconds / len(images)}
 
 
 @torch.no_grad()
-def measure_restoration(generators: Mapping[str, Generator], config: SecondStageConfig) -> dict[str, dict[str, float]]:
+def measure_restoration(
+    generators: Mapping[str, Sequence[Generator]], config: SecondStageConfig
+) -> dict[str, list[dict[str, float]]]:
     """On held-out sharp faces: PSNR in dB and SSIM against the original, and how often a classifier that was trained apart, on
-    originals alone, takes the picture for a face. Of the whole generator SRN's picture is measured too."""
+    originals alone, takes the picture for a face. What only passes the crop on is left out."""
     from torchmetrics.functional.image import structural_similarity_index_measure
 
     data = read_candidates(Path(config.candidates))
@@ -133,28 +140,26 @@ def measure_restoration(generators: Mapping[str, Generator], config: SecondStage
     classifier = train_classifier(data, pools.sharp, config)
     sharp = held[(data.target[held] >= 0) & data.face[held]]
     batch = make_batch(data, sharp, None)
-    pictures: dict[str, Tensor] = {
-        "original": batch.high,
-        "bicubic": F.interpolate(batch.low, scale_factor=float(FACTOR), mode="bicubic", align_corners=False),
-    }
-    for way, generator in generators.items():
-        enlarged, restored = (torch.cat(part) for part in zip(*(generator(low) for low in batch.low.split(_BATCH)), strict=True))
-        if restored.shape == batch.high.shape:
-            pictures[way] = restored
-        if way == "everything":
-            pictures["everything, SRN's picture"] = enlarged
-    results = {}
-    for name, picture in pictures.items():
-        picture = picture.clamp(0, 1)
-        accepted = torch.cat([classifier(part).face > 0 for part in picture.split(_BATCH)])
-        similarity = structural_similarity_index_measure(picture, batch.high, data_range=1.0)
-        assert isinstance(similarity, Tensor)
-        results[name] = {
-            "psnr": psnr(picture, batch.high).mean().item(),
-            "ssim": similarity.item(),
-            "accepted": accepted.float().mean().item(),
-            "faces": float(len(sharp)),
-        }
+    bicubic = F.interpolate(batch.low, scale_factor=float(FACTOR), mode="bicubic", align_corners=False)
+    pictures: dict[str, list[Tensor]] = {"original": [batch.high], "bicubic": [bicubic]}
+    for way, several in generators.items():
+        if any(generator.parts == "srn+rn" for generator in several):
+            pictures[way] = [torch.cat([generator.eval()(low)[1] for low in batch.low.split(_BATCH)]) for generator in several]
+    results: dict[str, list[dict[str, float]]] = {}
+    for name, of_seeds in pictures.items():
+        results[name] = []
+        for picture in of_seeds:
+            clipped = picture.clamp(0, 1)
+            accepted = torch.cat([classifier(part).face > 0 for part in clipped.split(_BATCH)])
+            similarity = structural_similarity_index_measure(clipped, batch.high, data_range=1.0)
+            assert isinstance(similarity, Tensor)
+            figures = {
+                "psnr": psnr(clipped, batch.high).mean().item(),
+                "ssim": similarity.item(),
+                "accepted": accepted.float().mean().item(),
+                "faces": float(len(sharp)),
+            }
+            results[name].append(figures)
     return results
 
 
@@ -180,31 +185,32 @@ def train_classifier(
 
 
 def as_tables(results: Mapping[str, Any], command: str, machine: str, config: SecondStageConfig) -> str:
-    """The numbers in Markdown."""
-    bands = [name for name in next(iter(results["detection"].values())) if name != "ms"]
+    """The numbers in Markdown: means over the seeds, and behind them what a seed changes (the standard deviation)."""
+    bands = [name for name in next(iter(results["detection"].values()))[0] if name != "ms"]
     rows = [
-        f"| {way} | " + " | ".join(f"{values[band]:.3f}" for band in bands) + f" | {values['ms']:.1f} |"
-        for way, values in results["detection"].items()
+        f"| {way} | " + " | ".join(_spread(figures, band, 3) for band in bands) + f" | {_mean(figures, 'ms'):.0f} |"
+        for way, figures in results["detection"].items()
     ]
     pictures = [
-        f"| {name} | {values['psnr']:.2f} | {values['ssim']:.3f} | {values['accepted']:.3f} |"
-        for name, values in results["restoration"].items()
+        f"| {name} | {_spread(figures, 'psnr', 2)} | {_spread(figures, 'ssim', 3)} | {_spread(figures, 'accepted', 3)} |"
+        for name, figures in results["restoration"].items()
     ]
-    faces = results["restoration"]["original"]["faces"]
+    faces = results["restoration"]["original"][0]["faces"]
+    seeds = max(map(len, results["detection"].values()))
     return f"""# Ablation: what each part of the second stage brings
 
 Command: `{command}`
 
 Machine: {machine}.
 
-Every way was trained for {config.steps:,} steps of {config.batch} candidates ({config.pretrain_steps:,} of them on the pixel loss
-alone where there is a generator), on the same candidates in the same order; seed {config.seed}.
+Every way was trained for {config.steps:,} steps of {config.batch} candidates, on the same candidates in the same order, from
+{seeds} seeds; after ± stands the standard deviation over the seeds.
 
 ## Detection
 
-AP at IoU 0.5 by face height on {results["photos"]} photos of the dev split (not WIDER FACE validation), original size but for the
-enlarged images. The fusion rule of each way was learnt on one half of the photos and applied to the other; in the mean
-{results["candidates a photo"]:.0f} candidates a photo went through the second stage. ms: mean time of a photo, both stages
+AP by WIDER FACE's protocol, by face height, on {results["photos"]} photos (none of WIDER FACE's validation) at original size but
+for the enlarged images. The fusion rule of each way was learnt on one half of the photos and applied to the other; in the mean
+{results["candidates a photo"]:.1f} candidates a photo went through the second stage. ms: mean time of a photo, both stages
 
 | way | {" | ".join(bands)} | ms |
 {"|---" * (len(bands) + 2)}|
@@ -220,6 +226,15 @@ apart, on originals alone, takes the picture for a face.
 |---|---|---|---|
 {chr(10).join(pictures)}
 """
+
+
+def _mean(figures: Sequence[Mapping[str, float]], name: str) -> float:
+    return float(np.mean([one[name] for one in figures]))
+
+
+def _spread(figures: Sequence[Mapping[str, float]], name: str, digits: int) -> str:
+    mean = f"{_mean(figures, name):.{digits}f}"
+    return mean if len(figures) == 1 else f"{mean} ± {np.std([one[name] for one in figures], ddof=1):.{digits}f}"
 
 
 def write(results: Mapping[str, Any], tables: str, out: Path) -> None:

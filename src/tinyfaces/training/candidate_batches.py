@@ -1,4 +1,5 @@
-"""What each step of the second stage's training learns from: as many faces as others, and a quarter with a sharp target."""
+"""What each step of the second stage's training learns from: candidates as they come, undecided ones more often, and as many with
+a sharp target as the configuration asks for."""
 
 from dataclasses import dataclass, fields
 
@@ -71,30 +72,47 @@ def make_batch(
     return CandidateBatch(low, high, has, face, torch.from_numpy(data.overlap[chosen]), box)
 
 
+_UNDECIDED = (0.15, 0.93)
+"""Proposal scores between which the second stage can still turn a decision."""
+_UNDECIDED_COUNT = 3.0
+"""How often a candidate with such a score is drawn, for once that another is."""
+GROUP = 4
+"""A batch is made of groups of so many candidates, each with as many sharp targets as the others."""
+
+
 @dataclass(frozen=True)
 class Pools:
-    """Indices of candidates to draw from: faces and non-faces, and of both those with a sharp target."""
+    """Candidates to draw from.
 
-    faces: npt.NDArray[np.int64]
-    others: npt.NDArray[np.int64]
+    Attributes:
+        known: (N,), indices of all that may be drawn.
+        chance: (N,), the chance that one of the first 1, 2, ... N of these is drawn.
+        sharp: (M,), indices of those with a sharp target.
+    """
+
+    known: npt.NDArray[np.int64]
+    chance: npt.NDArray[np.float64]
     sharp: npt.NDArray[np.int64]
 
 
 def make_pools(data: Candidates, config: SecondStageConfig) -> tuple[Pools, npt.NDArray[np.int64]]:
-    """Pools of the training candidates, and the indices of those held out, by photo. Raises ValueError where a pool is empty."""
+    """Pools of the training candidates, and the indices of those held out, by photo. Raises ValueError where the former hold no
+    faces, nothing else, or nothing sharp."""
     held = data.photo % config.held_out == 0
-    pools = Pools(
-        np.flatnonzero(data.face & ~held), np.flatnonzero(~data.face & ~held), np.flatnonzero((data.target >= 0) & ~held)
-    )
-    for name in ("faces", "others", "sharp"):
-        if not len(getattr(pools, name)):
+    known, sharp = np.flatnonzero(~held), np.flatnonzero((data.target >= 0) & ~held)
+    face = data.face[known]
+    for name, there in (("faces", face.any()), ("others", not face.all()), ("sharp", len(sharp))):
+        if not there:
             raise ValueError(f"{config.candidates}: no candidates to train on among the {name}")
-    return pools, np.flatnonzero(held)
+    score = data.score[known]
+    often = np.where((score > _UNDECIDED[0]) & (score < _UNDECIDED[1]), _UNDECIDED_COUNT, 1.0)
+    return Pools(known, np.cumsum(often) / often.sum(), sharp), np.flatnonzero(held)
 
 
 def draw(pools: Pools, config: SecondStageConfig, step: int) -> npt.NDArray[np.int64]:
-    """Indices of batch number `step`: a quarter with sharp targets, a quarter faces, half non-faces; a function of the seed."""
+    """Indices of batch number `step`, in groups of four of which `config.sharp` have sharp targets; a function of the seed."""
     rng = np.random.default_rng((config.seed, step))
-    quarter = config.batch // 4
-    parts = [rng.choice(pools.sharp, quarter), rng.choice(pools.faces, quarter), rng.choice(pools.others, 2 * quarter)]
-    return np.stack([np.concatenate(parts)[i::quarter] for i in range(quarter)]).reshape(-1)
+    groups = config.batch // GROUP
+    sharp = rng.choice(pools.sharp, (groups, config.sharp))
+    others = np.searchsorted(pools.chance, rng.random((groups, GROUP - config.sharp)), side="right")
+    return np.concatenate([sharp, pools.known[others]], axis=1).reshape(-1)

@@ -99,7 +99,7 @@ class MovingAverage:
     def update(self, step: int) -> None:
         """Move the average towards the network, faster in the first steps; counters and statistics too."""
         pace = 1 - min(self.decay, (1 + step) / (10 + step))
-        if self._kept:  # bilinear enlargement has none
+        if self._kept:  # bicubic enlargement has none
             torch._foreach_lerp_(self._kept, self._new, pace)
         for kept, new in self._counters:
             kept.copy_(new)

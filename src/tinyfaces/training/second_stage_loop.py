@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from tinyfaces.training import losses
-from tinyfaces.training.candidate_batches import CandidateBatch, draw, make_batch, make_pools
+from tinyfaces.training.candidate_batches import GROUP, CandidateBatch, draw, make_batch, make_pools
 from tinyfaces.training.candidates import Candidates, read_candidates
 from tinyfaces.training.checkpoints import fitting, load_second_stage, read_state, save_atomically
 from tinyfaces.training.networks.second_stage_networks import Judgement, make_networks
@@ -57,7 +57,7 @@ def train_second_stage(config: SecondStageConfig, resume: bool = True) -> None:
         ValueError: candidates or weights cannot be used, or last.pt is of a run with other settings or candidates.
     """
     with join_processes(config.threads) as process:
-        process.require_divisible(f"a quarter of batch ({config.batch})", config.batch // 4)
+        process.require_divisible(f"a quarter of batch ({config.batch})", config.batch // GROUP)
         torch.manual_seed(config.seed)
         data = read_candidates(Path(config.candidates))
         pools, held = make_pools(data, config)
@@ -133,7 +133,8 @@ class SecondStageRun:
         if config.start:
             started_from = load_second_stage(Path(config.start))
             generator.load_state_dict(started_from[0].state_dict())
-            discriminator.load_state_dict(started_from[1].state_dict())
+            if config.start_discriminator:
+                discriminator.load_state_dict(started_from[1].state_dict())
         if process.world > 1:
             share_norms(generator)
             share_norms(discriminator)

@@ -109,22 +109,22 @@ class SecondStageConfig:
 
     candidates: str  # folder that `tinyfaces train candidates` wrote
     variant: str = "slim"  # "slim" or "paper"
-    generator: str = "srn+rn"  # or, for the ablation, "srn", "bilinear", "none"
+    generator: str = "srn+rn"  # or, for the ablation, "srn", "bicubic", "none"
     out: str = "runs/second_stage"
     pretrain_steps: int = 2000  # of the generator on the pixel loss alone
     steps: int = 10_000  # in all
     batch: int = 64  # over all processes
     generator_every: int = 1  # once all learn together, the generator learns at one step in so many: a discriminator's is cheaper
     # with 0 it stays as `start` has it
+    sharp: int = 1  # so many of four candidates have a sharp original; the others are as the proposal network sends them
     start: str = ""  # weights to begin from (.safetensors or a checkpoint)
+    start_discriminator: bool = True  # false: only the generator begins from there
     lr: float = 1e-3  # Adam's peak: linear warm-up, then a cosine down to a hundredth
     warmup: int = 100  # steps
     adversarial: float = 0.001  # weights in the generator's loss, beside the pixel loss
     classification: float = 0.01
     box: float = 0.01
-    real_fake_weight: float = (
-        1.0  # of real_fake_weight real from generated in the discriminator's loss, beside faces from the rest
-    )
+    real_fake_weight: float = 1.0  # of telling real from generated in the discriminator's loss, beside faces from the rest
     clip: float = 10.0  # norm of each network's gradient
     ema: float = 0.998  # of both networks' weights; the averages are what is measured and shipped
     held_out: int = 20  # one photo in so many is for measuring
@@ -168,6 +168,10 @@ def load_second_stage_config(path: Path, overrides: Mapping[str, object]) -> Sec
         raise ValueError(f"{path}: generator_every is {config.generator_every}, must be 0 or more")
     if config.generator_every == 0 and not config.start:
         raise ValueError(f"{path}: generator_every = 0 leaves the generator as `start` has it, and there is none")
+    if not 0 <= config.sharp <= 4:
+        raise ValueError(f"{path}: sharp is {config.sharp}, must be 0 to 4")
+    if config.sharp == 0 and config.generator_every and config.generator != "none":
+        raise ValueError(f"{path}: sharp = 0 leaves the generator nothing to restore; set it to 1, or generator_every to 0")
     if config.batch < 8 or config.batch % 4:
         raise ValueError(f"{path}: batch is {config.batch}, must be a multiple of 4 and at least 8")
     return config

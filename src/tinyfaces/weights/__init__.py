@@ -15,8 +15,9 @@ class ModelRecord:
 
     file: its name in this folder, int8_file: that of its int8 copy; bytes: of the first, sha256, int8_sha256: of both.
     parameters: their number. gmac: billions of multiply-adds at 640x480. threshold: the score from which a detection counts as a
-    face by default. training_data: what it was trained on. ap, int8_ap: average precision by subset of the network alone, in
-    float32 and in int8, as measured on the dev split. wild_ap, wild_int8_ap: the same by WIDER FACE's protocol on `wild_dev`
+    face by default. stages: what runs by default, "proposals" or "both" (see `Detector`). training_data: what it was trained on.
+    ap, int8_ap: average precision by subset of the network alone, in float32 and in int8, as measured on the dev split. wild_ap,
+    wild_int8_ap: the same by WIDER FACE's protocol on `wild_dev`
     (`tinyfaces.evaluation.wild_dev`), all its parts together.
     """
 
@@ -27,6 +28,7 @@ class ModelRecord:
     gmac: float
     bytes: int
     threshold: float
+    stages: str
     training_data: str
     ap: dict[str, float]
     sha256: str

@@ -56,8 +56,8 @@ SLIM = SecondStageShape(
 SECOND_STAGE_VARIANTS = {"paper": PAPER, "slim": SLIM}
 SHALLOW = replace(SLIM, stages=((32, 1), (48, 1), (64, 1)), first_stride=1, shortcuts=False)
 """A classifier of the low-resolution crop itself: the cheap way that the paper argues against, for the ablation."""
-PARTS = ("srn+rn", "srn", "bilinear", "none")
-"""What stands before the discriminator: the whole generator, its up-sampling network alone, bilinear enlargement, or nothing."""
+PARTS = ("srn+rn", "srn", "bicubic", "none")
+"""What stands before the discriminator: the whole generator, its up-sampling network alone, bicubic enlargement, or nothing."""
 
 
 def normalised(inputs: int, outputs: int) -> nn.Sequential:
@@ -145,7 +145,8 @@ class Generator(nn.Module):
 
     def __init__(self, shape: SecondStageShape, parts: str = "srn+rn") -> None:
         super().__init__()
-        enlarged: nn.Module = nn.Upsample(scale_factor=float(FACTOR), mode="bilinear") if parts == "bilinear" else nn.Identity()
+        self.parts = parts
+        enlarged: nn.Module = nn.Upsample(scale_factor=float(FACTOR), mode="bicubic") if parts == "bicubic" else nn.Identity()
         self.up_sampling = UpSampling(shape) if parts in ("srn", "srn+rn") else enlarged
         self.refinement = Refinement(shape) if parts == "srn+rn" else nn.Identity()
         for module in self.modules():
