@@ -4,9 +4,7 @@ import os
 from pathlib import Path
 
 import numpy as np
-import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
 from typer.testing import CliRunner, Result
 
 import tinyfaces  # noqa: F401  (which keeps ONNX Runtime silent in all tests)
@@ -22,6 +20,9 @@ def toy_model(tmp_path_factory) -> Path:
 
     A cell's logit is 0.1 (mean of the channel - 205): 5 where the cell is filled, far below 0 where it isn't.
     """
+    onnx = pytest.importorskip("onnx", reason="onnx is not installed (the extra train)")
+    from onnx import TensorProto, helper, numpy_helper
+
     nodes, constants, outputs = [], [], []
     for stride in (4, 8, 16, 32):
         weight = np.zeros((5, 3, 1, 1), np.float32)

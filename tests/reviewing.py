@@ -11,12 +11,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from serving import Service
 
 
 @contextmanager
 def running_review(folder: Path, *options: str) -> Iterator[Service]:
     """Start it in a folder, on a free port."""
+    pytest.importorskip("fastapi", reason="needs the extra: pip install 'tinyfaces[serve]'")
     command = [sys.executable, "-m", "tinyfaces", "review", "--port", "0", *options]
     process = subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, text=True)
     try:

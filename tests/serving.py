@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+import pytest
+
 
 @dataclass
 class Service:
@@ -23,6 +25,7 @@ class Service:
 @contextmanager
 def running_service(*options: str) -> Iterator[Service]:
     """Start it on a free port; it is stopped by SIGTERM at the end."""
+    pytest.importorskip("fastapi", reason="needs the extra: pip install 'tinyfaces[serve]'")
     command = [sys.executable, "-m", "tinyfaces", "serve", "--port", "0", *options]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     try:

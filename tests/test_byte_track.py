@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from scipy.optimize import linear_sum_assignment
 
 from tinyfaces.jobs.assignment import heaviest_pairs
 from tinyfaces.jobs.byte_track import ByteTrack
@@ -33,11 +32,12 @@ def test_identities_are_those_of_the_library(name):
 @pytest.mark.parametrize("density", [0.05, 0.3, 1.0])
 @pytest.mark.parametrize("shape", [(1, 1), (1, 7), (6, 6), (5, 17), (23, 9)])
 def test_pairs_are_as_heavy_as_those_of_scipy(shape, density):
+    optimize = pytest.importorskip("scipy.optimize", reason="SciPy is not installed (the extra evaluate)")
     rng = np.random.default_rng(shape[0] * 100 + shape[1])
     for _ in range(10):
         weights = np.where(rng.uniform(size=shape) < density, rng.uniform(0.01, 1, shape), 0)
         pairs = heaviest_pairs(weights)
-        rows, columns = linear_sum_assignment(weights, maximize=True)
+        rows, columns = optimize.linear_sum_assignment(weights, maximize=True)
         assert sum(weights[pair] for pair in pairs) == pytest.approx(weights[rows, columns].sum(), abs=1e-9)
         assert all(weights[pair] > 0 for pair in pairs)
         assert len({row for row, _ in pairs}) == len({column for _, column in pairs}) == len(pairs)

@@ -1,13 +1,15 @@
 """Degraded photos keep their content, colour and place, lose detail, and come out the same from the same seed."""
 
-import cv2
 import numpy as np
 import pytest
 from PIL import Image
 
 from tinyfaces.detection.images import read_image
-from tinyfaces.training import degradation
-from tinyfaces.training.degradation import shrink
+
+cv2 = pytest.importorskip("cv2", reason="OpenCV is not installed (the extra train)")
+
+from tinyfaces.training import degradation  # noqa: E402
+from tinyfaces.training.degradation import shrink  # noqa: E402
 
 
 @pytest.fixture(scope="module")

@@ -4,9 +4,7 @@ import io
 from pathlib import Path
 
 import numpy as np
-import onnx
 import pytest
-from onnx import numpy_helper
 from PIL import Image
 
 from conftest import corners, found, paint
@@ -84,6 +82,9 @@ def test_faces_larger_than_a_tile_come_from_the_reduced_frame(detector):
 @pytest.fixture(scope="module")
 def detector_of_large_faces(toy_model, tmp_path_factory):
     """Takes a green square of 32 px for the middle of a face of 128 px."""
+    import onnx
+    from onnx import numpy_helper
+
     model = onnx.load(toy_model)
     constant = next(constant for constant in model.graph.initializer if constant.name == "b32")
     constant.CopyFrom(numpy_helper.from_array(np.array([-20.5, 0, 0, np.log(4), np.log(4)], np.float32), "b32"))

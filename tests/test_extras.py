@@ -1,7 +1,13 @@
-"""What the extras install, all together."""
+"""What the extras install, all together, and what the tests do without them."""
 
-from importlib.metadata import PackageNotFoundError, requires
+import json
+import os
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, packages_distributions, requires
+from pathlib import Path
 
+import pytest
 from packaging.requirements import Requirement
 
 
@@ -37,3 +43,28 @@ def test_videos_need_pyav_alone():
     seen: set[tuple[str, str]] = set()
     _installed_with("tinyfaces", {"video"}, seen)
     assert {name for name, _ in seen} - {name for name, _ in alone} == {"av"}
+
+
+@pytest.mark.slow
+def test_the_tests_load_without_any_extra():
+    """They skip what needs one."""
+    kept: set[tuple[str, str]] = {("pip", ""), ("setuptools", "")}
+    for name in ("tinyfaces", "pytest", "pytest-timeout"):
+        _installed_with(name, set(), kept)
+    names = {name for name, _ in kept}
+    hidden = [
+        module
+        for module, owners in packages_distributions().items()
+        if not any(owner.lower().replace("_", "-") in names for owner in owners)
+    ]
+    assert {"onnx", "cv2", "torch", "scipy", "av", "fastapi"} & set(hidden)
+    code = f"""
+import sys, pytest
+sys.modules.update(dict.fromkeys({json.dumps(hidden)}))
+sys.exit(pytest.main(["--collect-only", "-q", "-p", "pytest_timeout", "-p", "no:cacheprovider", "tests"]))
+"""
+    environment = os.environ | {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=Path(__file__).parents[1], env=environment, capture_output=True, text=True, timeout=280
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]

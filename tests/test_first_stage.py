@@ -1,10 +1,7 @@
 """The first stage on large images, with a network whose answers are known: each face stands once, and whole."""
 
 import numpy as np
-import onnx
 import pytest
-from onnx import numpy_helper
-from scipy import ndimage
 
 from conftest import corners, found, paint
 from tinyfaces import Detector, Faces
@@ -21,6 +18,7 @@ class SquareFinder:
     """A session that finds green squares, and where only a part of one shows, takes that for the middle of a whole one."""
 
     def run(self, images):
+        ndimage = pytest.importorskip("scipy.ndimage", reason="SciPy is not installed (the extra evaluate)")
         outputs = [np.zeros((len(images), 5, images.shape[2] // s, images.shape[3] // s), np.float32) for s in (4, 8, 16, 32)]
         for output in outputs:
             output[:, 0] = -50
@@ -70,6 +68,9 @@ def test_faces_larger_than_the_overlap_come_from_the_reduced_frame():
 @pytest.fixture(scope="module")
 def detector_of_large_faces(toy_model, tmp_path_factory):
     """Takes a green square of 32 px for the middle of a face of 128 px."""
+    import onnx
+    from onnx import numpy_helper
+
     model = onnx.load(toy_model)
     constant = next(constant for constant in model.graph.initializer if constant.name == "b32")
     constant.CopyFrom(numpy_helper.from_array(np.array([-20.5, 0, 0, np.log(4), np.log(4)], np.float32), "b32"))

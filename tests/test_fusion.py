@@ -5,7 +5,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from scipy.optimize import minimize
 
 from tinyfaces.detection.boxes import longer_sides
 from tinyfaces.detection.fusion import Bounds, FusionRule, fit_rule, logistic_regression, logits
@@ -31,6 +30,7 @@ def _area(scores, labels):
 
 
 def test_regression_is_the_optimum_that_scipy_finds():
+    optimize = pytest.importorskip("scipy.optimize", reason="SciPy is not installed (the extra evaluate)")
     rng = np.random.default_rng(1)
     features = np.concatenate([np.ones((400, 1)), rng.standard_normal((400, 3))], 1)
     labels = rng.random(400) < 1 / (1 + np.exp(-features @ [0.3, 1.0, -2.0, 0.0]))
@@ -41,7 +41,7 @@ def test_regression_is_the_optimum_that_scipy_finds():
         return (counts * np.logaddexp(0, z)).sum() - (counts * z)[labels].sum() + 0.5 * weights @ weights
 
     found = logistic_regression(features, labels, counts)
-    np.testing.assert_allclose(found, minimize(loss, np.zeros(4), tol=1e-10).x, atol=1e-4)
+    np.testing.assert_allclose(found, optimize.minimize(loss, np.zeros(4), tol=1e-10).x, atol=1e-4)
 
 
 def test_fused_scores_rank_better_and_stay_on_the_proposals_scale():

@@ -4,9 +4,7 @@ import gc
 import weakref
 
 import numpy as np
-import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -18,6 +16,10 @@ from tinyfaces.detection.fusion import Bounds, FusionRule
 from tinyfaces.detection.runtime import RuntimeOptions
 from tinyfaces.detection.second_stage import SecondStage, candidate_places
 from tinyfaces.weights import SecondStageRecord
+
+onnx = pytest.importorskip("onnx", reason="onnx is not installed (the extra train)")
+
+from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 
 RULE = FusionRule(Bounds(20.0, (0.05, 1.0), 1.0), (0, 1, 0, 0), (0, 1, 1, 0, 0, 0))
 

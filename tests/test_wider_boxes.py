@@ -7,8 +7,6 @@ from tinyfaces.data.annotations import read_wider
 from tinyfaces.detection.boxes import mirror
 from tinyfaces.evaluation import wider
 from tinyfaces.parsing.wider_boxes import from_wider, to_wider
-from tinyfaces.training.packs import PackSource, chosen_photos, pack_photo
-from tinyfaces.training.settings import Source, read_sources
 
 
 def covered(box):
@@ -53,12 +51,18 @@ def test_what_is_read_scores_as_what_the_protocol_has(one_box):
 
 @pytest.mark.parametrize(("places", "left"), [(True, 10.5), (False, 10.0)])
 def test_a_source_of_wider_faces_own_boxes(one_box, places, left):
+    pytest.importorskip("torch")
+    from tinyfaces.training.settings import Source, read_sources
+
     images, _ = read_sources([Source(annotations=str(one_box / "a.json"), images=str(one_box), places_of_wider=places)])
     assert images[0].boxes.tolist() == [[left, left + 10, left + 8, left + 19]]
 
 
 def test_a_pack_moves_them_before_it_reduces_the_photo(one_box):
+    pytest.importorskip("torch")
     import gzip
+
+    from tinyfaces.training.packs import PackSource, chosen_photos, pack_photo
 
     packed = one_box / "a.json.gz"
     packed.write_bytes(gzip.compress((one_box / "a.json").read_bytes()))

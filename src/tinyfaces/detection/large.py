@@ -106,7 +106,7 @@ def _pyvips(path: Path) -> Any:
         import pyvips
     except (ImportError, OSError):  # OSError where the library itself is missing
         raise ImageError(
-            f"{path}: has more than 250 megapixels; reading it needs pyvips: pip install 'tinyfaces[large]'"
+            f"{path}: images of more than 250 megapixels are read with pyvips: pip install 'tinyfaces[large]'"
         ) from None
     logging.getLogger("pyvips").setLevel(logging.CRITICAL)  # its warnings are followed by errors that say the same
     # The cache of operations would keep the pixels of files that are done.
