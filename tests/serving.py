@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 
@@ -20,6 +21,17 @@ class Service:
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
+
+
+def client_class() -> Any:
+    """FastAPI's `TestClient`; the test, or the file, is skipped where it or what it sends requests with is missing."""
+    try:
+        from fastapi.testclient import TestClient
+    except ImportError:
+        pytest.skip("needs the extra: pip install 'tinyfaces[serve]'", allow_module_level=True)
+    except RuntimeError as error:  # Starlette's way to say that its HTTP client is missing
+        pytest.skip(f"needs pip install 'tinyfaces[serve,test]': {error}", allow_module_level=True)
+    return TestClient
 
 
 @contextmanager

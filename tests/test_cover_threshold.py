@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from serving import client_class
 from tinyfaces import Detector, Faces
 from tinyfaces.jobs.cover_threshold import CoverThreshold
 from tinyfaces.jobs.photos import find_photo_faces, open_photo
@@ -83,7 +84,7 @@ def test_photos(run, toy_model, tmp_path):
 
 
 def test_the_service(toy_model):
-    client = pytest.importorskip("fastapi.testclient", reason="needs the extra: pip install 'tinyfaces[serve]'")
+    client_type = client_class()
     from tinyfaces.service.app import create_app
     from tinyfaces.service.queue import Engine
 
@@ -91,7 +92,7 @@ def test_the_service(toy_model):
     Image.fromarray(unsure()).save(content, "PNG")
     png = {"content": content.getvalue(), "headers": {"Content-Type": "image/png"}}
     engine = Engine(Detector(toy_model), Detector(toy_model))
-    with client.TestClient(create_app({"toy": engine})) as service:
+    with client_type(create_app({"toy": engine})) as service:
         for options, covered, told in (
             ("", [True, False], [[24, 0.15], [64, 0.2], [256, 0.4]]),
             ("&threshold=0.15", [True, True], 0.15),

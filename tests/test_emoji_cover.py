@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 import tinyfaces
+from serving import client_class
 from tinyfaces.detection.images import ImageError
 from tinyfaces.jobs import emoji_cover
 from tinyfaces.jobs.emoji_cover import emoji_picture, is_emoji
@@ -127,9 +128,7 @@ def emoji_cover_colour(name: str) -> np.ndarray:
 
 
 def test_the_service_takes_an_emoji(font, toy_model):
-    pytest.importorskip("fastapi", reason="needs the extra: pip install 'tinyfaces[serve]'")
-    from fastapi.testclient import TestClient
-
+    client_type = client_class()
     from tinyfaces.service.app import create_app
     from tinyfaces.service.queue import Engine
 
@@ -137,7 +136,7 @@ def test_the_service_takes_an_emoji(font, toy_model):
     photo = {"file": ("a.png", font.with_name("a.png").read_bytes(), "image/png")}
     boxes = {"boxes": "[[30, 30, 60, 60]]"}
     detector = tinyfaces.Detector(toy_model)
-    with TestClient(create_app({"toy": Engine(detector, detector)})) as client:
+    with client_type(create_app({"toy": Engine(detector, detector)})) as client:
         address = "/v1/picture?output=anonymised&method=solid"
         answer = client.post(address, files=photo, data={**boxes, "cover": "😀"})
         assert answer.status_code == 200

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from conftest import paint
+from serving import client_class
 from tinyfaces import Detector, Faces, ImageError
 from tinyfaces.jobs.cover_picture import read_cover_picture
 from tinyfaces.jobs.covered_faces import Masking
@@ -289,7 +290,7 @@ def test_a_picture_covers_faces_of_videos_upright(run, tmp_path, rotation):
 
 
 def test_the_service(toy_model, photo):
-    client = pytest.importorskip("fastapi.testclient", reason="needs the extra: pip install 'tinyfaces[serve]'")
+    client_type = client_class()
     from tinyfaces.service.app import create_app
     from tinyfaces.service.queue import Engine
 
@@ -297,7 +298,7 @@ def test_the_service(toy_model, photo):
     Image.fromarray(photo).save(content, "PNG")
     detector = Detector(toy_model)
     files = {"file": ("a.png", content.getvalue(), "image/png")}
-    with client.TestClient(create_app({"toy": Engine(detector, detector)})) as service:
+    with client_type(create_app({"toy": Engine(detector, detector)})) as service:
         for options, covered, left_clear in BY_PLACE:
             if "areas.json" in options:
                 continue
@@ -317,14 +318,14 @@ def test_the_service(toy_model, photo):
         assert service.post("/v1/detect?strength=6", files=files).status_code == 422
         weak, strong = (service.post(f"/v1/detect?output=anonymised&strength={n}", files=files).content for n in (1, 5))
         assert weak != strong
-    assert_cover(service_app=create_app({"toy": Engine(detector, detector)}), files=files, client=client)
+    assert_cover(service_app=create_app({"toy": Engine(detector, detector)}), files=files, client_type=client_type)
 
 
-def assert_cover(service_app, files, client):
+def assert_cover(service_app, files, client_type):
     picture = io.BytesIO()
     Image.new("RGB", (8, 8), (10, 200, 30)).save(picture, "PNG")
     cover = {"cover": ("e.png", picture.getvalue(), "image/png")}
-    with client.TestClient(service_app) as service:
+    with client_type(service_app) as service:
         for address, data in (("detect", {}), ("picture", {"boxes": "[[96, 32, 128, 64]]"})):
             answer = service.post(f"/v1/{address}?output=anonymised", files={**files, **cover}, data=data)
             assert (np.asarray(Image.open(io.BytesIO(answer.content)))[40:60, 100:124] == [10, 200, 30]).all()

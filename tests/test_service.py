@@ -18,9 +18,8 @@ import pytest
 from PIL import Image
 
 pytest.importorskip("fastapi", reason="needs the extra: pip install 'tinyfaces[serve]'")
-from fastapi.testclient import TestClient
-
 from conftest import corners, paint
+from serving import client_class
 from test_raw_photos import dng
 from tinyfaces import Detector, Faces
 from tinyfaces.detection.boxes import iou_matrix
@@ -33,6 +32,7 @@ from tinyfaces.service.queue import BATCH_IMAGES, DetectionQueue, Engine, QueueF
 from tinyfaces.service.restoring import restorer
 from tinyfaces.service.routes import PAGE
 
+TestClient = client_class()
 EXAMPLE = Path(__file__).parents[1] / "examples" / "solvay_1927.jpg"
 SMALL, LARGE = [(8, 8), (40, 40)], [(64, 0)]
 
