@@ -17,6 +17,7 @@ from tinyfaces.jobs.drawn_videos import drawing, write_drawn  # noqa: E402
 from tinyfaces.jobs.inputs import find_inputs  # noqa: E402
 from tinyfaces.jobs.tracking import TrackedFaces  # noqa: E402
 from tinyfaces.jobs.video import VideoReader  # noqa: E402
+from tinyfaces.jobs.video_writer import VideoWriter  # noqa: E402
 
 
 def _pixels(path):
@@ -71,7 +72,7 @@ def test_a_turned_video_stays_turned_and_its_words_are_upright(run, tmp_path):  
         before = source.pictures(next(source.frames()))[0]
     faces = Faces([_place(before)], [0.9933])
     settled = TrackedFaces(0.0, faces, np.zeros(1, np.int64), np.ones(1, bool), faces.boxes)
-    expected = drawing(settled, 128, 192, scores=True)
+    expected = drawing(settled, 128, 192, scores=True)[..., 0]
     assert np.corrcoef(expected.ravel(), (upright[..., 1] - before[..., 1]).ravel())[0, 1] > 0.8
 
 
@@ -86,11 +87,24 @@ def test_numbers_and_scores_stand_above_frames():
     lines = np.asarray(faces.draw(np.zeros((160, 200, 3), np.uint8), colour="white"))[..., 0]
     numbers, scores = (drawing(settled, 200, 160, scores=scores) for scores in (False, True))
     for drawn in (numbers, scores):
-        assert drawn.shape == (160, 200) and (drawn[lines > 0] == 255).all()
-        words = np.argwhere((drawn > 0) & (lines == 0))
+        assert drawn.shape == (160, 200, 2) and (drawn[lines > 0] == 255).all()
+        assert (drawn[..., 0] <= drawn[..., 1]).all()
+        words = np.argwhere((drawn[..., 0] > 0) & (lines == 0))
         assert len(words) and words[:, 0].max() < 60
     assert (scores > 0).sum() > (numbers > 0).sum() + 50
     assert not drawing(TrackedFaces(0.0, faces[:0], np.zeros(0), np.zeros(0), faces.boxes[:0]), 20, 10, scores=True).any()
+
+
+def test_words_have_a_dark_outline(toy_model, tmp_path):
+    faces = Faces([[60, 60, 120, 120]], [0.5])
+    settled = TrackedFaces(0.0, faces, np.zeros(1, np.int64), np.ones(1, bool), faces.boxes)
+    path = write(tmp_path / "a.mkv", [np.full((128, 192, 3), 255, np.uint8)] * 2, sound=False)
+    with VideoReader(path) as source, VideoWriter(tmp_path / "b.mkv", ".mkv", source) as writer:
+        for frame in source.frames():
+            writer.write_drawn(frame, drawing(settled, 192, 128, scores=True))
+    words = _pixels(tmp_path / "b.mkv")[0][40:58]
+    assert (words.max(axis=2) < 60).sum() > 40 and (words[..., 1] - words[..., 0] > 100).sum() > 20
+    assert _pixels(tmp_path / "b.mkv")[0][:30].min() > 225
 
 
 def test_it_is_no_input_of_a_later_run_but_others_of_such_a_name_are(run, tmp_path):  # noqa: F811

@@ -129,7 +129,8 @@ def test_scores_are_shown(run, photo, toy_model, tmp_path):
     run("detect", "a.png", "--save-images", "--out", "scored", "--format", "voc", "--show", "scores", "--quiet")
     plain, scored = (read_image(tmp_path / folder / "a_faces.png") for folder in ("plain", "scored"))
     changed = np.argwhere((plain != scored).any(axis=2))
-    assert len(changed) and (scored[tuple(changed.T)][:, 1] > 0).all()
+    letters = scored[tuple(changed.T)].astype(int)
+    assert (letters[:, [0, 2]].max(axis=1) - letters[:, 1]).min() < -100  # green ones
     expected = Detector(toy_model).detect(photo).draw(photo, scores=True)
     assert (scored == np.asarray(expected)).all()
 

@@ -69,6 +69,14 @@ def test_drawing_frames_the_face_and_leaves_the_image():
     assert isinstance(_faces().draw(image, scores=True), Image.Image)
 
 
+@pytest.mark.parametrize("colour,outline", [((0, 255, 0), 0), ("white", 0), ("navy", 255)])
+def test_scores_stand_out_on_any_ground(colour, outline):
+    ground = np.full((80, 80, 3), 120, np.uint8)
+    faces = Faces(np.array([[20, 40, 40, 60]]), np.array([0.88]))
+    words = np.asarray(faces.draw(ground, scores=True, colour=colour))[10:38].astype(int)
+    assert (np.abs(words - outline).max(axis=2) < 80).sum() > 40  # beside letters in `colour`
+
+
 def test_the_line_follows_the_face_and_not_the_image():
     faces = Faces(np.array([[100, 100, 110, 110], [300, 100, 620, 420]]), np.array([0.9, 0.9]))
     for side in (700, 5000):

@@ -106,6 +106,20 @@ def test_tracks_are_left_clear_and_covers_are_put_on(detector, tmp_path):
     assert masked[..., 2].min() > 200 and masked[..., 0].max() < 60
 
 
+def test_tracks_that_a_video_does_not_have_are_told(detector, tmp_path):
+    path = write(tmp_path / "a.mp4", crowd(8)[0], sound=False)
+    with pytest.warns(RuntimeWarning, match=r"a\.mp4: has no track 999$"):
+        frames = list(tinyfaces.video.detect(path, detector=detector, selection=Selection(only_tracks=[0, 999])))
+    assert [len(frame.faces) for frame in frames] == [1] * 8
+    done = tinyfaces.video.anonymise(path, tmp_path / "b.mp4", detector=detector, selection=Selection(keep_tracks=[9, 8]))
+    assert done.problem == f"{path}: has no tracks 8, 9" and done.tracks == 5
+    cut = tmp_path / "cut.mkv"
+    whole = write(tmp_path / "whole.mkv", crowd(60)[0], sound=False).read_bytes()
+    cut.write_bytes(whole[: len(whole) // 2])
+    done = tinyfaces.video.anonymise(cut, tmp_path / "b.mkv", detector=detector, selection=Selection(keep_tracks=[99]))
+    assert done.problem.startswith(f"{cut}: cut short") and done.problem.endswith("; has no track 99")
+
+
 def test_faces_that_are_given_frame_by_frame(detector, tmp_path):
     images, places = crowd(12)
     path = write(tmp_path / "a.mkv", images, sound=False)

@@ -204,6 +204,31 @@ def test_numbers_of_tracks_need_one_video(run, tmp_path, clip):
     assert "several were given" in run("anonymise", "a.mp4", "b.mp4", "--keep-track", "1", code=2).stderr
 
 
+@pytest.mark.parametrize(
+    "options,missing,masked",
+    [
+        (("--only-track", "999"), "has no track 999", 0),
+        (("--keep-track", "1,998,999"), "has no tracks 998, 999", 1),
+        (("--only-track", "0,7", "--keep-track", "1,5"), "has no tracks 5, 7", 1),
+    ],
+)
+def test_tracks_that_a_video_does_not_have_are_told(run, tmp_path, clip, options, missing, masked):
+    result = run("anonymise", "a.mp4", *SOLID, *options, "--threshold", "0.5", "--quiet", "--report", "r.json", code=1)
+    line = f"a.mp4: {missing}"
+    assert result.stderr.splitlines() == [f"tinyfaces: {line}"]
+    report = json.loads((tmp_path / "r.json").read_text())
+    assert report["problems"] == [{"file": "a.mp4", "problem": line}]
+    assert report["files"][0]["tracks"] == masked  # the rest is done as asked
+    assert run("anonymise", "a.mp4", *SOLID, "--only-track", "0", "--keep-track", "1", "--threshold", "0.5").stderr == ""
+
+
+def test_tracks_are_those_found_also_where_boxes_are_added(run, tmp_path, clip):
+    frames = [{"frame": number, "boxes": [[60, 20, 80, 40]], "scores": [1], "tracks": [7]} for number in range(20)]
+    (tmp_path / "b.json").write_text(json.dumps({"file": "a.mp4", "width": 160, "height": 64, "frames": frames}))
+    options = ("--also-boxes", "b.json", "--keep-track", "7", "--threshold", "0.5")
+    assert "a.mp4: has no track 7" in run("anonymise", "a.mp4", *options, code=1).stderr
+
+
 @pytest.mark.parametrize("strength,cells", [(1, 5), (2, 4), (3, 3), (5, 1)])
 def test_strength_leaves_fewer_averages(toy_model, tmp_path, strength, cells):
     """A face of noise, 40 px wide: what is left are cells x cells blocks of one colour."""

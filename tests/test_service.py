@@ -172,7 +172,7 @@ def test_boxes_are_added_to_what_is_found(client):
 
 def test_boxes_beyond_the_picture_are_cut_and_too_many_large_ones_refused(client):
     for output in ("annotated", "anonymised"):
-        boxes = json.dumps([[-1e30, -5, 1e30, 20], [200, 5, 300, 9]])
+        boxes = json.dumps([[-1e30, -5, 1e30, 20]])
         answer = client.post(f"/v1/picture?output={output}", files=form(PHOTO), data={"boxes": boxes})
         assert answer.status_code == 200 and answer.headers["x-faces"] == "1"
         many = json.dumps([[0, 0, 1e9, 1e9]] * 20_000)
@@ -180,6 +180,20 @@ def test_boxes_beyond_the_picture_are_cut_and_too_many_large_ones_refused(client
         assert refused.status_code == 422 and "times" in refused.json()["detail"]
         more = json.dumps([[0, 0, 1, 1]] * 20_001)
         assert client.post(f"/v1/picture?output={output}", files=form(PHOTO), data={"boxes": more}).status_code == 422
+
+
+@pytest.mark.parametrize("box", [[200, 5, 300, 9], [96, 5, 99, 9], [-9, 5, 0, 9], [5, 64, 9, 70], [5, -9, 9, 0]])
+def test_boxes_outside_the_picture_are_refused(toy, box):
+    with TestClient(
+        create_app({"toy": Engine(toy, toy)}, restore=lambda pixels, boxes: np.zeros((1, 64, 64, 3), np.uint8))
+    ) as client:
+        for address, name in (("picture", "boxes"), ("picture?output=anonymised", "boxes"), ("restore", "boxes"),
+                              ("detect", "also_boxes"), ("detect?output=anonymised", "also_boxes")):  # fmt: skip
+            answer = client.post(f"/v1/{address}", files=form(PHOTO), data={name: json.dumps([[1, 2, 9, 12], box])})
+            said = f"the picture is 96x64 pixels, but '{name}' has a box outside it ({' '.join(map(str, box))})"
+            assert (answer.status_code, answer.json()["detail"]) == (422, said)
+            inside = client.post(f"/v1/{address}", files=form(PHOTO), data={name: "[[95, 63, 999, 999]]"})
+            assert inside.status_code == 200
 
 
 def test_anonymised_pictures_are_covered_and_nowhere_else(client):

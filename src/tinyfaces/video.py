@@ -52,7 +52,8 @@ class MaskedVideo:
         left_clear: How many of them were left clear, in all frames or in some, for each reason.
         removed: What else was in the file and was left out, such as "tags".
         lost: What the encoded picture lacks, such as "transparency".
-        problem: What is wrong with the file, if only a part of it could be read; the rest is masked and written.
+        problem: What is wrong, in one line: only a part of the file could be read, or it does not have a track that the selection
+            names. The rest is masked and written.
     """
 
     width: int
@@ -93,7 +94,8 @@ def detect(
 
     Raises:
         ImportError: The extra `video` is not installed.
-        VideoError: The video cannot be read. If only its end or some frames are damaged, a warning says so after the last frame.
+        VideoError: The video cannot be read. If only its end or some frames are damaged, a warning says so after the last frame;
+            also if the video does not have a track that the selection names.
         ValueError: `every` makes no sense.
 
     Example:
@@ -200,7 +202,7 @@ def anonymise(
         numbers = clip.summary()
         return MaskedVideo(
             numbers["width"], numbers["height"], numbers["frames"], numbers["tracks"], clip.track_list(), clip.left_clear,
-            written.left_out, written.losses, video.problem,
+            written.left_out, written.losses, clip.problem,
         )  # fmt: skip
 
 
@@ -210,9 +212,10 @@ def _frames(
     from tinyfaces.jobs.video import VideoReader
 
     with VideoReader(path) as video:
-        yield from _clip(video, detector, cover, selection, spacing, lambda frames: None).results()
-        if video.problem is not None:
-            warnings.warn(video.problem, RuntimeWarning, stacklevel=2)
+        clip = _clip(video, detector, cover, selection, spacing, lambda frames: None)
+        yield from clip.results()
+        if clip.problem is not None:
+            warnings.warn(clip.problem, RuntimeWarning, stacklevel=2)
 
 
 def _clip(

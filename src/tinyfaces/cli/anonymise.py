@@ -98,7 +98,7 @@ def anonymise(
 ) -> None:
     """Mask every face in images and videos.
 
-    Exit code: 0 if all files were done, 1 if some could not be, 2 if nothing could be done.
+    Exit code: 0 if all files were done, 1 if some could not be, or not as asked, 2 if nothing could be done.
     """
     masking = Masking(
         CoverThreshold.of(threshold),
@@ -223,7 +223,7 @@ def _on_video(
         if written.losses:
             run.note(f"{file.path}: written without {', '.join(written.losses)}")
         lists = {"left_clear": clip.left_clear, "removed": written.left_out, "lost": written.losses}
-        return Outcome({**clip.summary(), **lists, "track_list": clip.track_list()}, clip.video.problem, [target])
+        return Outcome({**clip.summary(), **lists, "track_list": clip.track_list()}, clip.problem, [target])
 
 
 @contextmanager

@@ -51,6 +51,13 @@ def clip(boxes: npt.NDArray[np.float32], width: float, height: float) -> npt.NDA
     return np.clip(boxes, 0, np.array([width, height, width, height], np.float32))
 
 
+def outside(boxes: Boxes, width: float, height: float) -> npt.NDArray[np.bool_]:
+    """Which boxes (N, 4) lie outside an image of width x height pixels altogether: (N,)."""
+    x1, y1, x2, y2 = boxes.T
+    beyond: npt.NDArray[np.bool_] = (x1 >= width) | (y1 >= height) | (x2 <= 0) | (y2 <= 0)
+    return beyond
+
+
 def mirror(boxes: npt.NDArray[np.float32], width: float) -> npt.NDArray[np.float32]:
     """Boxes (N, 4) of an image of `width` pixels, mirrored left to right."""
     return boxes[:, [2, 1, 0, 3]] * np.array([-1, 1, -1, 1], np.float32) + np.array([width, 0, width, 0], np.float32)

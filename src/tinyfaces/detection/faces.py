@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 _HEIGHTS_PER_LINE = 40  # of a face, per pixel of the line around it
 _LETTERS_PER_HEIGHT = 5
 _SMALLEST_LETTERS = 10  # pixels
+_LETTERS_PER_OUTLINE = 12  # their height, relative to the line around them
+_DARK = 64  # brightness of colours, 0-255, below which letters get a white outline
 _SKETCH_SIDE = 640  # pixels
 _SKETCH_MARGIN = 8
 _SKETCH_COLOURS = ("#f4f4f4", "#207a3c", "#333333")  # of the canvas, of boxes, of words
@@ -171,7 +173,7 @@ class Faces:
 
         Args:
             image: What the faces were found in: whatever `read_image` takes.
-            scores: Also write each face's score above it.
+            scores: Also write each face's score above it, in letters with a black outline, or a white one where they are dark.
             colour: Colour of frames and scores: a name that Pillow knows, or red, green and blue, 0-255.
             line_width: In pixels; by default a fortieth of each face's height, but at least 1.
 
@@ -188,7 +190,8 @@ class Faces:
         """
         drawn = Image.fromarray(read_image(image))
         words = [f"{score:.2f}" for score in self.scores.tolist()] if scores else None
-        draw_frames(ImageDraw.Draw(drawn), self, words, colour, line_width)
+        dark = np.asarray(Image.new("RGB", (1, 1), colour).convert("L")).item() < _DARK
+        draw_frames(ImageDraw.Draw(drawn), self, words, colour, "white" if dark else "black", line_width)
         return drawn
 
 
@@ -196,10 +199,12 @@ def draw_frames(
     pen: ImageDraw.ImageDraw,
     faces: Faces,
     words: Sequence[str] | None,
-    colour: str | tuple[int, int, int] | int,
+    colour: str | tuple[int, ...],
+    outline: str | tuple[int, ...],
     line_width: int | None = None,
 ) -> None:
-    """Draw a frame just outside each face, and above it one of `words`. The other arguments are those of `Faces.draw`."""
+    """Draw a frame just outside each face, and above it one of `words`, in letters with an outline. The other arguments are those
+    of `Faces.draw`."""
     fonts: dict[int, Any] = {}
     for place, (x1, y1, x2, y2) in enumerate(faces.boxes.tolist()):
         thick = line_width or max(1, round((y2 - y1) / _HEIGHTS_PER_LINE))
@@ -210,4 +215,5 @@ def draw_frames(
             size = max(_SMALLEST_LETTERS, round((y2 - y1) / _LETTERS_PER_HEIGHT))
             if size not in fonts:
                 fonts[size] = ImageFont.load_default(size)
-            pen.text((left, top - 1), words[place], fill=colour, font=fonts[size], anchor="lb")
+            stroke = max(1, round(size / _LETTERS_PER_OUTLINE))
+            pen.text((left, top - 1), words[place], colour, fonts[size], "lb", stroke_width=stroke, stroke_fill=outline)

@@ -87,6 +87,16 @@ class Clip:
         return len(self._covered)
 
     @property
+    def problem(self) -> str | None:
+        """What is wrong, in one line, once all frames are done: only a part of the video could be read, or it does not have a
+        track that the selection names."""
+        missing = self._selection.missing_tracks(self._followed)
+        if not missing:
+            return self.video.problem
+        named = f"has no track{'s' if len(missing) > 1 else ''} {', '.join(map(str, missing))}"
+        return f"{self.video.path}: {named}" if self.video.problem is None else f"{self.video.problem}; {named}"
+
+    @property
     def left_clear(self) -> dict[str, int]:
         """How many of the faces told apart were left out, in all frames or in some, for each reason."""
         return dict(Counter(self._clear.values()))
@@ -210,7 +220,7 @@ def write_masked(
 ) -> Written:
     """Write a video again with its faces masked, and with a picture over each mask if there is one.
 
-    The clip's `video.problem` says where only a part of it could be read.
+    The clip's `problem` says what is wrong with it then.
 
     Raises:
         VideoError: The video cannot be encoded.

@@ -17,6 +17,8 @@ from tinyfaces.jobs.tracking import TrackedFaces
 from tinyfaces.jobs.video_writer import VideoWriter
 from tinyfaces.jobs.writing_thread import WritingThread
 
+_INK, _OUTLINE = (255, 255), (0, 255)  # how green, and how opaque
+
 
 def write_drawn(
     clip: Clip,
@@ -58,10 +60,10 @@ def write_drawn(
 
 
 def drawing(settled: TrackedFaces, width: int, height: int, *, scores: bool) -> npt.NDArray[np.uint8]:
-    """Frames and words of the faces of a video's frame of width x height pixels: how opaque each pixel is, (height, width)."""
-    canvas = Image.new("L", (width, height))
+    """Frames and words of the faces in a frame of width x height pixels, (height, width, 2): see `VideoWriter.write_drawn`."""
+    canvas = Image.new("LA", (width, height))
     if len(settled.faces):
         values = zip(settled.tracks.tolist(), settled.faces.scores.tolist(), strict=True)
         words = [f"{track}: {score:.2f}" if scores else str(track) for track, score in values]
-        draw_frames(ImageDraw.Draw(canvas), settled.faces, words, 255)
+        draw_frames(ImageDraw.Draw(canvas), settled.faces, words, _INK, _OUTLINE)
     return np.asarray(canvas)

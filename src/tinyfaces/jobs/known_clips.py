@@ -33,6 +33,11 @@ class KnownClip:
         self.frames = self.faces = self.max_faces = 0
 
     @property
+    def problem(self) -> str | None:
+        """`Clip.problem`, of the faces that were found."""
+        return self._found.problem if self._found else self.video.problem
+
+    @property
     def left_clear(self) -> dict[str, int]:
         """`Clip.left_clear` of the faces that were found."""
         return self._found.left_clear if self._found else {}

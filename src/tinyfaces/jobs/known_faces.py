@@ -12,6 +12,7 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from tinyfaces.detection.boxes import outside
 from tinyfaces.detection.faces import Faces
 from tinyfaces.files import name_for_windows, named_after
 from tinyfaces.jobs.inputs import InputFile
@@ -73,9 +74,9 @@ class KnownFaces:
             raise KnownFacesError(f"{photo}: is {width}x{height} pixels, but {self.source} says {stated}{hint}")
         scaled = self.boxes * [width, height, width, height] if self.relative else self.boxes
         boxes = np.array([[round(side, 3) for side in box] for box in scaled.tolist()], np.float32).reshape(-1, 4)
-        outside = (boxes[:, :2] >= [width, height]).any(axis=1) | (boxes[:, 2:] <= 0).any(axis=1)
-        if outside.any():
-            box = " ".join(f"{side:g}" for side in boxes[outside][0].tolist())
+        beyond = outside(boxes, width, height)
+        if beyond.any():
+            box = " ".join(f"{side:g}" for side in boxes[beyond][0].tolist())
             raise KnownFacesError(f"{photo}: is {width}x{height} pixels, but {self.source} has a box outside it ({box})")
         return Faces(boxes, np.ones(len(boxes), np.float32) if self.scores is None else self.scores)
 

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from tinyfaces.detection.boxes import outside
 from tinyfaces.detection.detector import Detector
 from tinyfaces.detection.faces import Faces
 from tinyfaces.detection.images import ImageSource, open_source, read_image, upright
@@ -119,9 +120,9 @@ def as_faces(faces: Boxes) -> Faces:
 
 def _check_inside(faces: Faces, width: int, height: int) -> None:
     """Raises ValueError for boxes outside an image of this size, as they were meant for another one."""
-    outside = (faces.boxes[:, :2] >= [width, height]).any(axis=1) | (faces.boxes[:, 2:] <= 0).any(axis=1)
-    if outside.any():
-        raise ValueError(f"faces has a box outside the image of {width}x{height} pixels ({_told(faces.boxes[outside][0])})")
+    beyond = outside(faces.boxes, width, height)
+    if beyond.any():
+        raise ValueError(f"faces has a box outside the image of {width}x{height} pixels ({_told(faces.boxes[beyond][0])})")
 
 
 def _told(box: npt.NDArray[np.float32]) -> str:

@@ -131,6 +131,10 @@ class Selection:
         )  # fmt: skip
         return picked, {int(track): reason for track, reason in zip(frame.tracks, reasons, strict=True) if reason}
 
+    def missing_tracks(self, tracks: Iterable[int]) -> list[int]:
+        """The numbers of tracks that it names and that are not among those of a video, in order."""
+        return sorted({*self.only_tracks, *self.keep_tracks}.difference(tracks))
+
     def settings(self) -> dict[str, Any]:
         """What it says, as JSON can hold it, without what is as by default."""
         values = {one.name: getattr(self, one.name) for one in fields(self)}

@@ -25,7 +25,7 @@ from tinyfaces.jobs.video import VideoError, VideoReader, naming
 DEFAULT_QUALITY = 18
 """Constant rate factor of the encoder: lower is better, and larger. At 18, differences are hardly visible."""
 
-_INK = (0, 255, 0)  # red, green, blue
+_INK, _OUTLINE = (0, 255, 0), (0, 0, 0)  # red, green, blue
 _ATTACHMENTS = ("matroska",)  # containers that hold fonts
 
 
@@ -64,7 +64,7 @@ class VideoWriter:
         self._source = source
         self._encoder = encoder or EncoderChoice()
         self._comment = comment
-        self._inks: list[float] = []
+        self._inks: list[tuple[float, float]] = []
         self._keep_metadata = keep_metadata
         self._kind = CONTAINERS[suffix]
         with naming(source.path, "cannot be encoded"):
@@ -116,28 +116,29 @@ class VideoWriter:
             self._encode(self._masker.masked(frame, boxes, style))
 
     def write_drawn(self, frame: av.VideoFrame, drawing: npt.NDArray[np.uint8]) -> None:
-        """Write a frame with a drawing in green.
+        """Write a frame with a drawing in green and black.
 
         Args:
             frame: Of the source.
-            drawing: HxW, how opaque each pixel of the first frame is, upright; other frames get its size.
+            drawing: HxWx2, how much green is put on each pixel of the first frame, upright, and how opaque it is in all, green
+                and black together; other frames get its size.
         """
-        stored = Image.fromarray(self._source.shape.turn.unapply(drawing))
+        green, opaque = (Image.fromarray(self._source.shape.turn.unapply(layer)) for layer in (drawing[..., 0], drawing[..., 1]))
 
         with naming(self._source.path, "cannot be encoded"):
             frame = self._encoding.convert(frame, *self._source.shape.stored)
             if drawing.any():
                 frame.make_writable()
-                self._draw(frame, stored)
+                self._draw(frame, green, opaque)
             self._encode(frame)
 
-    def _draw(self, frame: av.VideoFrame, drawing: Image.Image) -> None:
-        for plane, ink in zip(pixel_formats.planes(frame), self._ink(), strict=True):
+    def _draw(self, frame: av.VideoFrame, green: Image.Image, opaque: Image.Image) -> None:
+        for plane, (ink, black) in zip(pixel_formats.planes(frame), self._colours(), strict=True):
             height, width = plane.values.shape
-            shades = np.asarray(drawing.resize((width, height), Image.Resampling.BOX))
-            drawn = shades > 0
-            opaque = shades[drawn] / 255
-            mixed = plane.values[drawn].astype(np.float64) * (1 - opaque) + ink * opaque
+            layers = [np.asarray(layer.resize((width, height), Image.Resampling.BOX)) for layer in (green, opaque)]
+            drawn = layers[1] > 0
+            inked, covered = (layer[drawn] / 255 for layer in layers)
+            mixed = plane.values[drawn].astype(np.float64) * (1 - covered) + ink * inked + black * (covered - inked)
             plane.values[drawn] = np.rint(mixed).astype(plane.values.dtype)
 
     def _encode(self, frame: av.VideoFrame) -> None:
@@ -145,13 +146,16 @@ class VideoWriter:
         frame.pict_type = 0  # the encoder chooses, whatever the source had
         self._mux(self._stream.encode(frame))
 
-    def _ink(self) -> list[float]:
-        """The value of the drawing's colour in each plane."""
+    def _colours(self) -> list[tuple[float, float]]:
+        """The values of green and black in each plane."""
         if not self._inks:
-            frame = av.VideoFrame.from_ndarray(np.full((16, 16, 3), _INK, np.uint8), format="rgb24")
-            frame.pts, frame.time_base = 0, Fraction(1, 1)
-            self._inks = [float(plane.values[0, 0]) for plane in pixel_formats.planes(self._encoding.convert(frame, 16, 16))]
+            self._inks = list(zip(self._values(_INK), self._values(_OUTLINE), strict=True))
         return self._inks
+
+    def _values(self, colour: tuple[int, int, int]) -> list[float]:
+        frame = av.VideoFrame.from_ndarray(np.full((16, 16, 3), colour, np.uint8), format="rgb24")
+        frame.pts, frame.time_base = 0, Fraction(1, 1)
+        return [float(plane.values[0, 0]) for plane in pixel_formats.planes(self._encoding.convert(frame, 16, 16))]
 
     def _gives_away(self, packet: Packet) -> bool:
         """Whether a packet holds what was not seen when the file was looked through, as that is damaged there."""

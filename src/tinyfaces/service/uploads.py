@@ -18,7 +18,7 @@ from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect
 
-from tinyfaces.detection.boxes import areas, clip
+from tinyfaces.detection.boxes import areas, clip, outside
 from tinyfaces.detection.extra_formats import HEIF, plugin_for
 from tinyfaces.detection.images import ImageError, Pixels, read_image
 from tinyfaces.detection.raw_photos import holds_raw
@@ -220,10 +220,12 @@ class GivenBoxes:
     """Boxes that a request gives.
 
     Args:
+        name: The form's field that has them.
         boxes: (N, 4) float32, x1 y1 x2 y2 in pixels.
         size: Width and height of the picture that they are for, where the request says so.
     """
 
+    name: str
     boxes: npt.NDArray[np.float32]
     size: tuple[float, float] | None = None
 
@@ -245,20 +247,23 @@ def read_boxes(name: str, text: str | None, limits: Limits) -> GivenBoxes:
         raise HTTPException(422, f"{len(boxes)} boxes are too many: at most {limits.boxes} are allowed")
     if not np.isfinite(boxes).all() or (boxes[:, 2:] <= boxes[:, :2]).any():
         raise HTTPException(422, "boxes must be finite, with x1 < x2 and y1 < y2")
-    return GivenBoxes(boxes, size)
+    return GivenBoxes(name, boxes, size)
 
 
 def boxes_within(given: GivenBoxes, pixels: Pixels) -> npt.NDArray[np.float32]:
-    """Boxes (N, 4) clipped to the picture HxWx3, without those outside it.
+    """Boxes (N, 4) clipped to the picture HxWx3.
 
-    Raises HTTPException 422 if they are for a picture of another size, or cover the picture many times over, which faces never
-    do, and which takes long.
+    Raises HTTPException 422 if they are for a picture of another size, or if one is outside this one; also if they cover the
+    picture many times over, which faces never do, and which takes long.
     """
     height, width = pixels.shape[:2]
     if given.size not in (None, (width, height)):
         raise HTTPException(422, f"the boxes are for a picture of {given.size[0]:g}x{given.size[1]:g}; it is {width}x{height}")
+    beyond = outside(given.boxes, width, height)
+    if beyond.any():
+        box = " ".join(f"{side:g}" for side in given.boxes[beyond][0].tolist())
+        raise HTTPException(422, f"the picture is {width}x{height} pixels, but '{given.name}' has a box outside it ({box})")
     cut = clip(given.boxes, width, height)
-    cut = cut[(cut[:, 2] > cut[:, 0]) & (cut[:, 3] > cut[:, 1])]
     if areas(cut).sum() > _MAX_COVERAGE * width * height:
         raise HTTPException(422, f"the boxes cover the picture more than {_MAX_COVERAGE} times over")
     return cut
