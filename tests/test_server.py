@@ -18,6 +18,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 pytest.importorskip("fastapi", reason="needs the extra: pip install 'tinyfaces[serve]'")
+pytest.importorskip("httpx2", reason="comes with the extra: pip install '.[test]'")
 import httpx2 as httpx
 import uvicorn
 
