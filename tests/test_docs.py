@@ -290,7 +290,7 @@ def test_figures_of_both_stages_are_those_that_were_measured(page, words, part, 
         "with our second stage": "both",
     }
     drawn = {"people": "people's boxes, all", "people <=10": "people's boxes, <=10"}
-    known_as = {"SCRFD-0.5G": "scrfd_500m_kps", "YuNet n": "yunet_n"}
+    known_as = {"SCRFD-2.5G": "scrfd_2.5g_kps", "SCRFD-0.5G": "scrfd_500m_kps", "YuNet n": "yunet_n"}
     compared = 0
     for name, shown in _rows_below(page, words).items():
         detector, _, stage = name.removeprefix("tinyfaces ").rpartition(", ")

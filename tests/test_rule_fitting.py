@@ -68,6 +68,28 @@ def test_a_good_second_stage_raises_ap_also_where_its_rule_was_not_learnt():
     assert before < 0.93 < across and abs(same - across) < 0.02
 
 
+def test_a_rule_may_be_learnt_on_the_same_photos_from_another_first_stage():
+    photos, detect = _photos()
+    known = gather(detect, photos, BOUNDS)
+    judged = judge_all(known, _judge)
+
+    def higher(pixels):
+        faces = detect(pixels)
+        return Faces(faces.boxes, np.sqrt(faces.scores))
+
+    other = gather(higher, photos, BOUNDS)
+    other_judged = judge_all(other, _judge)
+    across = fuse_across(other, other_judged, BOUNDS, learnt_on=(known, judged))
+    for parity in (0, 1):
+        rule = learn_rule(known[1 - parity :: 2], judged[1 - parity :: 2], BOUNDS)
+        for (boxes, scores), (own_boxes, own_scores) in zip(
+            fuse(other[parity::2], other_judged[parity::2], rule), across[parity::2], strict=True
+        ):
+            assert np.array_equal(boxes, own_boxes) and np.array_equal(scores, own_scores)
+    own = fuse_across(other, other_judged, BOUNDS)
+    assert any(not np.array_equal(one[1], two[1]) for one, two in zip(own, across, strict=True))
+
+
 def test_what_lies_beyond_the_limit_keeps_its_proposals_score():
     photos, detect = _photos()
     known = gather(detect, photos, BOUNDS)

@@ -12,6 +12,7 @@ docs/second_stage.json with the AP before and after.
 
 import argparse
 import dataclasses
+import functools
 import hashlib
 import json
 import sys
@@ -170,9 +171,18 @@ def main() -> None:
         rules[name] = learn_rule(known, judged, BOUNDS)
         if name == "accurate":
             rules["other"] = learn_rule(known, judged, OTHERS)
+            of_accurate = known, judged
+    for one in others(arguments.scrfd, arguments.yunet):
+        detect = functools.partial(proposals_from, one)
+        known = gather(detect, read_all(wild, f"{one.name} on wild_dev"), OTHERS)
+        before = official(proposals_of(known), parts)
+        after = official(fuse_across(known, judge_all(known, second.judge), OTHERS, learnt_on=of_accurate), parts)
+        show(f"{one.name}, wild_dev", before)
+        show(f"{one.name}, both stages, wild_dev", after)
+        measured["wild_dev"][one.name] = {"proposals": before, "both": after, "candidates": sent(known, OTHERS)}
     detectors = {name: own(name) for name in OWN}
     for one in others(arguments.scrfd, arguments.yunet):
-        detectors[one.name] = lambda pixels, one=one: Faces(*one.detect(pixels, LOWEST_SCORE))
+        detectors[one.name] = functools.partial(proposals_from, one)
     for name, detect in detectors.items():
         rule = rules.get(name, rules["other"])
         known = gather(detect, read_all(dev, f"{name} on the dev split"), rule.bounds)
@@ -214,6 +224,11 @@ def others(scrfd_files: Sequence[Path], yunet_files: Sequence[Path]) -> list[Any
     from detectors import scrfd, yunet
 
     return [scrfd(path, 2) for path in scrfd_files] + [yunet(path, 2) for path in yunet_files]
+
+
+def proposals_from(other: Any, pixels: Pixels) -> Faces:
+    """What a detector of others finds."""
+    return Faces(*other.detect(pixels, LOWEST_SCORE))
 
 
 def own(name: str) -> Any:

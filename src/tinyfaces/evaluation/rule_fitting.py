@@ -105,12 +105,17 @@ def fuse(
 
 
 def fuse_across(
-    known: Sequence[KnownCandidates], judged: Sequence[Judgements], bounds: Bounds, per_megapixel: int | None = None
+    known: Sequence[KnownCandidates],
+    judged: Sequence[Judgements],
+    bounds: Bounds,
+    per_megapixel: int | None = None,
+    learnt_on: tuple[Sequence[KnownCandidates], Sequence[Judgements]] | None = None,
 ) -> Detections:
     """As `fuse`, the rule learnt on the odd photos for the even ones and the other way round: nothing is measured where it was
-    learnt."""
+    learnt. learnt_on: candidates of another first stage in the same photos, from which the rule is learnt; if None, these."""
+    learnt, learnt_judged = learnt_on or (known, judged)
     results: Detections = [(np.zeros((0, 4), np.float32), np.zeros(0, np.float32))] * len(known)
     for parity in (0, 1):
-        rule = learn_rule(known[1 - parity :: 2], judged[1 - parity :: 2], bounds)
+        rule = learn_rule(learnt[1 - parity :: 2], learnt_judged[1 - parity :: 2], bounds)
         results[parity::2] = fuse(known[parity::2], judged[parity::2], rule, per_megapixel)
     return results
