@@ -103,7 +103,7 @@ def identity_of(config: SecondStageConfig, data: Candidates) -> dict[str, Any]:
 
 
 def share_of_batch(batch: int, process: Process) -> slice:
-    """This process's candidates of a batch: whole groups of four, each with all kinds (see `draw`)."""
+    """This process's candidates of a batch: whole groups of four, each with its sharp targets (see `draw`)."""
     share = batch // process.world
     return slice(process.rank * share, (process.rank + 1) * share)
 
