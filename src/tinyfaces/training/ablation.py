@@ -143,7 +143,7 @@ def measure_restoration(
     bicubic = F.interpolate(batch.low, scale_factor=float(FACTOR), mode="bicubic", align_corners=False)
     pictures: dict[str, list[Tensor]] = {"original": [batch.high], "bicubic": [bicubic]}
     for way, several in generators.items():
-        if any(generator.parts == "srn+rn" for generator in several):
+        if several[0].parts == "srn+rn":
             pictures[way] = [torch.cat([generator.eval()(low)[1] for low in batch.low.split(_BATCH)]) for generator in several]
     results: dict[str, list[dict[str, float]]] = {}
     for name, of_seeds in pictures.items():

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tinyfaces.detection.crops import FACTOR
 from tinyfaces.training.candidates import Candidates
-from tinyfaces.training.settings import SecondStageConfig
+from tinyfaces.training.settings import GROUP, SecondStageConfig
 
 
 @dataclass(frozen=True)
@@ -76,8 +76,6 @@ _UNDECIDED = (0.15, 0.93)
 """Proposal scores between which the second stage can still turn a decision."""
 _UNDECIDED_COUNT = 3.0
 """How often a candidate with such a score is drawn, for once that another is."""
-GROUP = 4
-"""A batch is made of groups of so many candidates, each with as many sharp targets as the others."""
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from tinyfaces.training import losses
-from tinyfaces.training.candidate_batches import GROUP, CandidateBatch, draw, make_batch, make_pools
+from tinyfaces.training.candidate_batches import CandidateBatch, draw, make_batch, make_pools
 from tinyfaces.training.candidates import Candidates, read_candidates
 from tinyfaces.training.checkpoints import fitting, load_second_stage, read_state, save_atomically
 from tinyfaces.training.networks.second_stage_networks import Judgement, make_networks
@@ -34,7 +34,7 @@ from tinyfaces.training.resuming import (
 )
 from tinyfaces.training.run_log import REPORT_EVERY, RunLog
 from tinyfaces.training.second_stage_measures import collapse, comparison_sheet, evaluate_second_stage, means
-from tinyfaces.training.settings import SecondStageConfig
+from tinyfaces.training.settings import GROUP, SecondStageConfig
 from tinyfaces.training.shared_norm import share_norms
 
 _SHOWN = 8  # crops

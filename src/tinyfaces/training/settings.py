@@ -103,6 +103,10 @@ class Config:
     start: str = ""  # weights to begin from (.safetensors or a checkpoint), for fine-tuning
 
 
+GROUP = 4
+"""A batch of the second stage is made of groups of so many candidates, each with as many sharp targets as the others."""
+
+
 @dataclass(frozen=True)
 class SecondStageConfig:
     """All there is to a run of the second stage."""
@@ -168,11 +172,11 @@ def load_second_stage_config(path: Path, overrides: Mapping[str, object]) -> Sec
         raise ValueError(f"{path}: generator_every is {config.generator_every}, must be 0 or more")
     if config.generator_every == 0 and not config.start:
         raise ValueError(f"{path}: generator_every = 0 leaves the generator as `start` has it, and there is none")
-    if not 0 <= config.sharp <= 4:
-        raise ValueError(f"{path}: sharp is {config.sharp}, must be 0 to 4")
+    if not 0 <= config.sharp <= GROUP:
+        raise ValueError(f"{path}: sharp is {config.sharp}, must be 0 to {GROUP}")
     if config.sharp == 0 and config.generator_every and config.generator != "none":
         raise ValueError(f"{path}: sharp = 0 leaves the generator nothing to restore; set it to 1, or generator_every to 0")
-    if config.batch < 8 or config.batch % 4:
+    if config.batch < 8 or config.batch % GROUP:
         raise ValueError(f"{path}: batch is {config.batch}, must be a multiple of 4 and at least 8")
     return config
 
