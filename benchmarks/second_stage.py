@@ -3,8 +3,8 @@
     python benchmarks/second_stage.py --threads 2
 
 The crowd photo is composed of the example photo's faces: 300 of 8 to 28 px on its blurred self, 2,048 x 1,536 pixels. Detectors
-with and without the second stage take turns in one run. Candidates are timed through `SecondStage.judge`: generator and
-discriminator, ONNX Runtime, batches of 64.
+with and without the second stage take turns in one run. Candidates are timed through `SecondStage.judge`: ONNX Runtime, batches
+of 32. --photos are searched one after the other; the time is that of one photo, in the mean.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from tinyfaces.detection.detector import STAGES
 from tinyfaces.detection.fusion import FusionRule
 from tinyfaces.detection.images import Pixels, read_image
 from tinyfaces.detection.runtime import RuntimeOptions, processor_name
-from tinyfaces.detection.second_stage import PER_MEGAPIXEL, SecondStage, candidate_places
+from tinyfaces.detection.second_stage import SecondStage
 from tinyfaces.weights import second_stage
 
 ROOT = Path(__file__).parents[1]
@@ -63,10 +63,17 @@ def median_ms(calls: list[Callable[[], object]], rounds: int) -> list[float]:
     return [float(np.median(one)) for one in times]
 
 
+def detect_each(detector: Detector, photos: list[Pixels]) -> None:
+    """Search photos one after the other."""
+    for photo in photos:
+        detector.detect(photo)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--photos", nargs="*", type=Path, default=[], help="photos to time as well, together")
     arguments = parser.parse_args()
     threads, rounds = arguments.threads, arguments.rounds
 
@@ -79,19 +86,23 @@ def main() -> None:
     print(f"second stage: {1000 * len(crops) / ms:.0f} candidates/s ({record.gmac * 1000:.1f} MMAC each)")
 
     crowd = compose_crowd()
+    photos = [read_image(path) for path in arguments.photos]
     for model in ("accurate", "fast"):
         detectors = {stages: Detector(model, stages=stages, threads=threads) for stages in STAGES}
         times = median_ms([partial(detector.detect, crowd) for detector in detectors.values()], rounds)
         alone = detectors["proposals"]
         rule = FusionRule.from_dict(record.rules[model])
         proposals = alone.detect(crowd, threshold=rule.min_proposal_score(alone.threshold))
+        candidates = int(rule.selects(proposals.boxes, proposals.scores).sum())
         for (stages, detector), ms in zip(detectors.items(), times, strict=True):
-            limit = PER_MEGAPIXEL if stages == "auto" else None
-            places = candidate_places(proposals, rule, crowd.shape[1], crowd.shape[0], limit)
             print(
                 f"{model}, 300 faces, 2048x1536, {stages}: {ms:.0f} ms (+{100 * (ms / times[0] - 1):.0f}%), "
-                f"{0 if stages == 'proposals' else len(places)} candidates, {len(detector.detect(crowd))} faces found"
+                f"{0 if stages == 'proposals' else candidates} candidates, {len(detector.detect(crowd))} faces found"
             )
+        if photos:
+            times = median_ms([partial(detect_each, detector, photos) for detector in detectors.values()], rounds)
+            for stages, ms in zip(detectors, times, strict=True):
+                print(f"{model}, {len(photos)} photos, {stages}: {ms / len(photos):.1f} ms (+{100 * (ms / times[0] - 1):.0f}%)")
 
 
 if __name__ == "__main__":

@@ -3,10 +3,9 @@
     python benchmarks/wild_dev.py accurate fast:first runs/together/thorough.pt scrfd=scrfd_2.5g_kps.onnx \\
         --photos data2/photos --data ../shared/data2
 
-A detector is a shipped model's name (both stages; NAME:first for the first alone, NAME:default for what runs by default), a
-checkpoint or an ONNX file of this project (first stage), or scrfd=FILE, yunet=FILE. Photos at original size, the protocol of
-WIDER FACE: bands by the height of the labelled box, all others ignored, easy above 50 px, medium above 30, hard above 10. On
-no_people: false detections a photo from scores of 0.25 and 0.5 and, of a shipped model, from its default threshold, by the height
+A detector is a shipped model's name (both stages; NAME:first for the first alone), a checkpoint or an ONNX file of this project
+(first stage), or scrfd=FILE, yunet=FILE. Photos at original size, the protocol of WIDER FACE: bands by the height of the labelled
+box, all others ignored, easy above 50 px, medium above 30, hard above 10. On no_people: false detections a photo from scores of 0.25 and 0.5 and, of a shipped model, from its default threshold, by the height
 of their boxes. Prints Markdown.
 """
 
@@ -31,10 +30,7 @@ FALSE_FROM = (0.25, 0.5)
 HEIGHTS = (0, 16, 32, 96, np.inf)
 
 
-def name_and_stages(given: str) -> tuple[str, str]:
-    """What stands before and behind a colon, if it is one of those that choose stages."""
-    how = next((how for how in ("first", "default") if given.endswith(f":{how}")), "")
-    return given.removesuffix(f":{how}"), how
+FIRST = ":first"
 
 
 def detector_of(name: str, threads: int, precision: str, scale: float | str) -> tuple[str, Callable[[Photo], Found]]:
@@ -43,8 +39,8 @@ def detector_of(name: str, threads: int, precision: str, scale: float | str) -> 
     if kind in ("scrfd", "yunet"):
         compared = scrfd(Path(path), threads) if kind == "scrfd" else yunet(Path(path), threads)
         return compared.name, lambda photo: compared.detect(photo, LOWEST)
-    name, how = name_and_stages(name)
-    first = how == "first"
+    first = name.endswith(FIRST)
+    name = name.removesuffix(FIRST)
     if name.endswith((".pt", ".safetensors")):
         from tinyfaces.training.export import export
 
@@ -53,14 +49,13 @@ def detector_of(name: str, threads: int, precision: str, scale: float | str) -> 
         first = True
     else:
         model = Path(name)
-    stages = "proposals" if first else None if how == "default" else "both"
-    detector = Detector(str(model), scale=scale, threads=threads, precision=precision, stages=stages)
+    detector = Detector(str(model), scale=scale, threads=threads, precision=precision, stages="proposals" if first else "both")
 
     def detect(photo: Photo) -> Found:
         faces = detector.detect(photo, threshold=LOWEST)
         return faces.boxes, faces.scores
 
-    return name + (", first stage" if first else f", {how}" if how else ""), detect
+    return name + (", first stage" if first else ""), detect
 
 
 def false_detections(rows: list[wider.Rows], default: float | None) -> dict[str, float]:
@@ -102,7 +97,7 @@ def main() -> None:
         }
         figures = average_precision_of_parts(rows, people) if people else {}
         if NO_PEOPLE in sets:
-            shipped = models().get(name_and_stages(given)[0])
+            shipped = models().get(given.removesuffix(FIRST))
             default = shipped.threshold if shipped else None
             figures[NO_PEOPLE] = false_detections([rows[str(image.path)] for image in sets[NO_PEOPLE]], default)
         for part, values in figures.items():

@@ -63,7 +63,7 @@ def test_every_way_is_trained_and_measured(toy_model, tmp_path, monkeypatch):
     assert restored["original"][0]["ssim"] == pytest.approx(1, abs=1e-3) and restored["bicubic"][0]["psnr"] < 40
     assert restored["original"][0]["accepted"] > 0.8  # 30 steps are enough for the squares of this test
     only = "generator that only restores, discriminator"
-    assert both in restored and not any("bicubic crop" in name or "shallow" in name for name in restored)
+    assert both in restored and not any("bicubic crop" in name or "judge" in name for name in restored)
     assert restored[only][0] == restored[only][1] != restored[both][0], "what is kept is the same from every seed"
     tables = ablation.as_tables(results, "a command", "a machine", config)
     assert all(f"| {way} |" in tables for way in detection)

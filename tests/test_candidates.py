@@ -1,6 +1,7 @@
 """Candidates are labelled rightly, their sharp targets show the same place, and a set is complete or refused."""
 
 import json
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from tinyfaces.cli import app  # noqa: E402
 from tinyfaces.data.annotations import AnnotatedImage  # noqa: E402
 from tinyfaces.training.cache import open_cache  # noqa: E402
 from tinyfaces.training.candidates import (  # noqa: E402
+    Candidates,
     CandidateSettings,
     box_offsets,
     gather_candidates,
@@ -109,19 +111,33 @@ def test_blur_lowers_sharpness():
     assert sharpness(crop) > values[0] > values[1] > values[2] > values[3]
 
 
+def test_each_first_stage_searches_the_same_pictures(photo, tmp_path):
+    cache = open_cache([photo], tmp_path / "cache", workers=1)
+    one, other = FakeDetector(FACES, 512), FakeDetector([(420, 20, 500, 110)], 512)
+    settings = CandidateSettings(sides=(4, 100))
+    sets = []
+    for name, detectors in (("one", [one]), ("other", [other]), ("both", [one, other])):
+        assert list(gather_candidates([photo], cache, detectors, settings, tmp_path / name)) == [0]
+        sets.append(read_candidates(tmp_path / name))
+    alone = Candidates.joined(sets[:2])
+    assert len(sets[0]) and len(sets[1])
+    for field in fields(Candidates):
+        assert np.array_equal(getattr(sets[2], field.name), getattr(alone, field.name)), field.name
+
+
 def test_a_set_is_read_back_and_an_incomplete_one_refused(photo, tmp_path):
     cache = open_cache([photo, photo], tmp_path / "cache", workers=1)
     detector = FakeDetector([*FACES, (420, 20, 500, 110)], 512)
     settings = CandidateSettings(sharpness=0.0, sides=(4, 100))
     folder = tmp_path / "set"
-    assert list(gather_candidates([photo, photo], cache, detector, settings, folder, shard=5)) == [0, 1]
+    assert list(gather_candidates([photo, photo], cache, [detector], settings, folder, shard=5)) == [0, 1]
     read = read_candidates(folder)
     assert set(read.photo.tolist()) == {0, 1} and read.face.sum() == 3 * len(read) / 4
     assert len(list(folder.glob("*.npz"))) > 1
     for place in np.flatnonzero(read.target >= 0):
         small = cv2.resize(read.high[read.target[place]], (16, 16), interpolation=cv2.INTER_AREA)
         assert abs(small.mean() - read.low[place].mean()) < 90
-    stop = gather_candidates([photo, photo], cache, detector, settings, folder)
+    stop = gather_candidates([photo, photo], cache, [detector], settings, folder)
     next(stop)
     stop.close()
     with pytest.raises(ValueError, match=r"manifest\.json is missing") as caught:

@@ -195,10 +195,9 @@ def test_openvino_gives_the_same(toy_model, detector):
     assert found(Detector(toy_model, threshold=0.5, backend="openvino").detect(image)) == found(detector.detect(image))
 
 
-def test_each_shipped_model_runs_the_stages_that_its_record_names():
-    for name, stages in {"accurate": "proposals", "fast": "auto", "thorough": "proposals"}.items():
-        assert Detector(name).stages == models()[name].stages == stages
-    assert Detector("fast", stages="proposals").stages == "proposals"
+def test_shipped_models_run_both_stages_and_others_the_first(toy_model):
+    assert {Detector(name).stages for name in models()} == {"both"}
+    assert Detector("fast", stages="proposals").stages == Detector(toy_model).stages == "proposals"
 
 
 def test_a_shipped_file_by_its_path_is_the_shipped_model(tmp_path):

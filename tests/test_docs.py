@@ -285,7 +285,6 @@ def test_figures_of_both_stages_are_those_that_were_measured(page, words, part, 
     stages = {
         "first stage": "proposals",
         "both stages": "both",
-        "auto": "auto",
         "alone": "proposals",
         "with our second stage": "both",
     }

@@ -57,7 +57,7 @@ def outputs(name: str) -> dict[str, list[float]]:
     """What a network gives for noise: of each output mean, standard deviation, and five values."""
     session = quiet_onnxruntime().InferenceSession(str(WEIGHTS / name), providers=["CPUExecutionProvider"])
     given = session.get_inputs()[0]
-    sides, largest = {"generator": ((16, 16), 1), "discriminator": ((64, 64), 1)}.get(name.split(".")[1], ((96, 160), 255))
+    sides, largest = {"generator": ((16, 16), 1), "judge": ((16, 16), 1)}.get(name.split(".")[1], ((96, 160), 255))
     noise = (np.random.default_rng(0).random((2, 3, *sides), np.float32) * largest).astype(np.float32)
     found = {}
     for port, values in zip(session.get_outputs(), session.run(None, {given.name: noise}), strict=True):
@@ -118,7 +118,7 @@ def test_outputs_of_each_network(name):
 def test_all_that_is_shipped_is_pinned():
     assert set(models()) == set(MODELS)
     record = second_stage()
-    assert {record.generator, record.discriminator, *(one.file for one in models().values())} <= set(onnx_files())
+    assert {record.judge, record.generator, *(one.file for one in models().values())} <= set(onnx_files())
 
 
 def write() -> None:

@@ -90,18 +90,6 @@ def test_a_rule_may_be_learnt_on_the_same_photos_from_another_first_stage():
     assert any(not np.array_equal(one[1], two[1]) for one, two in zip(own, across, strict=True))
 
 
-def test_what_lies_beyond_the_limit_keeps_its_proposals_score():
-    photos, detect = _photos()
-    known = gather(detect, photos, BOUNDS)
-    judged = judge_all(known, _judge)
-    rule = learn_rule(known, judged, BOUNDS)
-    for one, (_, scores), (_, every) in zip(
-        known, fuse(known, judged, rule, per_megapixel=3), fuse(known, judged, rule), strict=True
-    ):
-        before = set(one.proposals.scores.tolist())
-        assert len(set(scores.tolist()) - before) <= 1 < len(set(every.tolist()) - before)
-
-
 def test_a_rule_is_learnt_from_what_its_bounds_admit_alone():
     photos, detect = _photos()
     narrow = Bounds(24.0, (0.3, 0.7))

@@ -13,8 +13,9 @@ from conftest import found, paint
 from tinyfaces import Detector, Faces, ModelError
 from tinyfaces.cli import app
 from tinyfaces.detection.fusion import Bounds, FusionRule
+from tinyfaces.detection.restoring import Restorer
 from tinyfaces.detection.runtime import RuntimeOptions
-from tinyfaces.detection.second_stage import SecondStage, candidate_places
+from tinyfaces.detection.second_stage import SecondStage
 from tinyfaces.weights import SecondStageRecord
 
 onnx = pytest.importorskip("onnx", reason="onnx is not installed (the extra train)")
@@ -34,10 +35,14 @@ def _save(path, nodes, inputs, outputs, constants):
     onnx.save(model, path)
 
 
+def _record(judge, generator):
+    return SecondStageRecord("slim", str(judge), str(generator), {}, 0, 0.0, 0, 0.0, "", {"other": RULE.to_dict()})
+
+
 @pytest.fixture
 def record(tmp_path, monkeypatch):
-    """A generator that repeats each pixel 4x4 times, and a discriminator whose face logit is 10 (mean of green - 0.5), which
-    shifts boxes by a tenth of their width to the right."""
+    """A judge whose face logit is 10 (mean of green - 0.5), and which shifts boxes by a tenth of their width to the right, and a
+    generator that repeats each pixel 4x4 times."""
     scales = numpy_helper.from_array(np.array([1, 1, 4, 4], np.float32), "scales")
     resize = helper.make_node("Resize", ["crops", "", "scales"], ["enlarged"], mode="nearest")
     same = helper.make_node("Identity", ["enlarged"], ["restored"])
@@ -45,8 +50,8 @@ def record(tmp_path, monkeypatch):
         tmp_path / "g.onnx", [resize, same], [("crops", ["n", 3, 16, 16])],
         [("enlarged", ["n", 3, 64, 64]), ("restored", ["n", 3, 64, 64])], [scales],
     )  # fmt: skip
-    weights = {"face": [[0, 10, 0]], "real": [[0, 0, 0]], "box": [[0, 0, 0]] * 4}
-    biases = {"face": [-5], "real": [0], "box": [0.1, 0, 0, 0]}
+    weights = {"face": [[0, 10, 0]], "box": [[0, 0, 0]] * 4}
+    biases = {"face": [-5], "box": [0.1, 0, 0, 0]}
     constants, nodes = [], [helper.make_node("ReduceMean", ["crops"], ["mean"], axes=[2, 3], keepdims=0)]
     for name, rows in weights.items():
         constants.append(numpy_helper.from_array(np.array(rows, np.float32), f"w_{name}"))
@@ -56,9 +61,8 @@ def record(tmp_path, monkeypatch):
         if raw != name:
             nodes.append(helper.make_node("Squeeze", [raw, "axis"], [name]))
     constants.append(numpy_helper.from_array(np.array([1], np.int64), "axis"))
-    outputs = [("real", ["n"]), ("face", ["n"]), ("box", ["n", 4])]
-    _save(tmp_path / "d.onnx", nodes, [("crops", ["n", 3, 64, 64])], outputs, constants)
-    toy = SecondStageRecord("slim", str(tmp_path / "g.onnx"), str(tmp_path / "d.onnx"), {}, 0, 0.0, "", {"other": RULE.to_dict()})
+    _save(tmp_path / "j.onnx", nodes, [("crops", ["n", 3, 16, 16])], [("face", ["n"]), ("box", ["n", 4])], constants)
+    toy = _record(tmp_path / "j.onnx", tmp_path / "g.onnx")
     monkeypatch.setattr(detector_module, "second_stage", lambda: toy)
     return toy
 
@@ -170,41 +174,6 @@ def test_stages(record, toy_model):
         Detector(toy_model, stages="gan")
 
 
-def test_of_a_megapixel_so_many_candidates_are_judged_and_the_highest_scores_first():
-    scores = np.array([0.5, 0.9, 0.7, 0.04, 0.7, 0.8], np.float32)
-    corners = np.arange(6, dtype=np.float32)[:, None] * 30 + np.array([0, 0, 10, 10], np.float32)
-    corners[1, 2:] += 30  # too large for this rule
-    proposals = Faces(corners, scores)
-    kept = Faces(proposals.boxes, proposals.scores)  # Faces may sort: places are those in it
-    every = set(kept.scores[candidate_places(kept, RULE, 1000, 1000)].tolist())
-    assert every == {np.float32(score).item() for score in (0.5, 0.7, 0.8)}
-    for width, height, per_megapixel, wanted in (
-        (1000, 1000, 3, [0.8, 0.7, 0.7]),
-        (1000, 1000, 1, [0.8]),
-        (2000, 1000, 1, [0.8, 0.7]),
-        (200, 200, 3, [0.8]),  # as large as 0.3 megapixels
-        (200, 200, 10, [0.8, 0.7, 0.7]),
-        (1000, 1000, 100, [0.8, 0.7, 0.7, 0.5]),
-    ):
-        places = candidate_places(kept, RULE, width, height, per_megapixel)
-        assert places.tolist() == sorted(places.tolist())
-        assert sorted(kept.scores[places].tolist(), reverse=True) == pytest.approx(wanted)
-
-
-def test_auto_judges_no_more_than_its_limit(record, toy_model, monkeypatch):
-    """Of three squares that white turns into sure faces, the limit leaves the first stage's score to two."""
-    places = [(8, 8), (40, 40), (72, 8)]
-    image = paint(64, 96, places)
-    image[..., 1] = 255
-    monkeypatch.setattr(detector_module, "PER_MEGAPIXEL", 3)  # one of an image that counts as 0.3 megapixels
-    scores = {
-        stages: np.sort(Detector(toy_model, threshold=0.05, stages=stages, rule=RULE).detect(image).scores)
-        for stages in ("proposals", "auto", "both")
-    }
-    changed = {stages: int((np.abs(scores[stages] - scores["proposals"]) > 1e-4).sum()) for stages in ("auto", "both")}
-    assert changed == {"auto": 1, "both": 3}
-
-
 def test_proposals_of_another_detector(record):
     supervision = pytest.importorskip("supervision")
     image = np.zeros((80, 80, 3), np.uint8)
@@ -252,9 +221,10 @@ def test_restore_command(record, toy_model, tmp_path, monkeypatch):
 
 
 def test_networks_that_do_not_fit_are_told(record, toy_model):
-    swapped = SecondStageRecord("slim", str(toy_model), record.discriminator, {}, 0, 0.0, "", {})
+    with pytest.raises(ModelError, match="not a judge"):
+        _second(_record(toy_model, record.generator))
     with pytest.raises(ModelError, match="not a generator"):
-        _second(swapped)
+        Restorer(_record(record.judge, toy_model))
 
 
 def test_other_proposals_have_a_threshold_of_their_own(record):

@@ -23,14 +23,15 @@ from serving import client_class
 from test_raw_photos import dng
 from tinyfaces import Detector, Faces
 from tinyfaces.detection.boxes import iou_matrix
+from tinyfaces.detection.restoring import Restorer
 from tinyfaces.detection.runtime import RuntimeOptions
 from tinyfaces.jobs.masking import METHODS
 from tinyfaces.service.app import create_app
 from tinyfaces.service.limits import Limits
 from tinyfaces.service.memory import Budget
 from tinyfaces.service.queue import BATCH_IMAGES, DetectionQueue, Engine, QueueFull
-from tinyfaces.service.restoring import restorer
 from tinyfaces.service.routes import PAGE
+from tinyfaces.weights import second_stage
 
 TestClient = client_class()
 EXAMPLE = Path(__file__).parents[1] / "examples" / "solvay_1927.jpg"
@@ -275,7 +276,8 @@ def test_restored_faces_are_those_of_the_library(toy):
     photo = np.asarray(Image.open(EXAMPLE).convert("RGB").resize((560, 405)))
     detector = Detector()
     faces = detector.detect(photo)[:5]
-    with TestClient(create_app({"toy": Engine(toy, toy)}, restore=restorer(RuntimeOptions(threads=1)))) as client:
+    restore = Restorer(second_stage(), RuntimeOptions(threads=1)).restore_faces
+    with TestClient(create_app({"toy": Engine(toy, toy)}, restore=restore)) as client:
         boxes = json.dumps(faces.boxes.tolist())
         answer = client.post("/v1/restore", files=form(png(photo)), data={"boxes": boxes})
         x1, y1, x2, y2 = faces.boxes[0].tolist()

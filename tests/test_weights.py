@@ -11,7 +11,7 @@ from PIL import Image
 from tinyfaces import Detector, read_image
 from tinyfaces.detection.boxes import iou_matrix
 from tinyfaces.detection.fusion import FusionRule
-from tinyfaces.detection.runtime import DISCRIMINATOR, GENERATOR, STRIDES, RuntimeOptions, int8_file, load_session
+from tinyfaces.detection.runtime import GENERATOR, JUDGE, STRIDES, RuntimeOptions, int8_file, load_session
 from tinyfaces.jobs.contact_sheets import low_crops
 from tinyfaces.weights import models, second_stage
 
@@ -81,7 +81,7 @@ def test_a_blank_photo_has_no_faces(name):
 def test_the_second_stages_record_is_true():
     record = second_stage()
     assert set(record.rules) == {*models(), "other"}
-    exact = (record.generator_path, record.discriminator_path)
+    exact = (record.judge_path, record.generator_path)
     for file in (*exact, *map(int8_file, exact)):
         assert record.sha256[file.name] == hashlib.sha256(file.read_bytes()).hexdigest()
     for values in record.rules.values():
@@ -100,18 +100,21 @@ def test_the_second_stage_is_what_was_trained():
     from tinyfaces.training.networks.cost import count_macs
 
     record = second_stage()
-    generator, discriminator, settings = load_second_stage(record.generator_path.with_name("second_stage.safetensors"))
+    generator, _, settings = load_second_stage(record.generator_path.with_name("second_stage.safetensors"))
+    judge = load_second_stage(record.judge_path.with_suffix(".safetensors"))[1]
     assert settings["variant"] == record.variant
-    assert record.parameters == sum(p.numel() for network in (generator, discriminator) for p in network.parameters())
+    assert record.parameters == sum(p.numel() for p in judge.parameters())
+    assert record.restoring_parameters == sum(p.numel() for p in generator.parameters())
     low = np.random.default_rng(0).random((7, 3, 16, 16), np.float32)
     with torch.no_grad():
-        enlarged, restored = generator(torch.from_numpy(low))
-        judged = discriminator(restored)
-        cost = count_macs(generator, torch.from_numpy(low[:1])) + count_macs(discriminator, restored[:1])
-    assert record.gmac == pytest.approx(cost / 1e9, rel=0.01) and record.gmac < 0.1
+        crops = torch.from_numpy(low)
+        enlarged, restored = generator(crops)
+        judged = judge(crops)
+        costs = [count_macs(network, crops[:1]) / 1e9 for network in (judge, generator)]
+    assert [record.gmac, record.restoring_gmac] == pytest.approx(costs, rel=0.01) and record.gmac < 0.02
     pictures = load_session(record.generator_path, GENERATOR, EXACT).run(low)
-    judgements = load_session(record.discriminator_path, DISCRIMINATOR, EXACT).run(restored.numpy())
-    for ours, theirs in zip([*pictures, *judgements], [enlarged, restored, judged.real, judged.face, judged.box], strict=True):
+    judgements = load_session(record.judge_path, JUDGE, EXACT).run(low)
+    for ours, theirs in zip([*pictures, *judgements], [enlarged, restored, judged.face, judged.box], strict=True):
         assert np.abs(ours - theirs.numpy()).max() < 1e-3
 
 

@@ -43,8 +43,6 @@ DESCRIPTIONS = {
     "fast": "a fifth of the computing, for video and small machines",
     "thorough": "finds most, for four times the computing",
 }
-STAGES = {"accurate": "proposals", "fast": "auto", "thorough": "proposals"}
-"""What runs by default: where the second stage brings more than it costs on `wild_dev`, it runs within a limit."""
 TRAINING_DATA = (
     "WIDER FACE (1,969 training images), groups, masks, SCUT-HEAD, ShanghaiTech, sports, events, protests and street photos; "
     "research use"
@@ -124,7 +122,6 @@ def ship(name: str, checkpoint: Path, photos: DevPhotos, calibrating: Sequence[P
         gmac=round(count_macs(network, torch.zeros(1, 3, 480, 640)) / 1e9, 3),
         bytes=len(content),
         threshold=threshold,
-        stages=STAGES[name],
         training_data=TRAINING_DATA,
         ap=rounded(ap),
         sha256=hashlib.sha256(content).hexdigest(),

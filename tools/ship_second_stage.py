@@ -1,13 +1,13 @@
 """Put a trained second stage into the package, with its fusion rules learnt and measured here.
 
-    python tools/ship_second_stage.py runs/second_stage/last.pt --wild ../shared/data2 --photos data2/photos \\
+    python tools/ship_second_stage.py --judge runs/judge/last.pt --wild ../shared/data2 --photos data2/photos \\
         --config configs/accurate.toml
 
 The rules are learnt on `wild_dev`, whose photos neither stage was trained on; that for detectors of others on the candidates of
 `accurate`. AP there is out of fold: rules learnt on one half of the photos are applied to the other. The [[dev]] photos of the
 configuration are measured with the rules that ship. Which candidates go through, and how far scores and boxes are changed, was
-chosen by AP on `wild_dev` (--search). Writes the two networks, their weights and second_stage.json into the package, and
-docs/second_stage.json with the AP before and after.
+chosen by AP on `wild_dev` (--search). Writes what is given of judge and generator, their weights and second_stage.json into the
+package, and docs/second_stage.json with the AP before and after. With neither, for a new first stage, only the rules change.
 """
 
 import argparse
@@ -26,12 +26,13 @@ from rich.progress import track
 
 from tinyfaces.data.annotations import AnnotatedImage
 from tinyfaces.detection.boxes import longer_sides
+from tinyfaces.detection.crops import LOW_SIDE, crop_batches
 from tinyfaces.detection.detector import Detector
 from tinyfaces.detection.faces import Faces
 from tinyfaces.detection.fusion import Bounds, FusionRule
 from tinyfaces.detection.images import Pixels, read_image
-from tinyfaces.detection.runtime import DISCRIMINATOR, GENERATOR, RuntimeOptions, int8_file, load_session
-from tinyfaces.detection.second_stage import PER_MEGAPIXEL, Judgements, SecondStage
+from tinyfaces.detection.runtime import GENERATOR, JUDGE, ModelSignature, int8_file
+from tinyfaces.detection.second_stage import Judgements, SecondStage
 from tinyfaces.evaluation import LOWEST_SCORE, coco, wider
 from tinyfaces.evaluation.dev_split import drawn_by_people
 from tinyfaces.evaluation.rule_fitting import Detections, KnownCandidates, fuse, fuse_across, gather, judge_all, learn_rule
@@ -49,8 +50,9 @@ ROOT = Path(__file__).parents[1]
 WEIGHTS = ROOT / "src/tinyfaces/weights"
 DATA = "crops of the proposal network's candidates in the photos that the proposal networks were trained on; research use"
 _CALIBRATING = 320  # candidates
-OWN = ("accurate", "fast", "thorough")
-BOUNDS = Bounds(64.0, (0.3, 0.9), 0.5, 0.7, 0.6)
+BOUNDS = Bounds(24.0, (0.2, 0.95), 0.4, 0.7, 0.5)
+BOUNDS_OF = {"accurate": BOUNDS, "fast": dataclasses.replace(BOUNDS, largest_side=64.0), "thorough": BOUNDS}
+"""`accurate` and `thorough` gain nothing by judging larger candidates, and lose on the hand-labelled photos of the dev split."""
 OTHERS = Bounds(24.0, (0.2, 0.9), 1.0, 0.45, 1.0)
 """For proposals of other detectors, whose boxes gain by the whole correction (chosen on the dev split)."""
 WIDEST = Bounds(64.0, (0.1, 0.98))
@@ -103,41 +105,51 @@ def search(
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("checkpoint", type=Path)
+    parser.add_argument("--judge", type=Path, help="a checkpoint of a judge, to ship it")
+    parser.add_argument("--generator", type=Path, help="a checkpoint of a generator and its discriminator, to ship the generator")
     parser.add_argument("--wild", type=Path, required=True, help="the folder that holds annotations/NAME_dev.json.gz")
     parser.add_argument("--photos", type=Path, required=True, help="the photos of wild_dev")
     parser.add_argument("--config", type=Path, required=True, help="its [[dev]] sources are measured")
     parser.add_argument("--candidates", type=Path, default=Path("candidates"), help="some of these calibrate the int8 copies")
-    parser.add_argument("--models", nargs="*", default=OWN, help="the first stages to search behind")
+    parser.add_argument("--models", nargs="*", default=tuple(BOUNDS_OF), help="the first stages to search behind")
     parser.add_argument("--scrfd", type=Path, action="append", default=[], help="another detector to measure with; repeatable")
     parser.add_argument("--yunet", type=Path, action="append", default=[])
-    parser.add_argument("--rules-only", action="store_true", help="leave the networks as they are, for a new first stage")
     parser.add_argument("--search", action="store_true", help="only show what other bounds would give")
     return parser.parse_args()
 
 
-def export_networks(checkpoint: Path, candidates: Path | None) -> SecondStageRecord:
-    """Write both networks, their int8 copies and their weights into the package, unless there are no candidates to calibrate on;
-    gives their record, still without rules."""
+def export_networks(judge: Path | None, generator: Path | None, candidates: Path) -> SecondStageRecord:
+    """Write what is given of both networks, with int8 copies that the candidates calibrate and weights, into the package; gives
+    the record of what lies there then, still without rules."""
     stem = WEIGHTS / "second_stage.onnx"
-    if candidates is not None:
-        print(f"largest difference from torch {export_second_stage(checkpoint, stem):.1e}")
-        calibrate(stem, candidates)
-    generator, discriminator, settings = load_second_stage(stem.with_suffix(".safetensors"))
-    files = {part: stem.with_suffix(f".{part}.onnx") for part in ("generator", "discriminator")}
+    files = {part: stem.with_suffix(f".{part}.onnx") for part in ("judge", "generator")}
+    if generator is not None:
+        print(f"generator: largest difference from torch {export_second_stage(generator, stem):.1e}")
+        stem.with_suffix(".discriminator.onnx").unlink()  # only its weights ship, to train from
+        calibrate(files["generator"], GENERATOR, candidates)
+    if judge is not None:
+        print(f"judge: largest difference from torch {export_second_stage(judge, files['judge']):.1e}")
+        calibrate(files["judge"], JUDGE, candidates)
+    judging = load_second_stage(files["judge"].with_suffix(".safetensors"))[1]
+    restoring, _, settings = load_second_stage(stem.with_suffix(".safetensors"))
+    low = torch.zeros(1, 3, LOW_SIDE, LOW_SIDE)
     hashed = [*files.values(), *map(int8_file, files.values())]
     return SecondStageRecord(
         variant=settings["variant"],
+        judge=files["judge"].name,
         generator=files["generator"].name,
-        discriminator=files["discriminator"].name,
         sha256={file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in hashed},
-        parameters=sum(p.numel() for network in (generator, discriminator) for p in network.parameters()),
-        gmac=round(
-            (count_macs(generator, torch.zeros(1, 3, 16, 16)) + count_macs(discriminator, torch.zeros(1, 3, 64, 64))) / 1e9, 4
-        ),
+        parameters=parameters_of(judging),
+        gmac=round(count_macs(judging, low) / 1e9, 4),
+        restoring_parameters=parameters_of(restoring),
+        restoring_gmac=round(count_macs(restoring, low) / 1e9, 4),
         training_data=DATA,
         rules={},
     )
+
+
+def parameters_of(network: torch.nn.Module) -> int:
+    return sum(parameter.numel() for parameter in network.parameters())
 
 
 def main() -> None:
@@ -147,28 +159,26 @@ def main() -> None:
     sources = load_config(arguments.config, {}).dev
     dev, _ = read_sources(sources)
 
-    record = export_networks(arguments.checkpoint, None if arguments.rules_only else arguments.candidates)
+    record = export_networks(arguments.judge, arguments.generator, arguments.candidates)
     second = SecondStage(record, FusionRule(Bounds(), (0, 1, 0, 0), (0, 1, 0, 0, 0, 0)))
 
     if arguments.search:
         for name in arguments.models:
             known = gather(own(name), read_all(wild, f"{name} on wild_dev"), WIDEST)
             show(name, official(proposals_of(known), parts))
-            search(known, judge_all(known, second.judge), parts, BOUNDS)
+            search(known, judge_all(known, second.judge), parts, BOUNDS_OF[name])
         return
 
     rules: dict[str, FusionRule] = {}
     measured: dict[str, Any] = {"wild_dev": {}, "dev split": {}}
-    for name in OWN:
-        known = gather(own(name), read_all(wild, f"{name} on wild_dev"), widest(BOUNDS, OTHERS))
+    for name, bounds in BOUNDS_OF.items():
+        known = gather(own(name), read_all(wild, f"{name} on wild_dev"), widest(bounds, OTHERS))
         judged = judge_all(known, second.judge)
-        before, after = official(proposals_of(known), parts), official(fuse_across(known, judged, BOUNDS), parts)
+        before, after = official(proposals_of(known), parts), official(fuse_across(known, judged, bounds), parts)
         show(f"{name}, wild_dev", before)
         show(f"{name}, both stages, wild_dev", after)
-        limited = official(fuse_across(known, judged, BOUNDS, PER_MEGAPIXEL), parts)
-        show(f"{name}, auto, wild_dev", limited)
-        measured["wild_dev"][name] = {"proposals": before, "both": after, "auto": limited, "candidates": sent(known, BOUNDS)}
-        rules[name] = learn_rule(known, judged, BOUNDS)
+        measured["wild_dev"][name] = {"proposals": before, "both": after, "candidates": sent(known, bounds)}
+        rules[name] = learn_rule(known, judged, bounds)
         if name == "accurate":
             rules["other"] = learn_rule(known, judged, OTHERS)
             of_accurate = known, judged
@@ -180,7 +190,7 @@ def main() -> None:
         show(f"{one.name}, wild_dev", before)
         show(f"{one.name}, both stages, wild_dev", after)
         measured["wild_dev"][one.name] = {"proposals": before, "both": after, "candidates": sent(known, OTHERS)}
-    detectors = {name: own(name) for name in OWN}
+    detectors = {name: own(name) for name in BOUNDS_OF}
     for one in others(arguments.scrfd, arguments.yunet):
         detectors[one.name] = functools.partial(proposals_from, one)
     for name, detect in detectors.items():
@@ -207,15 +217,10 @@ def widest(*bounds: Bounds) -> Bounds:
     return dataclasses.replace(bounds[0], largest_side=max(one.largest_side for one in bounds), undecided=(min(lows), max(highs)))
 
 
-def calibrate(stem: Path, folder: Path) -> None:
-    """Write the int8 copies of both networks."""
+def calibrate(file: Path, signature: ModelSignature, folder: Path) -> None:
+    """Write the int8 copy of a network of crops."""
     candidates = read_candidates(folder)
-    low = candidates.low[:: max(1, len(candidates) // _CALIBRATING)].transpose(0, 3, 1, 2).astype(np.float32) / 255
-    crops = [np.ascontiguousarray(low[start : start + 32]) for start in range(0, len(low), 32)]
-    generator = stem.with_suffix(".generator.onnx")
-    restored = [load_session(generator, GENERATOR, RuntimeOptions(precision="float32")).run(batch)[1] for batch in crops]
-    quantise(generator, GENERATOR, crops)
-    quantise(stem.with_suffix(".discriminator.onnx"), DISCRIMINATOR, restored)
+    quantise(file, signature, crop_batches(candidates.low[:: max(1, len(candidates) // _CALIBRATING)]))
 
 
 def others(scrfd_files: Sequence[Path], yunet_files: Sequence[Path]) -> list[Any]:

@@ -183,12 +183,14 @@ def evaluate_ablation(
         from tinyfaces.detection.fusion import Bounds, FusionRule
         from tinyfaces.detection.runtime import processor_name
         from tinyfaces.training import ablation
+        from tinyfaces.training.freed_memory import keep_freed_memory
         from tinyfaces.training.settings import load_config, load_second_stage_config
         from tinyfaces.training.sources import open_sources
         from tinyfaces.weights import second_stage
     except ImportError as error:
         missing_extra(error, "train")
     keep([config, proposals], [out.with_suffix(".json"), out.with_suffix(".md")])
+    keep_freed_memory()
     try:
         chosen = load_second_stage_config(config, overrides_of(settings))
         sources = load_config(proposals, {})

@@ -21,6 +21,7 @@ def models() -> None:
     console.print(table)
     second = second_stage()
     console.print(
-        f"second stage ({second.variant}): {second.gmac:.3f} GMAC per candidate, {second.parameters / 1e6:.2f} M parameters, "
-        f"for the proposals of {', '.join(second.rules)} detectors; trained on {second.training_data}"
+        f"second stage: {second.gmac:.3f} GMAC per candidate, {second.parameters / 1e6:.2f} M parameters, "
+        f"for the proposals of {', '.join(second.rules)} detectors; generator ({second.variant}): {second.restoring_gmac:.3f} "
+        f"GMAC per face, {second.restoring_parameters / 1e6:.2f} M parameters; both trained on {second.training_data}"
     )

@@ -220,8 +220,8 @@ class DetectorOptions(RuntimeChoice):
         str | None,
         typer.Option(
             rich_help_panel=MODEL,
-            help="proposals: the proposal network alone; both: the second stage judges small or uncertain faces; auto: at most "
-            "32 of them per megapixel. By default auto for fast, else proposals.",
+            help="proposals: the proposal network alone; both: the second stage judges small or uncertain faces, the default of "
+            "shipped models.",
         ),
     ] = None
     scale: Annotated[

@@ -23,9 +23,11 @@ from tinyfaces.cli.options import (
     missing_extra,
 )
 from tinyfaces.cli.review import open_desk
+from tinyfaces.detection.restoring import Restorer
 from tinyfaces.detection.runtime import usable_cpus
 from tinyfaces.jobs.covered_faces import Masking
 from tinyfaces.weights import models as shipped
+from tinyfaces.weights import second_stage
 
 
 @command(app)
@@ -78,7 +80,6 @@ def serve(
         from tinyfaces.service.app import create_app
         from tinyfaces.service.limits import Limits
         from tinyfaces.service.queue import Engine
-        from tinyfaces.service.restoring import restorer
         from tinyfaces.service.review_routes import LOCAL_HOSTS, add_review
         from tinyfaces.service.server import run
     except ImportError as error:
@@ -107,7 +108,7 @@ def serve(
     address = f"http://{shown}:{listening.getsockname()[1]}"
     try:
         errors.print(f"tinyfaces: serving {', '.join(engines)} on {address} (Ctrl-C stops it)")
-        restore = restorer(replace(runtime.options(), threads=1))
+        restore = Restorer(second_stage(), replace(runtime.options(), threads=1)).restore_faces
         created = create_app(engines, limits, lanes=lanes, restore=restore)
         with desk or nullcontext():
             if desk is not None:

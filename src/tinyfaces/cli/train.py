@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from tinyfaces.cli.options import (
+    MODEL,
     SOME_FAILED,
     DetectorOptions,
     ModelName,
@@ -51,12 +52,14 @@ def train_proposals(
     Every 20th photo of --annotations is held out to measure on.
     """
     try:
+        from tinyfaces.training.freed_memory import keep_freed_memory
         from tinyfaces.training.proposal_loop import train
         from tinyfaces.training.settings import load_config, sources_of
     except ImportError as error:
         missing_extra(error, "train")
     if (annotations is None) != (images is None):
         fail("--annotations and --images go together")
+    keep_freed_memory()
     try:
         told = _Told()
         own = sources_of(annotations, images) if annotations and images else {}
@@ -93,14 +96,17 @@ def train_average(
 def train_candidates(
     config: ConfigOption,
     out: Annotated[Path, typer.Option(help="Folder for the candidates.")],
-    model: ModelName = "accurate",
+    model: Annotated[
+        list[str] | None,
+        typer.Option(rich_help_panel=MODEL, show_default="accurate", help="A model whose proposals are gathered; repeatable."),
+    ] = None,
     photos: Annotated[int | None, typer.Option(min=1, help="Search only so many, drawn at random; all if left out.")] = None,
     settings: SetOption = None,
     threads: Threads = None,
 ) -> None:
     """Gather training data of the second stage.
 
-    These are the proposals, right and wrong, that the proposal network makes in the training photos. --config is that of the
+    These are the proposals, right and wrong, that proposal networks make in the training photos. --config is that of a
     proposal network: its [[train]] sources (but for photos without labels) are searched, by way of its cache.
     """
     try:
@@ -112,7 +118,8 @@ def train_candidates(
     except ImportError as error:
         missing_extra(error, "train")
     chosen = CandidateSettings()
-    detector = DetectorOptions(model=model, stages="proposals", scale=1.0, threads=threads).open(chosen.threshold)
+    options = [DetectorOptions(model=name, stages="proposals", scale=1.0, threads=threads) for name in model or ["accurate"]]
+    detectors = [one.open(chosen.threshold) for one in options]
     try:
         proposals = load_config(config, overrides_of(settings))
         sources = [source for source in proposals.train if source.labelled]
@@ -121,7 +128,7 @@ def train_candidates(
         number = min(photos or len(images), len(images))
         drawn = np.sort(np.random.default_rng(0).permutation(len(images))[:number]).tolist()
         with bar("searching photos", number) as advance:
-            for _ in gather_candidates(images, cache, detector, chosen, out, drawn, tell=told):
+            for _ in gather_candidates(images, cache, detectors, chosen, out, drawn, tell=told):
                 advance(1)
         typer.echo(f"{out}: candidates of {counted(number, 'photo')}")
     except ValueError as error:
@@ -188,15 +195,17 @@ def train_relabel(
 
 @command(train_app, "second-stage")
 def train_second_stage(config: ConfigOption, settings: SetOption = None, fresh: FreshOption = False) -> None:
-    """Train generator and discriminator.
+    """Train the judge of candidates, or generator and discriminator.
 
     They learn from gathered candidates (see `tinyfaces train candidates`). An interrupted run is resumed.
     """
     try:
         from tinyfaces.training import second_stage_loop
+        from tinyfaces.training.freed_memory import keep_freed_memory
         from tinyfaces.training.settings import load_second_stage_config
     except ImportError as error:
         missing_extra(error, "train")
+    keep_freed_memory()
     try:
         second_stage_loop.train_second_stage(load_second_stage_config(config, overrides_of(settings)), resume=not fresh)
     except ValueError as error:
@@ -252,6 +261,7 @@ def train_together(
     """
     try:
         from tinyfaces.training import together
+        from tinyfaces.training.freed_memory import keep_freed_memory
         from tinyfaces.training.packs import prepare_pack
     except ImportError as error:
         missing_extra(error, "train")
@@ -264,6 +274,7 @@ def train_together(
         if prepare is not None:
             prepare_pack(prepare, Path(chosen.cache), told)
         else:
+            keep_freed_memory()
             cores = max(1, usable_cpus() - 1)
             together.train_together(chosen, cores if workers is None else workers, steps, _say, not fresh, told)
     except (ValueError, OSError) as error:
@@ -283,7 +294,7 @@ def export_model(
 
     NAME.int8.onnx, beside NAME.onnx, is used on processors that are made for int8.
 
-    For a second stage, NAME.generator.onnx and NAME.discriminator.onnx are written, where OUT is NAME.onnx.
+    For a generator and its discriminator, NAME.generator.onnx and NAME.discriminator.onnx are written, where OUT is NAME.onnx.
 
     Photos that cannot be read are reported and left out; the exit code is then 1.
     """

@@ -13,14 +13,15 @@ from tinyfaces.detection.faces import Faces
 from tinyfaces.detection.first_stage import FirstStage, GivenProposals, OtherDetector, Proposer
 from tinyfaces.detection.fusion import FusionRule
 from tinyfaces.detection.images import ImageError, ImageSource, Pixels, Regions, read_image
+from tinyfaces.detection.restoring import Restorer
 from tinyfaces.detection.runtime import ModelError, RuntimeOptions, load_session
-from tinyfaces.detection.second_stage import PER_MEGAPIXEL, SecondStage
+from tinyfaces.detection.second_stage import SecondStage
 from tinyfaces.detection.views import Scale, scale_factor
 from tinyfaces.weights import models, second_stage, shipped_model
 
 ImageList: TypeAlias = list[Any] | tuple[ImageSource, ...]
 
-STAGES = ("proposals", "both", "auto")
+STAGES = ("proposals", "both")
 MAX_SCALE = 16.0
 
 _OWN_MODEL_THRESHOLD = 0.3  # for models whose best threshold is not known
@@ -47,9 +48,8 @@ class Detector:
         threads: Processor threads in all; as many as this process may use if None.
         precision: "float32"; "int8", which is twice as fast on processors made for it and slightly less exact; "bfloat16", with
             openvino only; or "auto": int8 where the model has it and the processor is made for it.
-        stages: "proposals" for the proposal network alone; "both" to have the second stage judge small or uncertain candidates;
-            "auto" to have it judge at most 32 of them per megapixel, those with the highest scores, so that crowds take little
-            more time. If None, "auto" for "fast", "both" with `proposals`, else "proposals".
+        stages: "proposals" for the proposal network alone; "both" to have the second stage judge small or uncertain candidates.
+            If None, "both" for shipped models and with `proposals`, "proposals" for a model of your own.
         rule: Which candidates the second stage judges, and how both scores become one. If None, the rule learnt for the model.
         proposals: Another detector, in place of `model`, whose faces the second stage judges: a function of an image HxWx3
             (uint8, RGB) that returns `Faces`, `supervision.Detections` or a pair of boxes (N, 4), x1 y1 x2 y2 in pixels, and
@@ -96,13 +96,12 @@ class Detector:
         self._first: Proposer = (
             FirstStage(load_session(_file_of(model), options=options)) if proposals is None else OtherDetector(proposals)
         )
-        own_stages = "proposals" if shipped is None else shipped.stages
-        self.stages = stages or (own_stages if proposals is None else "both")
+        self.stages = stages or ("both" if shipped is not None or proposals is not None else "proposals")
         rules = second_stage().rules
         self._rule = rule or FusionRule.from_dict(rules.get("other" if shipped is None else shipped.name, rules["other"]))
         self._opening = threading.Lock()
-        self._opened: SecondStage | None = None
-        self._second = None if self.stages == "proposals" else self._second_stage()
+        self._opened: Restorer | None = None
+        self._second = None if self.stages == "proposals" else SecondStage(second_stage(), self._rule, self._options)
 
     def __repr__(self) -> str:
         """Model and settings, short."""
@@ -189,7 +188,7 @@ class Detector:
         return self._first.propose_in_regions(image, lowest, self.scale)
 
     def restore(self, image: ImageSource | Regions, faces: Faces) -> Pixels:
-        """Restore faces of an image with the second stage's generator.
+        """Restore faces of an image with the generator.
 
         The result shows what is likely, not what was there: it is no evidence of who someone is.
 
@@ -212,13 +211,13 @@ class Detector:
         """
         if isinstance(image, np.ndarray | memoryview) or not isinstance(image, Regions):  # these two can be sliced too
             image = read_image(image)
-        return self._second_stage().restore_faces(image, faces.boxes)
+        return self._restorer().restore_faces(image, faces.boxes)
 
-    def _second_stage(self) -> SecondStage:
-        """The second stage, opened when it is first needed: to judge, or only to restore."""
+    def _restorer(self) -> Restorer:
+        """The generator, opened when it is first needed."""
         with self._opening:
             if self._opened is None:
-                self._opened = SecondStage(second_stage(), self._rule, self._options)
+                self._opened = Restorer(second_stage(), self._options)
             return self._opened
 
     def _stream(self, sources: Iterable[ImageSource], threshold: float, scale: Scale | None) -> Iterator[Faces | ImageError]:
@@ -250,7 +249,7 @@ class Detector:
             found = self._first.propose(images, threshold, scale)
         else:
             proposals = self._first.propose(images, self._second.rule.min_proposal_score(threshold), scale)
-            found = self._second.apply(images, proposals, PER_MEGAPIXEL if self.stages == "auto" else None)
+            found = self._second.apply(images, proposals)
         in_order = iter(found)
         return [pixels if isinstance(pixels, ImageError) else next(in_order).above(threshold) for pixels in window]
 

@@ -30,7 +30,7 @@ class Bounds:
     Args:
         largest_side: Candidates have longer sides up to this, in pixels.
         undecided: Candidates have scores from the first to the second of these.
-        box: How much of the discriminator's correction of the box is applied, 0-1.
+        box: How much of the judge's correction of the box is applied, 0-1.
         overlap: IoU above which two corrected boxes are one face. Boxes of the shipped models, which are voted on, may stand
             closer than those of other detectors.
         trust: How much of the change of a score's logit is applied, 0-1. The regression makes scores as probable as they say;

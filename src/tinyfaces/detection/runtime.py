@@ -6,7 +6,7 @@ import sys
 import threading
 import warnings
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -51,8 +51,8 @@ PROPOSALS = ModelSignature("tinyfaces model", "images", tuple(f"stride{stride}" 
 """images Nx3xHxW (RGB, 0-255, H and W multiples of 32) to Nx5xH/sxW/s for strides 4, 8, 16, 32."""
 GENERATOR = ModelSignature("generator", "crops", ("enlarged", "restored"))
 """crops Nx3x16x16 (RGB, 0-1) to two of Nx3x64x64: SRN's and RN's output."""
-DISCRIMINATOR = ModelSignature("discriminator", "crops", ("real", "face", "box"))
-"""crops Nx3x64x64 (RGB, 0-1) to logits (N,) of being real, logits (N,) of being a face, and box offsets (N, 4)."""
+JUDGE = ModelSignature("judge", "crops", ("face", "box"))
+"""crops Nx3x16x16 (RGB, 0-1) to logits (N,) of how well the box fits a face, and box offsets (N, 4)."""
 
 
 class Session(Protocol):
@@ -112,6 +112,10 @@ class RuntimeOptions:
         if self.backend == "openvino" or self.precision in ("int8", "bfloat16"):
             return "cpu"
         return chosen_device(quiet_onnxruntime()).device
+
+    def for_small_networks(self) -> "RuntimeOptions":
+        """The same for networks of crops, which gain nothing from bfloat16: "auto" takes its place."""
+        return replace(self, precision="auto") if self.precision == "bfloat16" else self
 
     @property
     def threads_per_worker(self) -> int:

@@ -13,7 +13,7 @@ from tinyfaces.detection.crops import LOW_SIDE, crop_squares, cut_crops
 from tinyfaces.detection.faces import Faces
 from tinyfaces.detection.fusion import Bounds, FusionRule, fit_rule
 from tinyfaces.detection.images import Pixels
-from tinyfaces.detection.second_stage import Judgements, candidate_places, fused
+from tinyfaces.detection.second_stage import Judgements, fused
 
 Detections = list[tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]]
 Judge = Callable[[Pixels], Judgements]
@@ -89,17 +89,13 @@ def learn_rule(known: Sequence[KnownCandidates], judged: Sequence[Judgements], b
     return fit_rule(scores, face_logits, sides, labels, weights, bounds=bounds)
 
 
-def fuse(
-    known: Sequence[KnownCandidates], judged: Sequence[Judgements], rule: FusionRule, per_megapixel: int | None = None
-) -> Detections:
-    """Every photo's detections after fusion, correction of the boxes and suppression, as the detector gives them.
-    per_megapixel: see `tinyfaces.detection.second_stage.candidate_places`."""
+def fuse(known: Sequence[KnownCandidates], judged: Sequence[Judgements], rule: FusionRule) -> Detections:
+    """Every photo's detections after fusion, correction of the boxes and suppression, as the detector gives them."""
     results = []
     for one, judgement in zip(known, judged, strict=True):
-        width, height = one.image.width, one.image.height
-        mine = np.isin(one.places, candidate_places(one.proposals, rule, width, height, per_megapixel))
+        mine = rule.selects(one.proposals.boxes[one.places], one.proposals.scores[one.places])
         chosen = Judgements(judgement.face_logits[mine], judgement.offsets[mine])
-        faces = fused(one.proposals, one.places[mine], chosen, rule, width, height)
+        faces = fused(one.proposals, one.places[mine], chosen, rule, one.image.width, one.image.height)
         results.append((faces.boxes, faces.scores))
     return results
 
@@ -108,7 +104,6 @@ def fuse_across(
     known: Sequence[KnownCandidates],
     judged: Sequence[Judgements],
     bounds: Bounds,
-    per_megapixel: int | None = None,
     learnt_on: tuple[Sequence[KnownCandidates], Sequence[Judgements]] | None = None,
 ) -> Detections:
     """As `fuse`, the rule learnt on the odd photos for the even ones and the other way round: nothing is measured where it was
@@ -117,5 +112,5 @@ def fuse_across(
     results: Detections = [(np.zeros((0, 4), np.float32), np.zeros(0, np.float32))] * len(known)
     for parity in (0, 1):
         rule = learn_rule(learnt[1 - parity :: 2], learnt_judged[1 - parity :: 2], bounds)
-        results[parity::2] = fuse(known[parity::2], judged[parity::2], rule, per_megapixel)
+        results[parity::2] = fuse(known[parity::2], judged[parity::2], rule)
     return results

@@ -36,7 +36,7 @@ from tinyfaces.training.second_stage_measures import psnr
 from tinyfaces.training.settings import SecondStageConfig
 
 WAYS: dict[str, dict[str, Any]] = {
-    "shallow classifier of the low-resolution crop": {"generator": "none", "start": ""},
+    "judge of the crop itself": {"generator": "none", "start": ""},
     "bicubic crop, discriminator": {"generator": "bicubic", "start": ""},
     "generator that only restores, discriminator": {"generator_every": 0},
     "generator that learns from the discriminator too": {"classification": 1.0, "box": 1.0},

@@ -95,11 +95,12 @@ class Pools:
 
 def make_pools(data: Candidates, config: SecondStageConfig) -> tuple[Pools, npt.NDArray[np.int64]]:
     """Pools of the training candidates, and the indices of those held out, by photo. Raises ValueError where the former hold no
-    faces, nothing else, or nothing sharp."""
+    faces, nothing else, or nothing sharp for a generator to restore."""
     held = data.photo % config.held_out == 0
     known, sharp = np.flatnonzero(~held), np.flatnonzero((data.target >= 0) & ~held)
     face = data.face[known]
-    for name, there in (("faces", face.any()), ("others", not face.all()), ("sharp", len(sharp))):
+    some_sharp = len(sharp) or (config.generator == "none" and config.sharp == 0)
+    for name, there in (("faces", face.any()), ("others", not face.all()), ("sharp", some_sharp)):
         if not there:
             raise ValueError(f"{config.candidates}: no candidates to train on among the {name}")
     score = data.score[known]
@@ -111,6 +112,6 @@ def draw(pools: Pools, config: SecondStageConfig, step: int) -> npt.NDArray[np.i
     """Indices of batch number `step`, in groups of four of which `config.sharp` have sharp targets; a function of the seed."""
     rng = np.random.default_rng((config.seed, step))
     groups = config.batch // GROUP
-    sharp = rng.choice(pools.sharp, (groups, config.sharp))
+    sharp = rng.choice(pools.sharp, (groups, config.sharp)) if config.sharp else np.zeros((groups, 0), np.int64)
     others = np.searchsorted(pools.chance, rng.random((groups, GROUP - config.sharp)), side="right")
     return np.concatenate([sharp, pools.known[others]], axis=1).reshape(-1)

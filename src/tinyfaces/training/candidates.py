@@ -43,7 +43,7 @@ class CandidateSettings:
     """
 
     threshold: float = 0.1
-    factors: tuple[tuple[float, float], ...] = ((1.0, 1.0), (0.15, 0.8))
+    factors: tuple[tuple[float, float], ...] = ((1.0, 1.0), (0.5, 1.0), (0.25, 0.6), (0.12, 0.35))
     sides: tuple[float, float] = (3.0, 64.0)
     context: float = CONTEXT
     positive: float = 0.45
@@ -164,7 +164,7 @@ def search_photo(
 def gather_candidates(
     images: Sequence[AnnotatedImage],
     cache: ImageCache,
-    detector: Detector,
+    detectors: Sequence[Detector],
     settings: CandidateSettings,
     folder: Path,
     chosen: Sequence[int] | None = None,
@@ -178,7 +178,7 @@ def gather_candidates(
 
     Args:
         images: photos with known faces. cache: their pixels.
-        detector: the first stage.
+        detectors: the first stages. Each searches all photos, reduced and degraded alike.
         settings: which candidates are kept.
         folder: where shards and manifest are written.
         chosen: numbers of the photos to search; all if left out.
@@ -206,9 +206,10 @@ def gather_candidates(
     (folder / MANIFEST).unlink(missing_ok=True)
     numbers = range(len(images)) if chosen is None else chosen
     for number in numbers:
-        rng = np.random.default_rng((seed, number))
         try:
-            waiting += search_photo(cache[number], images[number], number, detector, settings, rng)
+            for detector in detectors:
+                rng = np.random.default_rng((seed, number))
+                waiting += search_photo(cache[number], images[number], number, detector, settings, rng)
         except Exception as error:  # whatever is wrong with one photo, the others are searched
             if tell is None:
                 raise

@@ -11,15 +11,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from tinyfaces.detection.crops import HIGH_SIDE, LOW_SIDE
-from tinyfaces.detection.runtime import (
-    DISCRIMINATOR,
-    GENERATOR,
-    PROPOSALS,
-    ModelSignature,
-    RuntimeOptions,
-    int8_file,
-    load_session,
-)
+from tinyfaces.detection.runtime import GENERATOR, JUDGE, PROPOSALS, ModelSignature, RuntimeOptions, int8_file, load_session
 from tinyfaces.files import write_atomically
 from tinyfaces.training.checkpoints import load_network, load_second_stage
 from tinyfaces.training.folding import folded
@@ -28,6 +20,8 @@ from tinyfaces.training.networks.second_stage_networks import Discriminator
 
 _OPSET = 17
 _MIN_STORED_IN_FLOAT16 = 256  # values; biases stay as they are
+DISCRIMINATOR = ModelSignature("discriminator", "crops", ("real", "face", "box"))
+"""crops Nx3x64x64 (RGB, 0-1) to logits (N,) of being real, and what the judge gives. Detection does not use it."""
 LARGEST_DIFFERENCE = 1e-3
 """That ONNX Runtime's outputs may have from torch's."""
 
@@ -55,11 +49,12 @@ def export(checkpoint: Path, out: Path, in_float16: bool = False) -> float:
 
 
 def export_second_stage(checkpoint: Path, out: Path) -> float:
-    """Write generator and discriminator as ONNX, with dynamic batch, and the weights of both as NAME.safetensors.
+    """Write a judge, or generator and discriminator, as ONNX, with dynamic batch, and their weights as NAME.safetensors.
 
     Args:
         checkpoint: of a training, or a .safetensors file.
-        out: NAME.onnx, in place of which NAME.generator.onnx and NAME.discriminator.onnx are written.
+        out: NAME.onnx: the judge. For generator and discriminator NAME.generator.onnx and NAME.discriminator.onnx are written
+            instead.
 
     Returns:
         The largest absolute difference between torch and ONNX Runtime on noise.
@@ -68,28 +63,32 @@ def export_second_stage(checkpoint: Path, out: Path) -> float:
         ValueError: as `export` does.
     """
     generator, discriminator, settings = load_second_stage(checkpoint)
-    if settings["parts"] == "none":
-        raise ValueError(f"{checkpoint}: has no generator, and serves the ablation only")
+    written: list[tuple[nn.Module, ModelSignature, int, Path]] = [(_Heads(discriminator, JUDGE), JUDGE, LOW_SIDE, out)]
+    if settings["parts"] != "none":
+        heads = _Heads(discriminator, DISCRIMINATOR)
+        written = [
+            (network, signature, side, out.with_suffix(f".{signature.kind}.onnx"))
+            for network, signature, side in ((generator, GENERATOR, LOW_SIDE), (heads, DISCRIMINATOR, HIGH_SIDE))
+        ]
     largest = 0.0
-    for network, signature, side in ((generator, GENERATOR, LOW_SIDE), (_Heads(discriminator), DISCRIMINATOR, HIGH_SIDE)):
+    for network, signature, side, file in written:
         axes = {name: {0: "batch"} for name in (signature.input, *signature.outputs)}
-        shapes = ((2, 3, side, side), (5, 3, side, side))
-        largest = max(largest, write_onnx(network, signature, shapes, 1.0, axes, out.with_suffix(f".{signature.kind}.onnx")))
+        largest = max(largest, write_onnx(network, signature, ((2, 3, side, side), (5, 3, side, side)), 1.0, axes, file))
     both = nn.ModuleDict({"generator": generator, "discriminator": discriminator})
     _write_weights(out.with_suffix(".safetensors"), both, settings)
     return largest
 
 
 class _Heads(nn.Module):
-    """The discriminator with a tuple for its judgement, as ONNX has it."""
+    """A discriminator with a tuple for its judgement, as ONNX has it: what the signature names."""
 
-    def __init__(self, discriminator: Discriminator) -> None:
+    def __init__(self, discriminator: Discriminator, signature: ModelSignature) -> None:
         super().__init__()
-        self.discriminator = discriminator
+        self.discriminator, self.outputs = discriminator, signature.outputs
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         judged = self.discriminator(images)
-        return judged.real, judged.face, judged.box
+        return tuple(getattr(judged, name) for name in self.outputs)
 
 
 def write_onnx(

@@ -1,8 +1,9 @@
-"""Training of the second stage, generator and discriminator: the loop, to be read from top to bottom.
+"""Training of the second stage, generator and discriminator or a judge alone: the loop, to be read from top to bottom.
 
     tinyfaces train second-stage --config configs/second_stage.toml
 
-First the generator alone learns to restore (pixel loss), then all play together (paper, section 3.4).
+First the generator alone learns to restore (pixel loss), then all play together (paper, section 3.4). A judge is a discriminator
+that sees the crop itself (`generator = "none"`).
 """
 
 import time
@@ -61,7 +62,7 @@ def train_second_stage(config: SecondStageConfig, resume: bool = True) -> None:
         torch.manual_seed(config.seed)
         data = read_candidates(Path(config.candidates))
         pools, held = make_pools(data, config)
-        shown = make_batch(data, pools.sharp[np.linspace(0, len(pools.sharp) - 1, _SHOWN).astype(int)], None)
+        shown = make_batch(data, pools.sharp[:: max(1, len(pools.sharp) // _SHOWN)][:_SHOWN], None)
         run = SecondStageRun(config, process)
         run.identity = identity_of(config, data)
         saved = read_state(run.last, process.device) if resume else None
@@ -174,11 +175,12 @@ class SecondStageRun:
         with self.autocast, torch.set_grad_enabled(restoring):
             enlarged, refined = self.generator(batch.low)
         enlarged, refined = enlarged.float(), refined.float()
-        originals = batch.high if enlarged.shape == batch.high.shape else batch.low
-        pixel = losses.pixel_loss(enlarged, refined, originals, batch.has_target)
+        pixel = torch.zeros(())
+        if config.generator != "none":
+            pixel = losses.pixel_loss(enlarged, refined, batch.high, batch.has_target)
         numbers = {"pixel": pixel.item()}
         if joint:
-            numbers |= self._teach_discriminator(batch, refined.detach(), originals)
+            numbers |= self._teach_discriminator(batch, refined.detach())
         if restoring:
             numbers |= self._teach_generator(batch, pixel, refined, joint)
         self.average_generator.update(self.step)
@@ -189,29 +191,33 @@ class SecondStageRun:
             spread = refined.std(0).mean() / batch.low.std(0).mean().clamp(min=1e-6)
         return {**numbers, "spread": spread.item()}
 
-    def _teach_discriminator(self, batch: CandidateBatch, refined: Tensor, originals: Tensor) -> dict[str, float]:
-        """Real from generated, faces from the rest, and where the face is."""
+    def _teach_discriminator(self, batch: CandidateBatch, refined: Tensor) -> dict[str, float]:
+        """Faces from the rest, and where the face is; behind a generator also real from generated."""
         config, sharp = self.config, batch.has_target
         with self.autocast:
             judged: Judgement = self.discriminator(refined)
-            true: Judgement = self.discriminator(originals[sharp])
-        adversarial = losses.adversarial_loss_of_discriminator(true.real.float(), judged.real.float())
-        offsets = torch.cat([judged.box, true.box]).float()
-        wanted, overlap = torch.cat([batch.box, batch.box[sharp]]), torch.cat([batch.overlap, batch.overlap[sharp]])
+        logits, offsets, wanted, overlap = judged.face.float(), judged.box.float(), batch.box, batch.overlap
+        total, numbers = torch.zeros((), device=logits.device), {}
+        if config.generator != "none":
+            with self.autocast:
+                true: Judgement = self.discriminator(batch.high[sharp])
+            logits, offsets = torch.cat([logits, true.face.float()]), torch.cat([offsets, true.box.float()])
+            wanted, overlap = torch.cat([wanted, batch.box[sharp]]), torch.cat([overlap, batch.overlap[sharp]])
+            adversarial = losses.adversarial_loss_of_discriminator(true.real.float(), judged.real.float())
+            if config.adversarial:
+                total = config.real_fake_weight * adversarial
+            with torch.no_grad():
+                right = torch.cat([judged.real < 0, true.real > 0]).float().mean().item()
+            numbers = {"discriminator": adversarial.item(), "real accuracy": right}
         quality = losses.box_quality(offsets, wanted, overlap)
-        face = losses.face_loss(torch.cat([judged.face, true.face]).float(), quality)
-        box = losses.refinement_loss(offsets, wanted, overlap)
-        (face + box + (config.real_fake_weight * adversarial if config.adversarial else 0)).backward()
+        face, box = losses.face_loss(logits, quality), losses.refinement_loss(offsets, wanted, overlap)
+        (total + face + box).backward()
         average_gradients([self.discriminator])
         nn.utils.clip_grad_norm_(self.discriminator.parameters(), config.clip)
         step_all([self.discriminator_optimiser])
         with torch.no_grad():
-            right = torch.cat([judged.real < 0, true.real > 0]).float().mean().item()
             face_right = ((judged.face > 0) == (batch.face > 0)).float().mean().item()
-        return {
-            "discriminator": adversarial.item(), "face": face.item(), "box": box.item(),
-            "real accuracy": right, "face accuracy": face_right,
-        }  # fmt: skip
+        return {**numbers, "face": face.item(), "box": box.item(), "face accuracy": face_right}
 
     def _teach_generator(self, batch: CandidateBatch, pixel: Tensor, refined: Tensor, joint: bool) -> dict[str, float]:
         """To restore and, where both learn, to fool the discriminator and to show it faces as faces."""

@@ -113,7 +113,7 @@ class SecondStageConfig:
 
     candidates: str  # folder that `tinyfaces train candidates` wrote
     variant: str = "slim"  # "slim" or "paper"
-    generator: str = "srn+rn"  # or, for the ablation, "srn", "bicubic", "none"
+    generator: str = "srn+rn"  # "none" trains a judge, which sees the crop itself; for the ablation also "srn", "bicubic"
     out: str = "runs/second_stage"
     pretrain_steps: int = 2000  # of the generator on the pixel loss alone
     steps: int = 10_000  # in all

@@ -15,10 +15,9 @@ class ModelRecord:
 
     file: its name in this folder, int8_file: that of its int8 copy; bytes: of the first, sha256, int8_sha256: of both.
     parameters: their number. gmac: billions of multiply-adds at 640x480. threshold: the score from which a detection counts as a
-    face by default. stages: what runs by default, "proposals", "both" or "auto" (see `Detector`). training_data: what it was
-    trained on. ap, int8_ap: average precision by subset of the network alone, in float32 and in int8, as measured on the dev
-    split. wild_ap, wild_int8_ap: the same by WIDER FACE's protocol on `wild_dev` (`tinyfaces.evaluation.wild_dev`), all its parts
-    together.
+    face by default. training_data: what it was trained on. ap, int8_ap: average precision by subset of the network alone, in
+    float32 and in int8, as measured on the dev split. wild_ap, wild_int8_ap: the same by WIDER FACE's protocol on `wild_dev`
+    (`tinyfaces.evaluation.wild_dev`), all its parts together.
     """
 
     name: str
@@ -28,7 +27,6 @@ class ModelRecord:
     gmac: float
     bytes: int
     threshold: float
-    stages: str
     training_data: str
     ap: dict[str, float]
     sha256: str
@@ -51,20 +49,22 @@ class ModelRecord:
 
 @dataclass(frozen=True)
 class SecondStageRecord:
-    """The shipped generator and discriminator.
+    """The shipped judge and generator.
 
-    variant: see `tinyfaces.training.networks.second_stage_networks`. generator, discriminator: names of their ONNX files in this
-    folder; sha256: of each file. parameters, gmac: of both together, for one candidate. training_data: what they were trained on.
-    rules: for each shipped model of proposals, and "other" for any other detector, how the scores are fused
-    (`tinyfaces.detection.fusion.FusionRule.from_dict`).
+    variant: of the generator, see `tinyfaces.training.networks.second_stage_networks`. judge, generator: names of their ONNX
+    files in this folder; sha256: of each file. parameters, gmac: of the judge, for one candidate; restoring_parameters,
+    restoring_gmac: of the generator, for one face. training_data: what they were trained on. rules: for each shipped model of
+    proposals, and "other" for any other detector, how the scores are fused (`tinyfaces.detection.fusion.FusionRule.from_dict`).
     """
 
     variant: str
+    judge: str
     generator: str
-    discriminator: str
     sha256: dict[str, str]
     parameters: int
     gmac: float
+    restoring_parameters: int
+    restoring_gmac: float
     training_data: str
     rules: dict[str, dict[str, Any]]
 
@@ -74,9 +74,9 @@ class SecondStageRecord:
         return _FOLDER / self.generator
 
     @property
-    def discriminator_path(self) -> Path:
-        """Where the discriminator's file lies."""
-        return _FOLDER / self.discriminator
+    def judge_path(self) -> Path:
+        """Where the judge's file lies."""
+        return _FOLDER / self.judge
 
 
 def second_stage() -> SecondStageRecord:

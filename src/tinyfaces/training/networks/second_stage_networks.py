@@ -1,4 +1,5 @@
-"""The second stage: a generator that restores a tiny candidate at four times its size, and the discriminator that judges it.
+"""The second stage: a generator that restores a tiny face at four times its size, the discriminator that it learns with, and the
+judge of candidates.
 
 Paper, sections 3.2-3.4; box head and context in the crop as its authors added in 2019 (Pattern Recognition 94).
 """
@@ -54,10 +55,11 @@ SLIM = SecondStageShape(
     stages=((48, 5), (64, 3), (96, 1)), first_stride=4, shortcuts=True, hidden=96,
 )  # fmt: skip
 SECOND_STAGE_VARIANTS = {"paper": PAPER, "slim": SLIM}
-SHALLOW = replace(SLIM, stages=((32, 1), (48, 1), (64, 1)), first_stride=1, shortcuts=False)
-"""A classifier of the low-resolution crop itself: the cheap way that the paper argues against, for the ablation."""
+JUDGE = replace(SLIM, first_stride=2)
+"""A discriminator of the low-resolution crop itself, which judges candidates at an eighth of the cost (docs/second_stage.md)."""
 PARTS = ("srn+rn", "srn", "bicubic", "none")
-"""What stands before the discriminator: the whole generator, its up-sampling network alone, bicubic enlargement, or nothing."""
+"""What stands before the discriminator: the whole generator, its up-sampling network alone, bicubic enlargement, or nothing (the
+judge)."""
 
 
 def normalised(inputs: int, outputs: int) -> nn.Sequential:
@@ -222,7 +224,7 @@ class Discriminator(nn.Module):
 
 
 def make_networks(variant: str, parts: str) -> tuple[Generator, Discriminator]:
-    """Generator and discriminator of a variant, or those of the ablation where `parts` is not the whole generator."""
+    """Generator and discriminator of a variant; the judge where `parts` is "none"; else those of the ablation."""
     if parts == "none":
-        return Generator(SECOND_STAGE_VARIANTS[variant], parts), Discriminator(SHALLOW, LOW_SIDE)
+        return Generator(SECOND_STAGE_VARIANTS[variant], parts), Discriminator(JUDGE, LOW_SIDE)
     return Generator(SECOND_STAGE_VARIANTS[variant], parts), Discriminator(SECOND_STAGE_VARIANTS[variant])
