@@ -5,8 +5,8 @@
 
 A detector is a shipped model's name (both stages; NAME:first for the first alone), a checkpoint or an ONNX file of this project
 (first stage), or scrfd=FILE, yunet=FILE. Photos at original size, the protocol of WIDER FACE: bands by the height of the labelled
-box, all others ignored, easy above 50 px, medium above 30, hard above 10. On no_people: false detections a photo from scores of 0.25 and 0.5 and, of a shipped model, from its default threshold, by the height
-of their boxes. Prints Markdown.
+box, all others ignored, easy above 50 px, medium above 30, hard above 10. On no_people: false detections a photo from scores of
+0.25 and 0.5 and, of a shipped model, from its default threshold, by the height of their boxes. Prints Markdown.
 """
 
 import argparse
@@ -28,8 +28,6 @@ from tinyfaces.weights import models
 LOWEST = 0.02
 FALSE_FROM = (0.25, 0.5)
 HEIGHTS = (0, 16, 32, 96, np.inf)
-
-
 FIRST = ":first"
 
 
