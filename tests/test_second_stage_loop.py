@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("tensorboard")
@@ -17,7 +18,7 @@ cv2 = pytest.importorskip("cv2")
 
 import tinyfaces.training.second_stage_loop as module  # noqa: E402
 from forked import start_processes, wait_for  # noqa: E402
-from tinyfaces.cli import main  # noqa: E402
+from tinyfaces.cli import app, main  # noqa: E402
 from tinyfaces.training.candidate_batches import draw, make_batch, make_pools  # noqa: E402
 from tinyfaces.training.candidates import Candidates  # noqa: E402
 from tinyfaces.training.networks.second_stage_networks import make_networks  # noqa: E402
@@ -186,6 +187,27 @@ def test_parts_alone_train_too(run, parts):
     assert state["parts"] == parts and "face accuracy" in lines[-2]
     frozen = [name for name in state["generator"] if "weight" in name]
     assert bool(frozen) == (parts == "srn")
+
+
+@pytest.mark.parametrize(
+    ("parts", "networks"),
+    [
+        ("none", {"x.onnx": ("face", "box")}),
+        ("srn+rn", {"x.generator.onnx": ("enlarged", "restored"), "x.discriminator.onnx": ("real", "face", "box")}),
+    ],
+)
+def test_what_export_says_it_wrote_is_there(run, tmp_path, parts, networks):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnx")
+    run("trained", generator=parts, pretrain_steps=0, steps=2)
+    result = CliRunner().invoke(app, ["export", str(tmp_path / "trained/last.pt"), str(tmp_path / "out/x.onnx")])
+    assert result.exit_code == 0, result.output
+    said = {Path(line.split()[1].rstrip(",")).name for line in result.stdout.splitlines() if line.startswith("wrote ")}
+    assert said == set(networks) == {path.name for path in (tmp_path / "out").glob("*.onnx")}
+    for name, outputs in networks.items():
+        session = onnxruntime.InferenceSession(str(tmp_path / "out" / name), providers=["CPUExecutionProvider"])
+        assert tuple(port.name for port in session.get_outputs()) == outputs
+    assert (tmp_path / "out/x.safetensors").is_file()
 
 
 @pytest.mark.parametrize("parts", ["bicubic", "none"])

@@ -124,11 +124,11 @@ def export_networks(judge: Path | None, generator: Path | None, candidates: Path
     stem = WEIGHTS / "second_stage.onnx"
     files = {part: stem.with_suffix(f".{part}.onnx") for part in ("judge", "generator")}
     if generator is not None:
-        print(f"generator: largest difference from torch {export_second_stage(generator, stem):.1e}")
+        print(f"generator: largest difference from torch {max(export_second_stage(generator, stem).values()):.1e}")
         stem.with_suffix(".discriminator.onnx").unlink()  # only its weights ship, to train from
         calibrate(files["generator"], GENERATOR, candidates)
     if judge is not None:
-        print(f"judge: largest difference from torch {export_second_stage(judge, files['judge']):.1e}")
+        print(f"judge: largest difference from torch {export_second_stage(judge, files['judge'])[files['judge']]:.1e}")
         calibrate(files["judge"], JUDGE, candidates)
     judging = load_second_stage(files["judge"].with_suffix(".safetensors"))[1]
     restoring, _, settings = load_second_stage(stem.with_suffix(".safetensors"))

@@ -309,7 +309,7 @@ def export_model(
         second = is_second_stage(checkpoint)
         if second and photos is not None:
             fail("--photos goes with a proposal network")
-        difference = (export_second_stage if second else export)(checkpoint, out)
+        differences = export_second_stage(checkpoint, out) if second else {out: export(checkpoint, out)}
         if photos is not None:
             from tinyfaces.detection.runtime import PROPOSALS
             from tinyfaces.training.quantise import photo_batches, quantise
@@ -321,7 +321,8 @@ def export_model(
         missing_extra(error, "train")
     except (ValueError, OSError) as error:
         fail(str(error))
-    typer.echo(f"wrote {out}, largest difference from torch {difference:.1e}")
+    for file, difference in differences.items():
+        typer.echo(f"wrote {file}, largest difference from torch {difference:.1e}")
     told.end()
 
 

@@ -48,7 +48,7 @@ def export(checkpoint: Path, out: Path, in_float16: bool = False) -> float:
     return difference
 
 
-def export_second_stage(checkpoint: Path, out: Path) -> float:
+def export_second_stage(checkpoint: Path, out: Path) -> dict[Path, float]:
     """Write a judge, or generator and discriminator, as ONNX, with dynamic batch, and their weights as NAME.safetensors.
 
     Args:
@@ -57,7 +57,7 @@ def export_second_stage(checkpoint: Path, out: Path) -> float:
             instead.
 
     Returns:
-        The largest absolute difference between torch and ONNX Runtime on noise.
+        Of each ONNX file the largest absolute difference between torch and ONNX Runtime on noise.
 
     Raises:
         ValueError: as `export` does.
@@ -70,13 +70,13 @@ def export_second_stage(checkpoint: Path, out: Path) -> float:
             (network, signature, side, out.with_suffix(f".{signature.kind}.onnx"))
             for network, signature, side in ((generator, GENERATOR, LOW_SIDE), (heads, DISCRIMINATOR, HIGH_SIDE))
         ]
-    largest = 0.0
+    differences = {}
     for network, signature, side, file in written:
         axes = {name: {0: "batch"} for name in (signature.input, *signature.outputs)}
-        largest = max(largest, write_onnx(network, signature, ((2, 3, side, side), (5, 3, side, side)), 1.0, axes, file))
+        differences[file] = write_onnx(network, signature, ((2, 3, side, side), (5, 3, side, side)), 1.0, axes, file)
     both = nn.ModuleDict({"generator": generator, "discriminator": discriminator})
     _write_weights(out.with_suffix(".safetensors"), both, settings)
-    return largest
+    return differences
 
 
 class _Heads(nn.Module):
