@@ -182,18 +182,15 @@ def main() -> None:
         if name == "accurate":
             rules["other"] = learn_rule(known, judged, OTHERS)
             of_accurate = known, judged
-    for one in others(arguments.scrfd, arguments.yunet):
-        detect = functools.partial(proposals_from, one)
-        known = gather(detect, read_all(wild, f"{one.name} on wild_dev"), OTHERS)
+    of_others = {one.name: functools.partial(proposals_from, one) for one in others(arguments.scrfd, arguments.yunet)}
+    for name, detect in of_others.items():
+        known = gather(detect, read_all(wild, f"{name} on wild_dev"), OTHERS)
         before = official(proposals_of(known), parts)
         after = official(fuse_across(known, judge_all(known, second.judge), OTHERS, learnt_on=of_accurate), parts)
-        show(f"{one.name}, wild_dev", before)
-        show(f"{one.name}, both stages, wild_dev", after)
-        measured["wild_dev"][one.name] = {"proposals": before, "both": after, "candidates": sent(known, OTHERS)}
-    detectors = {name: own(name) for name in BOUNDS_OF}
-    for one in others(arguments.scrfd, arguments.yunet):
-        detectors[one.name] = functools.partial(proposals_from, one)
-    for name, detect in detectors.items():
+        show(f"{name}, wild_dev", before)
+        show(f"{name}, both stages, wild_dev", after)
+        measured["wild_dev"][name] = {"proposals": before, "both": after, "candidates": sent(known, OTHERS)}
+    for name, detect in ({name: own(name) for name in BOUNDS_OF} | of_others).items():
         rule = rules.get(name, rules["other"])
         known = gather(detect, read_all(dev, f"{name} on the dev split"), rule.bounds)
         before = average_precision(proposals_of(known), dev)
