@@ -9,7 +9,14 @@ from torch import nn  # noqa: E402
 
 from tinyfaces.detection.crops import HIGH_SIDE, LOW_SIDE  # noqa: E402
 from tinyfaces.training import losses  # noqa: E402
-from tinyfaces.training.networks.second_stage_networks import SECOND_STAGE_VARIANTS, SLIM, Discriminator, Generator  # noqa: E402
+from tinyfaces.training.networks.second_stage_networks import (  # noqa: E402
+    JUDGE,
+    SECOND_STAGE_VARIANTS,
+    SLIM,
+    Discriminator,
+    Generator,
+    Mirrored,
+)
 
 
 def _macs(network, *inputs):
@@ -118,3 +125,18 @@ def test_the_face_loss_reaches_the_generator():
     judged = discriminator(generator(torch.rand(6, 3, LOW_SIDE, LOW_SIDE))[1])
     losses.face_loss(judged.face, torch.tensor([0.0, 1, 0, 1, 0, 1])).backward()
     assert all(p.grad is not None and p.grad.abs().max() > 0 for p in generator.up_sampling.head.parameters())
+
+
+def test_a_mirrored_judge_says_the_same_of_the_mirror_image():
+    torch.manual_seed(0)
+    one = Discriminator(JUDGE, LOW_SIDE).eval()
+    torch.nn.init.normal_(one.box.weight, std=0.2)
+    crops = torch.rand(5, 3, 16, 16)
+    with torch.no_grad():
+        both, other = Mirrored(one)(crops), Mirrored(one)(crops.flip(3))
+        judged, turned = one(crops), one(crops.flip(3))
+    assert (judged.face - turned.face).abs().min() > 1e-4, "alone it does not"
+    assert torch.allclose(both.face, (judged.face + turned.face) / 2, atol=1e-6)
+    assert torch.allclose(both.face, other.face, atol=1e-5) and torch.allclose(both.real, other.real, atol=1e-5)
+    assert torch.allclose(both.box, other.box * torch.tensor([-1.0, 1.0, 1.0, 1.0]), atol=1e-5)
+    assert torch.allclose(both.box[:, 1:], (judged.box + turned.box)[:, 1:] / 2, atol=1e-6)

@@ -98,10 +98,11 @@ def test_the_second_stage_is_what_was_trained():
     torch = pytest.importorskip("torch")
     from tinyfaces.training.checkpoints import load_second_stage
     from tinyfaces.training.networks.cost import count_macs
+    from tinyfaces.training.networks.second_stage_networks import Mirrored
 
     record = second_stage()
     generator, _, settings = load_second_stage(record.generator_path.with_name("second_stage.safetensors"))
-    judge = load_second_stage(record.judge_path.with_suffix(".safetensors"))[1]
+    judge = Mirrored(load_second_stage(record.judge_path.with_suffix(".safetensors"))[1])
     assert settings["variant"] == record.variant
     assert record.parameters == sum(p.numel() for p in judge.parameters())
     assert record.restoring_parameters == sum(p.numel() for p in generator.parameters())

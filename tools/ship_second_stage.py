@@ -42,6 +42,7 @@ from tinyfaces.training.candidates import read_candidates
 from tinyfaces.training.checkpoints import load_second_stage
 from tinyfaces.training.export import export_second_stage
 from tinyfaces.training.networks.cost import count_macs
+from tinyfaces.training.networks.second_stage_networks import Mirrored
 from tinyfaces.training.quantise import quantise
 from tinyfaces.training.settings import load_config, read_sources
 from tinyfaces.weights import SecondStageRecord
@@ -140,7 +141,7 @@ def export_networks(judge: Path | None, generator: Path | None, candidates: Path
         generator=files["generator"].name,
         sha256={file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in hashed},
         parameters=parameters_of(judging),
-        gmac=round(count_macs(judging, low) / 1e9, 4),
+        gmac=round(count_macs(Mirrored(judging), low) / 1e9, 4),
         restoring_parameters=parameters_of(restoring),
         restoring_gmac=round(count_macs(restoring, low) / 1e9, 4),
         training_data=DATA,

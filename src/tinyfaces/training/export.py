@@ -16,7 +16,7 @@ from tinyfaces.files import write_atomically
 from tinyfaces.training.checkpoints import load_network, load_second_stage
 from tinyfaces.training.folding import folded
 from tinyfaces.training.networks.proposal_network import STRIDES
-from tinyfaces.training.networks.second_stage_networks import Discriminator
+from tinyfaces.training.networks.second_stage_networks import Discriminator, Mirrored
 
 _OPSET = 17
 _MIN_STORED_IN_FLOAT16 = 256  # values; biases stay as they are
@@ -49,7 +49,8 @@ def export(checkpoint: Path, out: Path, in_float16: bool = False) -> float:
 
 
 def export_second_stage(checkpoint: Path, out: Path) -> dict[Path, float]:
-    """Write a judge, or generator and discriminator, as ONNX, with dynamic batch, and their weights as NAME.safetensors.
+    """Write a judge, or generator and discriminator, as ONNX, with dynamic batch, and their weights as NAME.safetensors. A
+    judge looks at each crop and its mirror image.
 
     Args:
         checkpoint: of a training, or a .safetensors file.
@@ -63,7 +64,7 @@ def export_second_stage(checkpoint: Path, out: Path) -> dict[Path, float]:
         ValueError: as `export` does.
     """
     generator, discriminator, settings = load_second_stage(checkpoint)
-    written: list[tuple[nn.Module, ModelSignature, int, Path]] = [(_Heads(discriminator, JUDGE), JUDGE, LOW_SIDE, out)]
+    written: list[tuple[nn.Module, ModelSignature, int, Path]] = [(_Heads(Mirrored(discriminator), JUDGE), JUDGE, LOW_SIDE, out)]
     if settings["parts"] != "none":
         heads = _Heads(discriminator, DISCRIMINATOR)
         written = [
@@ -82,7 +83,7 @@ def export_second_stage(checkpoint: Path, out: Path) -> dict[Path, float]:
 class _Heads(nn.Module):
     """A discriminator with a tuple for its judgement, as ONNX has it: what the signature names."""
 
-    def __init__(self, discriminator: Discriminator, signature: ModelSignature) -> None:
+    def __init__(self, discriminator: Discriminator | Mirrored, signature: ModelSignature) -> None:
         super().__init__()
         self.discriminator, self.outputs = discriminator, signature.outputs
 

@@ -223,6 +223,24 @@ class Discriminator(nn.Module):
         return Judgement(self.real(shared)[:, 0], self.face(shared)[:, 0], self.box(shared))  # N, N, Nx4
 
 
+class Mirrored(nn.Module):
+    """A discriminator that looks at each crop and at its mirror image, and means both: how the judge ships."""
+
+    signs: Tensor
+
+    def __init__(self, discriminator: Discriminator) -> None:
+        super().__init__()
+        self.discriminator = discriminator
+        signs = torch.tensor([[1.0, 1.0, 1.0, 1.0], [-1.0, 1.0, 1.0, 1.0]])
+        self.register_buffer("signs", signs[:, None], persistent=False)  # of a box in either image: x is mirrored too
+
+    def forward(self, images: Tensor) -> Judgement:
+        """Judge crops Nx3xSxS, RGB in 0-1."""
+        judged = self.discriminator(torch.cat([images, images.flip(3)]))  # 2N crops
+        real, face = (logits.reshape(2, -1).mean(0) for logits in (judged.real, judged.face))  # N each
+        return Judgement(real, face, (judged.box.reshape(2, -1, 4) * self.signs).mean(0))
+
+
 def make_networks(variant: str, parts: str) -> tuple[Generator, Discriminator]:
     """Generator and discriminator of a variant; the judge where `parts` is "none"; else those of the ablation."""
     if parts == "none":
