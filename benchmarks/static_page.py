@@ -90,10 +90,7 @@ def farthest(ours: Faces, boxes: list, scores: list, threshold: float) -> float:
 
 def measure(browser: Browser, sites: dict[str, Path], model: str, precision: str, photo: bytes, rounds: int) -> dict:
     """Medians in seconds, after one round that is not counted: it loads the model."""
-    one, all_of = (
-        Detector(model, precision=precision, device="cpu", threads=threads, stages="proposals")  # as in the tab
-        for threads in (1, None)
-    )
+    one, all_of = (Detector(model, precision=precision, device="cpu", threads=threads) for threads in (1, None))
     times: dict[str, list[float]] = {"python_1": [], "python_all": [], "tab_1": [], "tab_all": []}
     apart = 0.0
     with served(sites[precision], False) as plain, served(sites[precision], True) as isolated:
@@ -111,7 +108,8 @@ def measure(browser: Browser, sites: dict[str, Path], model: str, precision: str
         for page in pages.values():
             page.close()
     medians = {name: round(statistics.median(values[1:]), 2) for name, values in times.items()}
-    return {**medians, "rounds": rounds, "faces": len(faces.above(one.threshold)), "apart_px": round(apart, 3)}
+    shown = faces.above(one.threshold)
+    return {**medians, "stages": one.stages, "rounds": rounds, "faces": len(shown), "apart_px": round(apart, 3)}
 
 
 def sizes(files: dict[str, bytes]) -> dict[str, list[float]]:
@@ -132,13 +130,14 @@ def as_markdown(results: dict) -> str:
         "# The static page in Chromium", "", f"    {results['command']}", "",
         f"Machine: {results['machine']}; Chromium {results['chromium']}, headless, without a GPU. Photos: the example photo, and "
         "12 megapixels of it beside and below itself. Seconds from the file to its faces, medians of "
-        "rounds in which Python and the tab took turns, after one that loaded the models. *Threads*: with the two headers.", "",
-        "| Model | Photo | Python, 1 thread | Python, all threads | Tab | Tab, threads | Rounds | Boxes apart, at most |",
-        "|---|---|---|---|---|---|---|---|",
+        "rounds in which Python and the tab took turns, after one that loaded the models. *Threads*: with the two headers. "
+        "*Stages*: `both`, or `proposals`, the first stage alone, where measured before the tab had the second one.", "",
+        "| Model | Stages | Photo | Python, 1 thread | Python, all threads | Tab | Tab, threads | Rounds | Boxes apart |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]  # fmt: skip
     for row in results["rows"]:
         figures = " | ".join(f"{row[name]:.2f} s" for name in ("python_1", "python_all", "tab_1", "tab_all"))
-        what = f"`{row['model']}`, {row['precision']} | {row['photo']}, {row['faces']} faces"
+        what = f"`{row['model']}`, {row['precision']} | `{row['stages']}` | {row['photo']}, {row['faces']} faces"
         lines.append(f"| {what} | {figures} | {row['rounds']} | {row['apart_px']:.3f} px |")
     lines += ["", "| What the browser loads | MB | with gzip |", "|---|---|---|"]
     lines += [f"| {name} | {plain:.2f} | {packed:.2f} |" for name, (plain, packed) in results["sizes"].items()]

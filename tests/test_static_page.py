@@ -26,6 +26,7 @@ from tinyfaces.cli import app
 from tinyfaces.service import site_folder, static_page
 from tinyfaces.service.site_folder import RECORD, SiteFolderError, write_site
 from tinyfaces.service.static_page import GET_RUNTIME, RUNTIME_FOLDER, RUNTIME_VERSION
+from tinyfaces.weights import second_stage
 
 ROOT = Path(__file__).parents[1]
 EXAMPLE = ROOT / "src/tinyfaces/service/page/example.jpg"
@@ -213,10 +214,11 @@ def same_set(boxes: np.ndarray, wanted: np.ndarray) -> None:
 @needs_browser
 @pytest.mark.parametrize("model", ["fast", "accurate"])
 def test_the_boxes_are_those_of_python(open_page, model):
-    """In the example photo, which is enlarged, turned by its EXIF, and one that is searched in tiles."""
+    """By both stages: in the example photo, which is enlarged, turned by its EXIF, and one that is searched in tiles."""
     page = open_page()
     page.evaluate("document.body.dataset.state = ''")
-    detector = Detector(model, precision="float32", device="cpu", stages="proposals")
+    detector = Detector(model, precision="float32", device="cpu")
+    assert detector.stages == "both"
     with Image.open(EXAMPLE) as opened:
         photo = opened.convert("RGB")
     exif = Image.Exif()
@@ -358,7 +360,14 @@ def test_a_page_with_a_model_of_ones_own(tmp_path, toy_model):
         ("mine", 0.3, False),
         ("fast", Detector("fast").threshold, True),
     ]
+    assert [model["second_stage"] for model in offers["models"]] == [
+        None,  # as in Python
+        {"judge": "models/judge.onnx", "rule": second_stage().rules["fast"]},
+    ]
+    assert (tmp_path / "site/models/judge.onnx").read_bytes() == second_stage().judge_path.read_bytes()
     assert (tmp_path / "site/models/mine.onnx").read_bytes() == toy_model.read_bytes()
     assert "research use only" in (tmp_path / "site/models/README.txt").read_text()
     page = (tmp_path / "site/index.html").read_text()
     assert "Content-Security-Policy" in page and "sent to this service" not in page and 'href="docs"' not in page
+    run("--static", str(tmp_path / "alone"), "--runtime", str(ORT_WEB), "--model", str(tmp_path / "mine.onnx"))
+    assert sorted(path.name for path in (tmp_path / "alone/models").glob("*.onnx")) == ["generator.onnx", "mine.onnx"]

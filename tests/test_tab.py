@@ -18,9 +18,12 @@ from tinyfaces.detection.boxes import tiles
 from tinyfaces.detection.context import min_score_needed, rescore_by_neighbours
 from tinyfaces.detection.crops import crop_squares, cut_crops
 from tinyfaces.detection.decoding import find_faces
+from tinyfaces.detection.fusion import FusionRule
 from tinyfaces.detection.merging import merge
+from tinyfaces.detection.second_stage import Judgements, fused
 from tinyfaces.detection.views import View
 from tinyfaces.jobs.masking import MaskStyle, Plane, mask_faces
+from tinyfaces.weights import second_stage
 
 pytestmark = needs_browser
 
@@ -323,6 +326,80 @@ def test_a_photo_is_searched_as_in_python(tab, toy_model, size):
         [as_picture(pixels)],
     )
     same_faces(from_faces(given), Detector(toy_model).detect(pixels, threshold=0.3))
+
+
+RULES = second_stage().rules
+
+
+@pytest.mark.parametrize("model", RULES)
+def test_scores_are_fused_as_in_python(tab, model):
+    rule = FusionRule.from_dict(RULES[model])
+    grid = np.meshgrid([0, 0.05, 0.2, 0.5, 0.69, 0.95, 1], [-20, -3, -0.4, 0, 1.7, 4.9, 20], [0.5, 3, 11.3, 24, 64, 900])
+    scores, logits, sides = (values.ravel().astype(np.float32) for values in grid)
+    thresholds = [0, 0.05, 0.15, 0.25, 0.4, 0.69, 0.9, 0.97, 1]
+    given, lowest = tab.evaluate(
+        """async ([rule, scores, logits, sides, thresholds]) => {
+        const { fused, minProposalScore } = await import("/fusion.js");
+        const scored = scores.map((score, n) => fused(rule, score, logits[n], sides[n]));
+        return [scored, thresholds.map((threshold) => minProposalScore(rule, threshold))];
+    }""",
+        [RULES[model], scores.tolist(), logits.tolist(), sides.tolist(), thresholds],
+    )
+    np.testing.assert_allclose(given, rule.fuse(scores, logits, sides), atol=1e-6)
+    np.testing.assert_allclose(lowest, [rule.min_proposal_score(one) for one in thresholds], atol=1e-6)
+
+
+def toy_judgements(crops: np.ndarray) -> Judgements:
+    """What a judge might say that looks at means: one that reads nothing but the crops."""
+    red, green, blue = (crops.mean((1, 2)) / 255).T
+    box = np.stack([red - blue, 3 * (green - 0.5), 4 * (blue - 0.5), red - green], 1)
+    return Judgements((4 * (red - 0.5)).astype(np.float32), box.astype(np.float32))
+
+
+_TOY_JUDGE = """async (crops) => {
+    const mean = (values) => values.reduce((sum, one) => sum + one) / values.length;
+    const means = crops.map((crop) => [0, 1, 2].map((channel) => mean(crop.slice(256 * channel, 256 * channel + 256))));
+    const offsetsOf = ([red, green, blue]) => [red - blue, 3 * (green - 0.5), 4 * (blue - 0.5), red - green];
+    return {
+        logits: Float32Array.from(means, ([red]) => 4 * (red - 0.5)),
+        offsets: Float32Array.from(means.flatMap(offsetsOf)),
+    };
+}"""
+"""The same."""
+
+
+@pytest.mark.parametrize("model", RULES)
+@pytest.mark.parametrize("count", [0, 3, 200])
+def test_candidates_are_judged_as_in_python(tab, model, count):
+    """Small and large ones, unlikely and sure ones, some at the border, some on others; in several batches."""
+    rule = FusionRule.from_dict(RULES[model])
+    pixels = np.asarray(Image.fromarray(noise(12, 16)).resize((320, 240), Image.Resampling.BICUBIC))
+    random = np.random.default_rng(count)
+    corners, sizes = random.uniform(0, [300, 220], (count, 2)), random.uniform(4, 30, (count, 2))
+    boxes = np.concatenate([corners, corners + sizes], 1)
+    boxes[: count // 3] = boxes[count // 3 : 2 * (count // 3)] + 1.5
+    boxes = boxes.clip(0, [320, 240] * 2)
+    proposals = Faces(boxes, np.sort(random.uniform(0.05, 0.99, count))[::-1])
+    places = np.flatnonzero(rule.selects(proposals.boxes, proposals.scores))
+    judged = toy_judgements(cut_crops(pixels, crop_squares(proposals.boxes[places]), 16))
+    wanted = fused(proposals, places, judged, rule, 320, 240)
+    given = tab.evaluate(
+        f"""async ([photo, proposals, rule]) => {{
+        const {{ judged }} = await import("/second_stage.js");
+        const given = await read(proposals), before = String(given.boxes) + given.scores, batches = [];
+        const judge = async (crops) => (batches.push(crops.length), ({_TOY_JUDGE})(crops));
+        const found = await judged(await picture(photo), given, {{ judge, rule }});
+        return [...(await faces(found)), batches, String(given.boxes) + given.scores === before];
+    }}""",
+        [as_picture(pixels), [as_text(proposals.boxes), as_text(proposals.scores)], RULES[model]],
+    )
+    assert sum(given[2]) == len(places) and max(given[2], default=0) <= 32 and given[3], "what was given must stay as it is"
+    faces = from_faces(given[:2])
+    assert (np.diff(faces.scores) <= 0).all() and len(faces) <= count
+    if count == 200:
+        assert len(places) > 64 and len(faces) < count
+    if count:
+        same_faces(faces, wanted)
 
 
 @pytest.mark.parametrize("method", ["blur", "pixelate", "solid"])

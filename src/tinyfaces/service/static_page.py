@@ -8,6 +8,7 @@ from pathlib import Path
 
 from tinyfaces import __version__
 from tinyfaces.detection.detector import Detector
+from tinyfaces.detection.fusion import FusionRule
 from tinyfaces.detection.runtime import RuntimeOptions
 from tinyfaces.jobs.cover_threshold import BY_HEIGHT
 from tinyfaces.weights import second_stage, shipped_model
@@ -24,6 +25,7 @@ _RUNTIME_FILES = {
     "ort.wasm.bundle.min.mjs": ("ort.js", "11e64bd8ffe11bd1a2a2f0d6275fdfbbba7262f0b76b99b53d228a8a22ef3d90"),
     "ort-wasm-simd-threaded.wasm": ("ort.wasm", "3398c10d07d229bd91b364548e130e0e51a8e5704b88c7c083ebbeb78842dee2"),
 }
+_GENERATOR, _JUDGE = "models/generator.onnx", "models/judge.onnx"
 _LIMITS = {"megabytes": 200, "megapixels": 100}
 _SERVICE = Path(__file__).parent
 _PAGE_FILES = ("index.html", "app.js", "stage.js", "style.css", "icon.svg", "example.jpg")
@@ -53,6 +55,7 @@ class TabModel:
         file: The ONNX file.
         threshold: The score from which a detection counts as a face at first.
         enlarges: Whether small photos are enlarged, as for shipped models.
+        rule: How the second stage judges its proposals; None for the first stage alone.
         trained_on: What is known of that, and what the weights may be used for.
     """
 
@@ -60,6 +63,7 @@ class TabModel:
     file: Path
     threshold: float
     enlarges: bool
+    rule: FusionRule | None
     trained_on: str
 
 
@@ -71,7 +75,8 @@ def tab_model(model: str, precision: str) -> TabModel:
     file = options.file_for(Path(model) if shipped is None else shipped.path)
     about = "your own model" if shipped is None else f"trained on {shipped.training_data}"
     name = Path(model).stem if shipped is None else shipped.name
-    return TabModel(name, file, detector.threshold, detector.scale is None, about)
+    rule = None if shipped is None else FusionRule.from_dict(second_stage().rules[shipped.name])
+    return TabModel(name, file, detector.threshold, detector.scale is None, rule, about)
 
 
 def static_page(models: Sequence[TabModel], runtime: Path, precision: str) -> dict[str, bytes]:
@@ -80,7 +85,7 @@ def static_page(models: Sequence[TabModel], runtime: Path, precision: str) -> di
     Args:
         models: What can be chosen; the first is the default.
         runtime: The folder with the files of onnxruntime-web.
-        precision: "float32" or "int8", for the network that restores faces.
+        precision: "float32" or "int8", for the networks of the second stage.
 
     Returns:
         Contents by path below the page's folder.
@@ -100,8 +105,10 @@ def static_page(models: Sequence[TabModel], runtime: Path, precision: str) -> di
         files[f"tab/{source.name}"] = source.read_bytes()
     files["page/engine.js"] = b'export * from "../tab/engine.js";\n'
     files["index.html"] = _index(files.pop("page/index.html").decode()).encode()
-    generator = RuntimeOptions(device="cpu", precision=precision).file_for(second_stage().generator_path)
-    files["models/generator.onnx"] = generator.read_bytes()
+    options = RuntimeOptions(device="cpu", precision=precision)
+    files[_GENERATOR] = options.file_for(second_stage().generator_path).read_bytes()
+    if any(model.rule for model in models):
+        files[_JUDGE] = options.file_for(second_stage().judge_path).read_bytes()
     for model in models:
         files[f"models/{model.name}.onnx"] = model.file.read_bytes()
     files["models/README.txt"] = _about(models).encode()
@@ -133,17 +140,22 @@ def _index(page: str) -> str:
 def _offers(models: Sequence[TabModel]) -> dict[str, object]:
     """What the service says at /v1/models, as far as the page needs it."""
     known = [
-        {"name": model.name, "threshold": model.threshold, "file": f"models/{model.name}.onnx", "enlarges": model.enlarges}
+        {
+            "name": model.name, "threshold": model.threshold, "file": f"models/{model.name}.onnx", "enlarges": model.enlarges,
+            "second_stage": None if model.rule is None else {"judge": _JUDGE, "rule": model.rule.to_dict()},
+        }
         for model in models
-    ]
+    ]  # fmt: skip
     return {
-        "version": __version__, "models": known, "limits": _LIMITS, "restores": True, "generator": "models/generator.onnx",
+        "version": __version__, "models": known, "limits": _LIMITS, "restores": True, "generator": _GENERATOR,
         "cover_threshold": BY_HEIGHT,
     }  # fmt: skip
 
 
 def _about(models: Sequence[TabModel]) -> str:
     lines = [f"{model.name}: {model.trained_on}" for model in models]
+    if any(model.rule for model in models):
+        lines.append(f"judge, which looks at small faces again: trained on {second_stage().training_data}")
     lines.append(f"generator, which restores small faces: trained on {second_stage().training_data}")
     return "\n".join([
         f"Models of tinyfaces {__version__}", "", *lines, "",

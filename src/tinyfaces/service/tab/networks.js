@@ -1,6 +1,7 @@
 // The networks in ONNX Runtime's WebAssembly build: one thread, or several where the server's headers allow them.
 
 import * as ort from "../runtime/ort.js";
+import { LOW_SIDE } from "./cropping.js";
 import { STRIDES } from "./decoding.js";
 import { Refusal } from "./refusal.js";
 
@@ -19,9 +20,24 @@ export function proposalNetwork(file) {
   };
 }
 
+// A function of crops of 16 x 16 pixels that promises the logit of each, how well its box fits a face, and its four offsets.
+export function judge(file) {
+  return async (crops) => {
+    const { face, box } = await runOnCrops(file, crops);
+    return { logits: face.data, offsets: box.data };
+  };
+}
+
 // A function of a crop of 16 x 16 pixels that promises the restored one of 64 x 64.
 export function generator(file) {
-  return async (crop) => (await run(file, "crops", crop, [1, 3, 16, 16])).restored.data;
+  return async (crop) => (await runOnCrops(file, [crop])).restored.data;
+}
+
+function runOnCrops(file, crops) {
+  const size = 3 * LOW_SIDE ** 2;
+  const values = new Float32Array(size * crops.length);
+  crops.forEach((crop, place) => values.set(crop, size * place));
+  return run(file, "crops", values, [crops.length, 3, LOW_SIDE, LOW_SIDE]);
 }
 
 async function run(file, input, values, shape) {

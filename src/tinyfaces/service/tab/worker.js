@@ -1,9 +1,9 @@
 // The worker that does what takes time, so that the page stays usable. It takes one job at a time, and keeps the photo of the last.
 
-import { propose } from "./first_stage.js";
+import { detect } from "./detector.js";
 import { framed } from "./framing.js";
 import { masked } from "./masking.js";
-import { generator, proposalNetwork } from "./networks.js";
+import { generator, judge, proposalNetwork } from "./networks.js";
 import { readPhoto, writePhoto } from "./photos.js";
 import { Refusal } from "./refusal.js";
 import { restored } from "./restoring.js";
@@ -15,13 +15,14 @@ let turn = Promise.resolve();
 const jobs = {
   async detect({ job, key, file, megapixels, model, threshold }) {
     const photo = await photoOf(key, file, megapixels);
-    const network = proposalNetwork(model.file);
-    const run = async (...image) => {
+    const unlessDropped = (network) => async (...input) => {
       await new Promise((done) => setTimeout(done)); // lets messages in
       if (dropped.has(job)) throw new Refusal("dropped");
-      return network(...image);
+      return network(...input);
     };
-    const { boxes, scores } = await propose(photo, threshold, { run, enlarges: model.enlarges });
+    const first = { run: unlessDropped(proposalNetwork(model.file)), enlarges: model.enlarges };
+    const second = model.second_stage && { judge: unlessDropped(judge(model.second_stage.judge)), rule: model.second_stage.rule };
+    const { boxes, scores } = await detect(photo, threshold, first, second);
     const at = (number) => [...boxes.subarray(4 * number, 4 * number + 4)].map((side) => short(side, 1e3));
     const listed = [...scores.keys()];
     const { width, height, turned } = photo;
