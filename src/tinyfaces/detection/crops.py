@@ -61,14 +61,14 @@ def cut_crops(image: Pixels | Regions, squares: npt.NDArray[np.float64], side: i
         slack = math.ceil(2 * max(1.0, (x2 - x1) / side))  # the kernels' reach
         left, top, right, bottom = math.floor(x1) - slack, math.floor(y1) - slack, math.ceil(x2) + slack, math.ceil(y2) + slack
         kernel = Image.Resampling.BILINEAR if x2 - x1 > side else Image.Resampling.BICUBIC
+        box = (x1 - left, y1 - top, x2 - left, y2 - top)
         if whole is not None and left >= 0 and top >= 0 and right <= width and bottom <= height:
-            crops[number] = np.asarray(whole.resize((side, side), kernel, box=(x1, y1, x2, y2)))
+            crops[number] = np.asarray(whole.crop((left, top, right, bottom)).resize((side, side), kernel, box=box))
             continue
         columns, rows = np.clip(np.arange(left, right), 0, width - 1), np.clip(np.arange(top, bottom), 0, height - 1)
         piece = image[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
         if piece.shape[:2] != (len(rows), len(columns)):
             piece = piece[(rows - rows[0])[:, None], columns - columns[0]]
-        box = (x1 - left, y1 - top, x2 - left, y2 - top)
         crops[number] = np.asarray(Image.fromarray(np.ascontiguousarray(piece)).resize((side, side), kernel, box=box))
     return crops
 
