@@ -301,6 +301,17 @@ def test_figures_of_both_stages_are_those_that_were_measured(page, words, part, 
     assert compared >= 6
 
 
+def test_precision_and_recall_are_those_that_were_measured():
+    measured = json.loads((ROOT / "docs/second_stage.json").read_text())["wild_dev"]
+    rows = _rows_below("docs/second_stage.md", "Precision, recall and false detections")
+    assert len(rows) == 6
+    for name, (precision, recall, f1, _) in rows.items():
+        model, stages = name.split(", ")
+        figures = measured[model]["proposals" if stages == "first stage" else "both"]
+        known = (f"{figures['precision']:.1%}", f"{figures['recall']:.1%}", f"{figures['f1']:.3f}")
+        assert (precision, recall, f1) == known, name
+
+
 @pytest.mark.parametrize("page", PAGES + LOGS, ids=lambda page: page.name)
 def test_words_are_those_of_the_glossary(page):
     prose = re.sub(r"```.*?```|`[^`\n]*`|^    [^\n]*$", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)

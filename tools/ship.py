@@ -23,13 +23,13 @@ import torch
 from rich.progress import track
 
 from tinyfaces.data.annotations import AnnotatedImage, read_coco
-from tinyfaces.detection.boxes import iou_matrix, share_within
 from tinyfaces.detection.detector import Detector
 from tinyfaces.detection.runtime import PROPOSALS
 from tinyfaces.evaluation import LOWEST_SCORE, coco, wider
 from tinyfaces.evaluation.dev_split import read_dev_split
+from tinyfaces.evaluation.operating_point import MatchedDetections
 from tinyfaces.evaluation.rule_fitting import Detections
-from tinyfaces.evaluation.wild_dev import PARTS, average_precision_of_parts, read_part
+from tinyfaces.evaluation.wild_dev import OF_WIDER_FACE, PARTS, average_precision_of_parts, read_part
 from tinyfaces.files import write_atomically
 from tinyfaces.training.checkpoints import load_network
 from tinyfaces.training.export import export, store_in_float16
@@ -48,35 +48,16 @@ TRAINING_DATA = (
     "research use"
 )
 _NEAR = 0.01  # of F1
-_ALL_MARKED = ("wider_mixed", "wider_more")
 _CALIBRATION_STEP = 400  # every so many training photos, about 80 in all
 
 
 def best_threshold(found: Detections, images: Sequence[AnnotatedImage]) -> tuple[float, float]:
     """A score threshold, in steps of 0.01, and its F1 at IoU 0.5: the lowest of those that come near to the best F1, for the
     curve is flat and many of the small false detections are faces that nobody marked. Detections are sorted, best first."""
-    scores, correct, faces = [], [], 0
-    for (boxes, found_scores), image in zip(found, images, strict=True):
-        known, crowds = image.boxes[~image.ignore], image.boxes[image.ignore]
-        faces += len(known)
-        overlap = iou_matrix(boxes, known)
-        free = np.ones(len(known), np.bool_)
-        excused = (share_within(boxes, crowds) >= 0.5).any(axis=1)
-        for row, score, excuse in zip(overlap, found_scores, excused, strict=True):
-            best = int(np.argmax(row * free)) if len(row) else -1
-            hit = best >= 0 and free[best] and row[best] >= 0.5
-            if hit:
-                free[best] = False
-            if hit or not excuse:
-                scores.append(score)
-                correct.append(hit)
-    all_scores, all_correct = np.array(scores), np.array(correct)
-    f1 = {
-        threshold: 2 * all_correct[all_scores >= threshold].sum() / (faces + (all_scores >= threshold).sum())
-        for threshold in np.arange(0.05, 0.9, 0.01).round(2)
-    }
+    matched = MatchedDetections.of(found, images)
+    f1 = {float(threshold): matched.at(float(threshold)).f1 for threshold in np.arange(0.05, 0.9, 0.01).round(2)}
     threshold = min(threshold for threshold, value in f1.items() if value >= max(f1.values()) - _NEAR)
-    return float(threshold), float(f1[threshold])
+    return threshold, f1[threshold]
 
 
 @dataclass(frozen=True)
@@ -98,7 +79,7 @@ def measure(file: Path, precision: str, photos: DevPhotos) -> tuple[dict[str, fl
     figures = average_precision_of_parts(rows, photos.wild)
     for part, values in {"dev split": {band: result.ap for band, result in known.items()}, **figures}.items():
         print(f"{file.stem} in {precision}, {part}: " + ", ".join(f"{band} {ap:.4f}" for band, ap in values.items()), flush=True)
-    marked = [n for n, image in enumerate(wild) if image.path.parent.name in _ALL_MARKED]
+    marked = [n for n, image in enumerate(wild) if image.path.parent.name in OF_WIDER_FACE]
     best = best_threshold([(seen[n].boxes, seen[n].scores) for n in marked], [wild[n] for n in marked])
     return {band: result.ap for band, result in known.items()}, figures["together"], best
 

@@ -12,7 +12,7 @@ from tinyfaces.parsing.wider_boxes import to_wider
 
 PARTS = ("wider_mixed", "wider_more", "masks_street")
 OF_WIDER_FACE = ("wider_mixed", "wider_more")
-"""Parts whose boxes are WIDER FACE's own, places counted as there (see `parsing.wider_boxes`)."""
+"""Parts whose boxes are WIDER FACE's own, places counted as there (see `parsing.wider_boxes`). All faces are marked in them."""
 NO_PEOPLE = "no_people"
 BANDS = {
     "all": (0.0, np.inf), "<=10": (0.0, 10.0), "10-16": (10.0, 16.0), "16-32": (16.0, 32.0), ">32": (32.0, np.inf),

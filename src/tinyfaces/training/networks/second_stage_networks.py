@@ -56,7 +56,8 @@ SLIM = SecondStageShape(
 )  # fmt: skip
 SECOND_STAGE_VARIANTS = {"paper": PAPER, "slim": SLIM}
 JUDGE = replace(SLIM, first_stride=2)
-"""A discriminator of the low-resolution crop itself, which judges candidates at an eighth of the cost (docs/second_stage.md)."""
+"""A discriminator of the low-resolution crop itself, at an eighth of the cost, or a quarter with the mirror image
+(docs/second_stage.md)."""
 PARTS = ("srn+rn", "srn", "bicubic", "none")
 """What stands before the discriminator: the whole generator, its up-sampling network alone, bicubic enlargement, or nothing (the
 judge)."""
