@@ -18,7 +18,6 @@ FACTOR = 4
 HIGH_SIDE = FACTOR * LOW_SIDE
 """Side of a restored crop, in pixels."""
 _CROPS_AT_ONCE = 32  # bounds memory
-_FEW = 8  # crops that are cut out piece by piece
 _MOST_AT_ONCE = 4_000_000  # pixels that Pillow may copy at once
 _WORTH_A_CROP = 50_000  # pixels whose copy takes as long as one more piece to cut out
 
@@ -54,8 +53,8 @@ def cut_crops(image: Pixels | Regions, squares: npt.NDArray[np.float64], side: i
     """
     height, width = image.shape[:2]
     crops = np.empty((len(squares), side, side, 3), np.uint8)
-    pays = len(squares) > _FEW and height * width <= min(_MOST_AT_ONCE, len(squares) * _WORTH_A_CROP)
-    whole = Image.fromarray(np.ascontiguousarray(image)) if pays and isinstance(image, np.ndarray) else None
+    pays = isinstance(image, np.ndarray) and height * width <= min(_MOST_AT_ONCE, len(squares) * _WORTH_A_CROP)
+    whole = Image.fromarray(np.ascontiguousarray(image)) if pays else None
     for number in np.argsort(squares[:, 1], kind="stable").tolist():
         x1, y1, x2, y2 = squares[number].tolist()
         slack = math.ceil(2 * max(1.0, (x2 - x1) / side))  # the kernels' reach
