@@ -10,7 +10,14 @@ from PIL import Image
 
 from tinyfaces.data.annotations import AnnotatedImage
 from tinyfaces.evaluation import wider
-from tinyfaces.evaluation.wild_dev import BANDS, average_precision, average_precision_of_parts, ground_truth, read_part
+from tinyfaces.evaluation.wild_dev import (
+    BANDS,
+    average_precision,
+    average_precision_of_parts,
+    ground_truth,
+    read_part,
+    wholly_marked,
+)
 
 
 def photo(name: str, boxes: list[tuple[float, float, float, float]], ignore: list[bool]) -> AnnotatedImage:
@@ -71,3 +78,8 @@ def test_a_part_is_read_with_its_photos(tmp_path):
     (tmp_path / "annotations/wider_mixed_dev.json.gz").write_bytes(gzip.compress(json.dumps(content).encode()))
     (image,) = read_part("wider_mixed", tmp_path, tmp_path / "photos")
     assert image.boxes.tolist() == [[5.5, 6.5, 12.5, 14.5]] and image.hard_negatives.tolist() == [[1, 2, 4, 6]]
+
+
+def test_all_faces_are_marked_in_the_photos_of_wider_face():
+    images = [photo(f"{part}/a.jpg", [SMALL], [False]) for part in ("wider_mixed", "masks_street", "wider_more", "no_people")]
+    assert wholly_marked(images) == [0, 2]

@@ -29,7 +29,7 @@ from tinyfaces.evaluation import LOWEST_SCORE, coco, wider
 from tinyfaces.evaluation.dev_split import read_dev_split
 from tinyfaces.evaluation.operating_point import MatchedDetections
 from tinyfaces.evaluation.rule_fitting import Detections
-from tinyfaces.evaluation.wild_dev import OF_WIDER_FACE, PARTS, average_precision_of_parts, read_part
+from tinyfaces.evaluation.wild_dev import PARTS, average_precision_of_parts, read_part, wholly_marked
 from tinyfaces.files import write_atomically
 from tinyfaces.training.checkpoints import load_network
 from tinyfaces.training.export import export, store_in_float16
@@ -79,7 +79,7 @@ def measure(file: Path, precision: str, photos: DevPhotos) -> tuple[dict[str, fl
     figures = average_precision_of_parts(rows, photos.wild)
     for part, values in {"dev split": {band: result.ap for band, result in known.items()}, **figures}.items():
         print(f"{file.stem} in {precision}, {part}: " + ", ".join(f"{band} {ap:.4f}" for band, ap in values.items()), flush=True)
-    marked = [n for n, image in enumerate(wild) if image.path.parent.name in OF_WIDER_FACE]
+    marked = wholly_marked(wild)
     best = best_threshold([(seen[n].boxes, seen[n].scores) for n in marked], [wild[n] for n in marked])
     return {band: result.ap for band, result in known.items()}, figures["together"], best
 

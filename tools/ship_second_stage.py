@@ -37,7 +37,7 @@ from tinyfaces.evaluation import LOWEST_SCORE, coco, wider
 from tinyfaces.evaluation.dev_split import drawn_by_people
 from tinyfaces.evaluation.operating_point import MatchedDetections
 from tinyfaces.evaluation.rule_fitting import Detections, KnownCandidates, fuse, fuse_across, gather, judge_all, learn_rule
-from tinyfaces.evaluation.wild_dev import OF_WIDER_FACE, PARTS, average_precision_of_parts, read_part
+from tinyfaces.evaluation.wild_dev import PARTS, average_precision_of_parts, read_part, wholly_marked
 from tinyfaces.files import write_atomically
 from tinyfaces.training.candidates import read_candidates
 from tinyfaces.training.checkpoints import load_second_stage
@@ -46,7 +46,7 @@ from tinyfaces.training.networks.cost import count_macs
 from tinyfaces.training.networks.second_stage_networks import Mirrored
 from tinyfaces.training.quantise import quantise
 from tinyfaces.training.settings import load_config, read_sources
-from tinyfaces.weights import SecondStageRecord
+from tinyfaces.weights import SecondStageRecord, models
 
 ROOT = Path(__file__).parents[1]
 WEIGHTS = ROOT / "src/tinyfaces/weights"
@@ -76,9 +76,9 @@ def official(found: Detections, parts: dict[str, list[AnnotatedImage]]) -> dict[
 
 def at_default_threshold(name: str, found: Detections, images: Sequence[AnnotatedImage]) -> dict[str, float]:
     """Precision, recall and F1 of a shipped model, on the photos in which all faces are marked."""
-    marked = [n for n, image in enumerate(images) if image.path.parent.name in OF_WIDER_FACE]
+    marked = wholly_marked(images)
     matched = MatchedDetections.of([found[n] for n in marked], [images[n] for n in marked])
-    return dataclasses.asdict(matched.at(Detector(name).threshold))
+    return dataclasses.asdict(matched.at(models()[name].threshold))
 
 
 def proposals_of(known: Sequence[KnownCandidates]) -> Detections:

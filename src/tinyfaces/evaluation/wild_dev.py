@@ -37,6 +37,11 @@ def read_part(name: str, data: Path, photos: Path) -> list[AnnotatedImage]:
     return [with_places_of_wider(image) for image in images] if name in OF_WIDER_FACE else images
 
 
+def wholly_marked(images: Sequence[AnnotatedImage]) -> list[int]:
+    """Places of the photos in which all faces are marked: those of OF_WIDER_FACE."""
+    return [place for place, image in enumerate(images) if image.path.parent.name in OF_WIDER_FACE]
+
+
 def ground_truth(images: Sequence[AnnotatedImage]) -> wider.GroundTruth:
     """Labelled boxes as the official protocol takes them, an image's path as its key. Ignored boxes are in no band."""
     boxes = [to_wider(image.boxes) for image in images]
